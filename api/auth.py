@@ -122,7 +122,7 @@ class Authenticator:
 
     def __init__(self, settings: ApiSettings, find_session: Find = _unknown, redeem: Find = _unknown) -> None:
         self.keys = Keys(settings.api_keys.get_secret_value())
-        self._origins = Origins(settings.host_names, settings.port)
+        self._origins = Origins(settings.host_names, settings.port, settings.allowed_origins)
         self._rate = RateCounter(settings.rate_limit)
         self.admins = AdminAccess(settings, find_session, redeem)
         self._identifies = self.keys.required or self._rate.limited

@@ -8,7 +8,7 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
@@ -28,8 +28,10 @@ _ACCESSIBLE = {
 }
 
 
-def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None]) -> APIRouter:
+def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None], *, keys: bool) -> APIRouter:
     """The two routes. `describe` adds what the framework does not know to the schema.
+
+    `keys` says whether requests need one.
 
     URLs in the page are relative, because a proxy may mount the service under a path.
     """
@@ -38,7 +40,7 @@ def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None]) -> API
 
     @cache
     def contract() -> dict[str, Any]:
-        schema = described(app.openapi())
+        schema = described(app.openapi(), keys=keys)
         describe(schema)
         return schema
 
@@ -51,8 +53,8 @@ def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None]) -> API
     async def docs() -> Response:
         return Response(content, media_type="text/html", headers={"content-security-policy": policy})
 
-    async def elsewhere(request: Request) -> Response:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+    async def elsewhere() -> Response:
+        return RedirectResponse("/docs")
 
     for path in ("/docs/", "/redoc", "/swagger"):
         router.add_api_route(path, elsewhere, methods=["GET"])

@@ -125,6 +125,15 @@ def problem_of(error: MillraceError, index: int | None = None) -> Problem:
     return Problem(status, f"text {index}: {error}", code=error.code, index=index)
 
 
+def not_started() -> Problem:
+    """The response of an application whose lifespan has not begun."""
+    detail = (
+        "the application was not started: its lifespan did not run. An application that mounts it must run "
+        "its lifespan; docs/deploy.md shows how"
+    )
+    return Problem(503, detail, code="not_started")
+
+
 def internal() -> Problem:
     """The response for an unexpected error: the traceback goes to the log, the client gets the request id."""
     return Problem(500, "internal error; the log has the details under this request_id")

@@ -11,8 +11,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 
 from api.asgi.http import JSON, NOSNIFF, ASGIApp, Receive, RequestHeaders, Scope, Send, send_answer
+from api.asgi.problems import send_problem
 from api.backend import Hub, Queue
-from api.errors import Problem
+from api.errors import Problem, not_started
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.middleware import ASGIResponse
@@ -24,7 +25,7 @@ MEMORY_ABOVE = 0.9
 
 
 class Healthy(BaseModel):
-    """The process is running."""
+    """The process is running and, where clients of some other services are served, answers requests."""
 
     status: Literal["healthy"] = "healthy"
 
@@ -50,21 +51,33 @@ class Ready(BaseModel):
 
 
 class Health:
-    """Answers GET /health. A plain ASGI application, because load balancers call it often."""
+    """Answers GET /health. A plain ASGI application, because load balancers call it often.
 
-    def __init__(self, metrics: Metrics) -> None:
+    `why_not` says what is against sending requests, where clients take it for readiness.
+    """
+
+    def __init__(self, metrics: Metrics, why_not: Callable[[], Problem | None] = lambda: None) -> None:
         self._metrics = metrics
+        self._why_not = why_not
         self._body = b'{"status": "healthy"}'
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
-        headers = [JSON, (b"x-request-id", RequestHeaders(scope).request_id), NOSNIFF]
-        await send_answer(send, 200, headers, self._body)
-        self._metrics.request("/health", 200, perf_counter() - started)
+        request_id = RequestHeaders(scope).request_id
+        if (problem := self._why_not()) is None:
+            headers = [JSON, (b"x-request-id", request_id), NOSNIFF]
+            await send_answer(send, 200, headers, self._body)
+        else:
+            # The fields of text-embeddings-inference, too.
+            problem.fields |= {"error": problem.detail, "error_type": "Unhealthy"}
+            await send_problem(send, problem, request_id)
+        self._metrics.request("/health", problem.status if problem else 200, perf_counter() - started)
 
 
 def why_not_ready(hub: Queue, lifecycle: Lifecycle) -> Problem | None:
     """None if the service can answer requests, otherwise the reason why not."""
+    if not lifecycle.started:
+        return not_started()
     if lifecycle.draining:
         return Problem(503, "this process is stopping", code="draining")
     if not hub.reachable:
@@ -106,7 +119,12 @@ def health_routes(
     """
     router = APIRouter(tags=["health"])
 
-    @router.get("/health", summary="Is the process running?", response_model=Healthy)
+    @router.get(
+        "/health",
+        summary="Health as load balancers and clients of other services ask for it",
+        response_model=Healthy,
+        responses={503: error("Service Unavailable")},
+    )
     async def health() -> Response:
         return ASGIResponse(direct)
 
@@ -116,6 +134,8 @@ def health_routes(
         responses={503: error("Service Unavailable")},
     )
     async def livez() -> Live:
+        if not lifecycle.started:
+            raise not_started()
         if not (hub.alive and lifecycle.tasks_alive):
             raise Problem(503, "a background task has ended", code="loop_ended")
         return Live()

@@ -63,12 +63,15 @@ class SynFilter:
 
 
 class Lifecycle:
-    """`draining` is set first, so that /readyz fails before the port closes."""
+    """`draining` is set first, so that /readyz fails before the port closes.
+
+    `started` says whether the lifespan of the application has begun.
+    """
 
     def __init__(
         self, *, catches_signals: bool = False, quiet_s: float = 0.0, syn_filter: SynFilter | None = None
     ) -> None:
-        self.draining = False
+        self.draining = self.started = False
         self._catches_signals = catches_signals
         self._quiet_s = quiet_s
         self._syn_filter = syn_filter
@@ -93,13 +96,14 @@ class Lifecycle:
         """False once a watched task has ended."""
         return not any(task.done() for task in self._tasks)
 
-    def catch_signals(self) -> None:
-        """Handles SIGTERM and SIGINT before the server does, if this instance catches signals.
+    def start(self) -> None:
+        """Handles SIGTERM and SIGINT before the server does from now on, if this instance catches signals.
 
         The process stops being ready at once. After `quiet_s`, new connections are dropped and the server
         stops. A second signal is passed on at once. Call this from the main thread, while the loop is running
         and the server's handlers are installed, as in a lifespan.
         """
+        self.started = True
         if not self._catches_signals:
             return
         loop = asyncio.get_running_loop()

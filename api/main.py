@@ -17,6 +17,7 @@ from api.asgi.exceptions import EXCEPTION_HANDLERS
 from api.asgi.http import ASGIApp
 from api.batches.answers import BatchAnswers
 from api.batches.routes import batch_routes
+from api.cors import CrossOrigin
 from api.docs_page import docs_routes
 from api.health import health_routes
 from api.jobs.routes import job_routes
@@ -59,6 +60,11 @@ def create_app(
     return assemble(Parts(settings, backends, lifecycle, metrics_dir, without))
 
 
+def app() -> PredictMiddleware:
+    """The application with the settings of the environment, for `uvicorn --factory api.main:app`."""
+    return create_app(ApiSettings())
+
+
 def assemble(parts: Parts) -> PredictMiddleware:
     """The application of these parts, as `create_app` returns it."""
     app = _framework(parts)
@@ -71,11 +77,19 @@ def assemble(parts: Parts) -> PredictMiddleware:
     if parts.has("models"):
         others = ModelPaths(parts.models, others, app)
     paths = PATHS if parts.has("predict") else ()
-    return PredictMiddleware(app, parts.predict, others, parts.models, paths)
+    made = app, parts.predict, others, parts.models, paths
+    allowed = parts.settings.allowed_origins
+    return CrossOrigin(allowed, *made) if allowed else PredictMiddleware(*made)
 
 
 def _framework(parts: Parts) -> FastAPI:
-    middleware = Middleware(RequestMiddleware, health=parts.health, auth=parts.auth, metrics=parts.metrics)
+    middleware = Middleware(
+        RequestMiddleware,
+        health=parts.health,
+        auth=parts.auth,
+        metrics=parts.metrics,
+        error_fields=lambda path, problem: parts.dialects.error_fields(path, problem),
+    )
     return FastAPI(
         title="Millrace",
         version=parts.metrics.version,
@@ -93,7 +107,7 @@ def _framework(parts: Parts) -> FastAPI:
 async def _running(parts: Parts, _: FastAPI) -> AsyncIterator[dict[str, Lifecycle]]:
     """Starts what runs beside requests, and stops it in the reverse order."""
     lifecycle = parts.lifecycle
-    lifecycle.catch_signals()
+    lifecycle.start()
     await parts.hub.start()
     await parts.models.start()
     traffic = parts.limits.traffic
@@ -154,7 +168,7 @@ def _add_console(app: FastAPI, parts: Parts) -> None:
 
 
 def _add_pages(app: FastAPI, parts: Parts) -> None:
-    app.include_router(docs_routes(app, parts.dialects.describe))
+    app.include_router(docs_routes(app, parts.dialects.describe, keys=parts.auth.keys.required))
     app.include_router(ui_routes(parts.settings.page, console=parts.has("console")))
 
 

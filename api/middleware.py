@@ -7,6 +7,7 @@ come here: `api.predict.handler.PredictMiddleware` answers it first.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from time import perf_counter
 
 from starlette.responses import Response
@@ -25,6 +26,7 @@ from api.asgi.http import (
 )
 from api.asgi.problems import LingeringClose, reported, send_problem
 from api.auth import Authenticator
+from api.errors import Problem
 from api.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -42,10 +44,21 @@ class ASGIResponse(Response):
 
 
 class RequestMiddleware:
-    """Wraps the framework. `health` answers GET /health."""
+    """Wraps the framework. `health` answers GET /health.
 
-    def __init__(self, app: ASGIApp, health: ASGIApp, auth: Authenticator, metrics: Metrics) -> None:
+    `error_fields` are what an error of a path has besides its own fields, for the clients of other services.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        health: ASGIApp,
+        auth: Authenticator,
+        metrics: Metrics,
+        error_fields: Callable[[str, Problem], Mapping[str, object]],
+    ) -> None:
         self._app = app
+        self._error_fields = error_fields
         self._health = health
         self._auth = auth
         self._metrics = metrics
@@ -65,7 +78,7 @@ class RequestMiddleware:
     async def _through(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
         headers = RequestHeaders(scope)
-        scope.setdefault("state", {})["headers"] = headers
+        scope.setdefault("state", {}).update(headers=headers, error_fields=self._error_fields)
         send = DefaultHeaders(headers.request_id, LingeringClose(send, receive))
         try:
             await self._auth.admit_path(path, headers)
@@ -73,6 +86,7 @@ class RequestMiddleware:
         except Exception as error:
             problem = reported(error, headers.id)
             if not send.status:
+                problem.fields |= self._error_fields(path, problem)
                 await send_problem(send, problem, headers.request_id)
         finally:
             self._record(scope, headers, send.status or 499, perf_counter() - started)

@@ -18,15 +18,26 @@ SCHEMES: dict[str, dict[str, str]] = {
 }
 
 
-def described(schema: dict[str, Any]) -> dict[str, Any]:
-    """Completes the schema in place, so that `/docs` can send a key to every route that may require one."""
+def security(*, required: bool, is_open: bool = False) -> list[dict[str, list[str]]]:
+    """The security of a route: a key in either header, which is optional unless it is `required`."""
+    if is_open:
+        return []
+    schemes: list[dict[str, list[str]]] = [{name: []} for name in SCHEMES]
+    return schemes if required else [*schemes, {}]
+
+
+def described(schema: dict[str, Any], *, keys: bool) -> dict[str, Any]:
+    """Completes the schema in place, so that `/docs` can send a key to every route that may require one.
+
+    `keys` says whether the service requires them.
+    """
+    schema["servers"] = [{"url": "/"}]
     components = schema["components"]
     components["securitySchemes"] = SCHEMES
     components["schemas"] = dict(sorted({**components["schemas"], **error_schemas()}.items()))
     for path, methods in schema["paths"].items():
-        if path not in OPEN_PATHS:
-            for route in methods.values():
-                route["security"] = [{name: []} for name in SCHEMES]
+        for route in methods.values():
+            route["security"] = security(required=keys, is_open=path in OPEN_PATHS)
     if "/predict" in schema["paths"] and "Job" in components["schemas"]:
         answer = schema["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]
         answer["schema"] = {"oneOf": [answer["schema"], {"$ref": "#/components/schemas/Job"}]}

@@ -14,6 +14,7 @@ from api.asgi.http import RequestHeaders
 from api.errors import Problem
 
 _name = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*").fullmatch
+_origin = re.compile(r"https?://(?:\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::[0-9]{1,5})?").fullmatch
 _host = re.compile(rb"(\[[0-9a-f:.]{2,45}\]|[a-z0-9_.-]{1,255})(?::[0-9]{1,5})?").fullmatch
 
 
@@ -37,15 +38,34 @@ def parse_hosts(value: str) -> tuple[str, ...]:
     return names
 
 
-class Origins:
-    """Checks host and origin. `names` are the allowed host names; loopback names are always allowed."""
+def parse_origins(value: str) -> tuple[str, ...]:
+    """The origins in a comma-separated list; "*" stands for all. Raises ValueError."""
+    origins = tuple(filter(None, (part.strip().lower() for part in value.split(","))))
+    if any(one != "*" and _origin(one) is None for one in origins):
+        raise ValueError(
+            "must be origins as browsers send them, without a path: https://app.example, "
+            "http://localhost:3000; * allows every one"
+        )
+    return origins
 
-    def __init__(self, names: Sequence[str], port: int) -> None:
+
+class Origins:
+    """Checks host and origin. `names` are the allowed host names; loopback names are always allowed.
+
+    Pages of the `allowed` origins may send requests, too.
+    """
+
+    def __init__(self, names: Sequence[str], port: int, allowed: Sequence[str] = ()) -> None:
+        self._allowed = frozenset(origin.encode() for origin in allowed)
         self._any = "*" in names
         self._names = frozenset(name.encode() for name in names if name != "*")
         known = (b"localhost", b"127.0.0.1", *self._names)
         # The usual values of the Host header, which need not be parsed; None if the request has none.
         self.usual = frozenset((None, *known, *(b"%b:%d" % (name, port) for name in known)))
+
+    def allows(self, origin: bytes | None) -> bool:
+        """Whether pages of this origin may send requests and read the answers."""
+        return origin is not None and not self._allowed.isdisjoint((origin.lower(), b"*"))
 
     def check_host(self, headers: RequestHeaders) -> None:
         """Raises Problem 403 for a host name that is not allowed. IP addresses are always allowed.
@@ -68,9 +88,11 @@ class Origins:
     def check_origin(self, headers: RequestHeaders, *, links: bool = True) -> None:
         """Raises Problem 403 for a cross-site request, or one of a page under a name that is not allowed.
 
-        With `links`, it may be a GET or HEAD from following a link.
+        With `links`, it may be a GET or HEAD from following a link, or come from an allowed origin.
         """
         found = headers.by_name
+        if links and self.allows(found.get(b"origin")):
+            return
         site = found.get(b"sec-fetch-site")
         origin = found.get(b"origin")
         if site == b"same-origin" and origin is not None and not self._any:

@@ -16,9 +16,9 @@ from api.admin.traces import Traces
 from api.asgi.http import Answer, Receive
 from api.auth import Authenticator, ClientLimits
 from api.backend import Cache, Hub
-from api.compat.routes import Compat
+from api.compat.routes import OF_HEALTH, Compat
 from api.compat.service import DialectService
-from api.health import Health
+from api.health import Health, why_not_ready
 from api.jobs.routes import JobDeferral
 from api.jobs.service import JobBackend, JobHooks, JobService
 from api.lifecycle import Lifecycle
@@ -108,7 +108,8 @@ class Parts:
 
     @cached_property
     def health(self) -> Health:
-        return Health(self.metrics)
+        ready = bool(OF_HEALTH & {*self.settings.compat}) and self.has("dialects")
+        return Health(self.metrics, lambda: why_not_ready(self.hub, self.lifecycle) if ready else None)
 
     @cached_property
     def stats(self) -> Stats:

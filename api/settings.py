@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, Secre
 from api.dialect_names import DEFAULTS, parse_categories, parse_dialects, parse_route, read_names
 from api.keys import parse_keys, parse_quotas
 from api.label_order import LabelOrder
-from api.origins import is_loopback, parse_hosts
+from api.origins import is_loopback, parse_hosts, parse_origins
 from api.rate_limit import Rate, parse_rate
 from batcher.cascades import Cascade, parse_cascades
 from batcher.settings import JobSettings
@@ -36,6 +36,7 @@ KeyNames = Annotated[Secret[Mapping[str, str]], BeforeValidator(parse_keys)]
 Quotas = Annotated[Mapping[str, int], BeforeValidator(parse_quotas)]
 Rates = Annotated[Sequence[Rate], BeforeValidator(parse_rate)]
 Hosts = Annotated[Sequence[str], BeforeValidator(parse_hosts)]
+Origins = Annotated[Sequence[str], BeforeValidator(parse_origins)]
 Proxies = Annotated[Sequence[str], BeforeValidator(_proxies)]
 Names = Annotated[frozenset[str], BeforeValidator(_names)]
 Dialects = Annotated[Sequence[str], BeforeValidator(parse_dialects)]
@@ -105,6 +106,9 @@ class ApiSettings(JobSettings):
     allowed_hosts: Hosts = Field(default="", validate_default=True)
     """Comma-separated host names that requests may use. If empty, a service on a loopback address accepts
     loopback names only, and any other service accepts every name."""
+    allowed_origins: Origins = Field(default="", validate_default=True)
+    """Comma-separated origins whose pages may send requests from browsers and read the answers:
+    https://app.example; * allows every one."""
     label_order: LabelOrder = "id"
     """The order of labels for clients that do not ask for one: by label id, or by falling score."""
     page: bool = True

@@ -48,6 +48,11 @@ class Windows:
     most: int
     temperature: float = 1.0
 
+    @property
+    def most_tokens(self) -> int:
+        """The tokens of all windows of the longest text that is read whole."""
+        return self.tokens * (2 if self.join == "first_last" else self.most)
+
     def __str__(self) -> str:
         setting = f"{self.tokens}:{self.overlap}:{self.join}:{self.most}"
         return setting if self.temperature == 1.0 else f"{setting}:{self.temperature:g}"

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
+from starlette.routing import Match, Route
 
 from api.asgi.http import PROBES, RequestHeaders, Scope, route_path
 from api.errors import Problem, internal, problem_of
@@ -19,6 +19,7 @@ from batcher.errors import MillraceError
 METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 # An answer names no more: 64 KB of unknown fields are 6,000.
 MAX_MISTAKES = 10
+NO_ROUTE = "no such route"
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
@@ -30,6 +31,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
     elif isinstance(error, HTTPException) and problem.status == 404:
         problem = _no_route(request.scope)
     headers: RequestHeaders = request.scope["state"]["headers"]
+    problem.fields |= request.scope["state"]["error_fields"](route_path(request.scope), problem)
     named = {name.decode("latin-1"): value.decode("latin-1") for name, value in problem.headers}
     return Response(problem.body(headers.id), problem.status, named, "application/json")
 
@@ -56,11 +58,21 @@ def _no_route(scope: Scope) -> Problem:
         detail = "no such route; it is /v1/moderations, if MILLRACE_COMPAT has openai"
         error = {"message": detail, "type": "invalid_request_error", "param": None, "code": "not_found"}
         return Problem(400, detail, code="not_found", error=error)
-    known = ["/docs", *(path for path in scope["app"].openapi()["paths"] if "{" not in path)]
+    shown = [route for route in scope["app"].routes if isinstance(route, Route) and route.include_in_schema]
+    paths = {"/docs", *(route.path for route in shown), *scope["app"].openapi()["paths"]}
+    known = sorted(one for one in paths if "{" not in one)
     last = f"/{path.rpartition('/')[2]}"
-    close = [last] if last in known else difflib.get_close_matches(path, known, n=1)
+    # Services whose clients ask for models elsewhere list them in another form.
+    same = [one for one in (path, last) if one in known and one != "/models"]
+    first = f"/{path.split('/')[1]}/" if path.count("/") > 1 else "/"
+    close = same or difflib.get_close_matches(path, [one for one in known if one.startswith(first)], n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return Problem(404, f"no such route; {hint}/docs lists all routes")
+    return Problem(404, f"{NO_ROUTE}; {hint}/docs lists all routes")
+
+
+def is_no_route(problem: Problem) -> bool:
+    """Whether an error says that there is no route of a path."""
+    return problem.status == 404 and str(problem.detail).startswith(NO_ROUTE)
 
 
 def problem_for(error: Exception) -> Problem:

@@ -12,6 +12,7 @@ from ipaddress import IPv6Address
 from random import getrandbits
 from sys import getsizeof
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
 
@@ -241,6 +242,24 @@ def route_path(scope: Scope) -> str:
     path: str = scope["path"]
     below = path.removeprefix(scope.get("root_path", ""))
     return below if below.startswith("/") else path
+
+
+def below(prefix: str, send: Send) -> Send:
+    """A `send` for an application below this prefix, which Location and Link of its responses lack."""
+    path = quote(prefix, safe="/%").encode()
+
+    def moved(header: Header) -> Header:
+        name, value = header
+        if name == b"location" and value.startswith(b"/"):
+            return name, path + value
+        return (name, value.replace(b"</", b"<" + path + b"/")) if name == b"link" else header
+
+    async def send_moved(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [moved(header) for header in message["headers"]]}
+        await send(message)
+
+    return send_moved
 
 
 async def unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:

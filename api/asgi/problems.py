@@ -10,7 +10,8 @@ from starlette.requests import ClientDisconnect
 
 from api.asgi.default_headers import with_defaults
 from api.asgi.http import CLOSE, JSON, Message, Receive, Send, next_part, send_answer
-from api.errors import Header, Problem, ResponseCut, internal, problem_of
+from api.errors import Header, Problem, ResponseCut, internal, not_started, problem_of
+from api.lifecycle import Lifecycle
 from batcher.errors import MillraceError
 
 log = logging.getLogger(__name__)
@@ -20,17 +21,19 @@ LINGER_S = 2.0
 LINGER_BYTES = 16 * 1024**2
 
 
-def reported(error: BaseException, request_id: str, *, draining: bool = False) -> Problem:
+def reported(error: BaseException, request_id: str, lifecycle: Lifecycle | None = None) -> Problem:
     """The problem that an error is answered with. Logs an unexpected one.
 
-    Raises the error if the server has cancelled the request, unless because the process is `draining`.
+    Raises the error if the server has cancelled the request, unless because the process is draining.
     """
+    if lifecycle is not None and not lifecycle.started and isinstance(error, MillraceError):
+        return not_started()
     if isinstance(error, Problem):
         return error
     if isinstance(error, MillraceError):
         return problem_of(error)
     if isinstance(error, asyncio.CancelledError):
-        if not draining:
+        if lifecycle is None or not lifecycle.draining:
             raise error
         return Problem(503, "this process is stopping; try again shortly", code="draining", retry_after_s=1.0)
     if isinstance(error, ResponseCut):

@@ -143,10 +143,3 @@ def error_body(code: str, detail: str, status: int) -> dict[str, Any]:
     """An error as OpenAI's clients expect it."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
     return {"error": {"message": detail, "type": kind, "param": None, "code": code}}
-
-
-def with_error(problem: Problem) -> Problem:
-    """Adds the error in OpenAI's format to the body of a problem."""
-    detail = problem.detail if isinstance(problem.detail, str) else problem.detail[0]["msg"]
-    problem.fields |= error_body(problem.code, detail, problem.status)
-    return problem

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
-from api.asgi.exceptions import problem_for
 from api.asgi.http import BodyReader, RequestHeaders, unless_disconnected
 from api.batches.answers import BatchAnswers
-from api.batches.lines import with_error
 from api.batches.schemas import (
     Batch,
     BatchList,
@@ -25,12 +21,10 @@ from api.batches.schemas import (
     read_request,
 )
 from api.batches.service import BatchService
-from api.errors import Problem
 from api.jobs.openapi import ALWAYS, NOT_FOUND, Options
 from api.jobs.service import JobService
 from api.jobs.streaming import streamed
 from api.schemas import error
-from batcher.errors import MillraceError
 
 # The body of a request to create a batch, and how long it may take to arrive.
 MAX_REQUEST_BYTES = 64 * 1024
@@ -90,23 +84,8 @@ _DELETE: Options = {
 }
 
 
-class _Route(APIRoute):
-    """A route whose errors also have the format that OpenAI's clients read."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
-
-        async def handled(request: Request) -> Response:
-            try:
-                return await handle(request)
-            except (Problem, MillraceError, RequestValidationError) as failed:
-                raise with_error(problem_for(failed)) from failed
-
-        return handled
-
-
 def batch_routes(jobs: JobService, answers: BatchAnswers) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["batches"], route_class=_Route)
+    router = APIRouter(prefix="/v1", tags=["batches"])
     service = BatchService(jobs, answers)
 
     def owner(request: Request) -> str:

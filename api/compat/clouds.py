@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, RootModel, WithJsonSchema
+from pydantic import BaseModel, RootModel, WithJsonSchema
 
 from api.asgi.http import PROBES, Answer
 from api.compat.dialect import Dialect, Route, json_answer
-from api.compat.huggingface import HuggingFaceError, best_first
+from api.compat.fields import Fields
+from api.compat.huggingface import HuggingFaceError, HuggingFaceParameters, as_asked
 from api.compat.reading import TextList, TextOrTexts, invalid_text, refused, sentence, text_list, texts_of
 from api.compat.service import Call
 from api.errors import Problem, invalid_body
-from api.health import why_not_ready
 from api.predict.request import joined
 from api.schemas import LabelScore
 
@@ -21,16 +21,12 @@ from api.schemas import LabelScore
 TEXT_KEYS = ("text", "inputs", "content")
 
 
-class CloudParameters(BaseModel):
-    top_k: int | None = Field(default=None, ge=1, description="Only this many labels")
-
-
-class Invocation(BaseModel):
+class Invocation(Fields):
     """Either `inputs`, as containers for transformers read it, or `text`, as /predict does."""
 
     inputs: TextOrTexts = None
     text: TextList | None = None
-    parameters: CloudParameters | None = None
+    parameters: HuggingFaceParameters | None = None
 
 
 class InvocationAnswer(RootModel[list[LabelScore] | list[list[LabelScore]] | dict[str, Any]]):
@@ -42,11 +38,11 @@ class Ready(BaseModel):
     pass
 
 
-class Instances(BaseModel):
+class Instances(Fields):
     """Each instance is a text, or an object with it as `text`, `inputs` or `content`."""
 
     instances: Annotated[list[Any], WithJsonSchema({"type": "array", "items": {}, "minItems": 1})]
-    parameters: CloudParameters | None = None
+    parameters: HuggingFaceParameters | None = None
 
 
 class InstancesAnswer(BaseModel):
@@ -63,8 +59,7 @@ class _Cloud(Dialect):
 
     async def ready(self, call: Call) -> Answer:
         """200 only if a request sent now would be answered. Platforms send no API key."""
-        if (problem := why_not_ready(self.service.hub, self.service.lifecycle)) is not None:
-            raise problem
+        self.service.check_ready(self.service.hub)
         return json_answer({})
 
 
@@ -81,13 +76,14 @@ class SageMaker(_Cloud):
         if (asked.inputs is None) == (asked.text is None):
             raise invalid_body("missing", 'exactly one of the fields "inputs" and "text" is needed', "inputs")
         if asked.text is not None:
+            if asked.parameters is not None and asked.parameters.model_fields_set:
+                raise refused("parameters are for inputs: text is answered as by /predict", "parameters")
             found = await self.service.classify(call, text_list(asked.text, "text"))
             ordered = self.service.settings.label_order == "score"
             body = joined(found.results, self.service.most_bytes, ordered=ordered)
             return Answer(200, [*found.headers], body)
         found = await self.service.classify(call, texts_of(asked.inputs, "inputs"))
-        most = asked.parameters.top_k if asked.parameters else None
-        answers = (best_first(scores, most) for scores in found.scores)
+        answers = as_asked(asked.parameters, found)
         single = isinstance(asked.inputs, str)
         return json_answer(next(answers) if single else answers, [*found.headers, found.tokens_header])
 
@@ -107,9 +103,10 @@ class Vertex(_Cloud):
     async def _predict(self, call: Call) -> Answer:
         asked = await self.service.read(call, Instances)
         texts = text_list([_text(one, index) for index, one in enumerate(asked.instances)], "instances")
+        objects = (one for one in asked.instances if isinstance(one, dict))
+        call.ignored += [f"instances.{key}" for one in objects for key in one if key not in TEXT_KEYS]
         found = await self.service.classify(call, texts)
-        most = asked.parameters.top_k if asked.parameters else None
-        predictions = (best_first(scores, most) for scores in found.scores)
+        predictions = as_asked(asked.parameters, found)
         return json_answer({"predictions": predictions}, [*found.headers, found.tokens_header])
 
 

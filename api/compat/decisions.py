@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from api.asgi.http import Answer
 from api.compat.dialect import Dialect, Route, json_answer
+from api.compat.fields import ClosedFields, Ignored
 from api.compat.label_names import Labels, confidence, mean
 from api.compat.openai_error import OpenAIError, openai_error
 from api.compat.reading import refused
@@ -23,7 +24,7 @@ MAX_QUESTIONS = 400
 MAX_OPTIONS = 255
 
 
-class Predicate(BaseModel):
+class Predicate(ClosedFields):
     """Yes or no: `name` or `instructions` is a label."""
 
     type: Literal["predicate"]
@@ -31,35 +32,42 @@ class Predicate(BaseModel):
     instructions: str = ""
 
 
-class Option(BaseModel):
+class Option(ClosedFields):
     value: str | bool
+    description: Ignored = None
 
 
-class Choice(BaseModel):
+class Choice(ClosedFields):
     type: Literal["choice"]
     name: str | None = None
+    instructions: Ignored = None
     choices: list[Option] = Field(min_length=2, max_length=MAX_OPTIONS)
 
 
-class Level(BaseModel):
+class Level(ClosedFields):
     label: str
+    description: Ignored = None
 
 
-class Scale(BaseModel):
+class Scale(ClosedFields):
     type: Literal["score"]
     name: str | None = None
+    instructions: Ignored = None
     levels: list[Level] = Field(min_length=2, max_length=MAX_OPTIONS)
 
 
 Question = Annotated[Predicate | Choice | Scale, Field(discriminator="type")]
 
 
-class DecisionRequest(BaseModel):
+class DecisionRequest(ClosedFields):
     """`input` is a text, or one user message with a text."""
 
     model: str | None = None
     input: Any
     questions: list[Question] = Field(min_length=1, max_length=MAX_QUESTIONS)
+    prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
+    safety_identifier: Ignored = None
 
 
 class DecisionAnswer(BaseModel):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
 from pydantic_core import to_json
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
@@ -27,6 +30,7 @@ from api.asgi.http import (
     send_answer,
 )
 from api.asgi.problems import LingeringClose, reported
+from api.compat.fields import ignored_header
 from api.compat.service import Call, DialectService
 from api.errors import Header, Problem
 from api.predict.request import RequestContext
@@ -37,12 +41,22 @@ BINARY: Header = (b"content-type", b"application/octet-stream")
 BAD_REQUEST = {422: 400}
 
 
+class _ModelName(StringConvertor):
+    """The name of a model: org/name, or without a slash. A colon begins what follows it (`:predict`)."""
+
+    regex = "[^/:]+(?:/[^/:]+)?"
+
+
+register_url_convertor("model", _ModelName())
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """One route of a dialect. `path` is as the framework has it, with at most {model} and {version} in it.
 
     `body` and `answer` describe the request and the response; a route without a body is a GET. One without an
-    answer only says why there is none. An `open` route needs no API key.
+    answer only says why there is none. An `open` route needs no API key. With `beside_page`, requests that
+    accept HTML get the page of this path instead.
     """
 
     path: str
@@ -51,6 +65,7 @@ class Route:
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     open: bool = False
+    beside_page: bool = False
 
     @property
     def method(self) -> str:
@@ -96,6 +111,17 @@ class Endpoint:
         self.dialect = dialect
         self._service = dialect.service
 
+    @property
+    def pattern(self) -> str:
+        """The path in which {model} may be the name of a model with a slash."""
+        return self.path.replace("{model}", "{model:model}")
+
+    def leaves_to_page(self, scope: Scope) -> bool:
+        """Whether the request gets the page at this path."""
+        return self.route.beside_page and any(
+            name == b"accept" and b"text/html" in value for name, value in scope["headers"]
+        )
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["route"] = self
         call = Call(
@@ -128,18 +154,24 @@ class Endpoint:
             elif call.body is None:
                 call.context.client = self._service.predictor.admit(call.context.headers)
             if call.model:
-                self._service.choose(call, call.model)
-            return await self.route.handle(call)
+                self._service.choose_by_path(call, call.model)
+            answer = await self.route.handle(call)
+            if (ignored := ignored_header(call.ignored)) is not None:
+                answer.headers.append(ignored)
+            return answer
         except ClientDisconnect:
             raise
         except (Exception, asyncio.CancelledError) as error:
             context = call.context
-            draining = self._service.lifecycle.draining
-            problem = reported(error, context.headers.id, draining=draining)
+            problem = reported(error, context.headers.id, self._service.lifecycle)
             problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
             context.code = problem.code
             context.entry = problem.entry
-            return self.dialect.refuse(problem)
+            refusal = self.dialect.refuse(problem)
+            if not self.route.beside_page:
+                return refusal
+            problem.fields |= json.loads(refusal.body)  # the path is ours, too
+            return Answer(refusal.status, refusal.headers, problem.body(context.headers.id))
 
 
 class CompatMiddleware:
@@ -156,21 +188,33 @@ class CompatMiddleware:
         self._patterns: list[tuple[str, re.Pattern[str], Endpoint]] = []
         for endpoint in endpoints:
             method = endpoint.route.method
-            path = endpoint.path
-            if "{" in path:
-                pattern = re.compile(compile_path(path)[0].pattern, re.DOTALL)
+            if "{" in endpoint.path:
+                pattern = re.compile(compile_path(endpoint.pattern)[0].pattern, re.DOTALL)
                 self._patterns.append((method, pattern, endpoint))
             else:
-                self._exact[method, path] = endpoint
+                # Probes of several dialects say the same. Of other routes, that of the last dialect counts.
+                probe = endpoint.route.open and (method, endpoint.path) in self._exact
+                self._exact |= {} if probe else {(method, endpoint.path): endpoint}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if scope["type"] == "http":
             method = scope["method"]
             path = route_path(scope)
+            path = path.rstrip("/") or "/"
             method = "GET" if method == "HEAD" else method
-            app = self._exact.get((method, path)) or self._match(method, path, scope) or app
+            found = self._exact.get((method, path)) or self._match(method, path, scope)
+            if found is not None and not (isinstance(found, Endpoint) and found.leaves_to_page(scope)):
+                app = found
         await app(scope, receive, send)
+
+    def dialect_of(self, path: str) -> Dialect | None:
+        """The dialect that has a route of this path, whatever its method."""
+        path = path.rstrip("/") or "/"
+        exact = (app for (_, one), app in self._exact.items() if one == path and isinstance(app, Endpoint))
+        matching = (endpoint for _, pattern, endpoint in self._patterns if pattern.match(path))
+        found = next(chain(exact, matching), None)
+        return found.dialect if found else None
 
     def _match(self, method: str, path: str, scope: Scope) -> Endpoint | None:
         for wanted, pattern, endpoint in self._patterns:

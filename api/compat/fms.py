@@ -10,22 +10,25 @@ from pydantic_core import to_json
 
 from api.asgi.http import Answer, check_size
 from api.compat.dialect import Dialect, Route, json_answer
+from api.compat.fields import ClosedFields, Fields
 from api.compat.reading import TextList, sentence, text_list
 from api.compat.service import Call, Scores
 from api.errors import Problem
 
+# The header in which the orchestrator names the detector: here the model.
+DETECTOR = b"detector-id"
 DEFAULT_THRESHOLD = 0.5
 # What a detection has in JSON beside the text and what /predict writes.
 _BYTES_OF_DETECTION = 80
 
 
-class DetectorParameters(BaseModel):
+class DetectorParameters(ClosedFields):
     threshold: float = Field(
         default=DEFAULT_THRESHOLD, ge=0, le=1, description="Only labels with this score or more"
     )
 
 
-class DetectorRequest(BaseModel):
+class DetectorRequest(Fields):
     contents: TextList
     detector_params: DetectorParameters | None = None
 
@@ -62,6 +65,7 @@ class FmsDetector(Dialect):
 
     async def _detect(self, call: Call) -> Answer:
         asked = await self.service.read(call, DetectorRequest)
+        self.service.choose(call, call.context.headers.by_name.get(DETECTOR, b"").decode("latin-1"))
         threshold = (asked.detector_params or DetectorParameters()).threshold
         texts = text_list(asked.contents, "contents")
         found = await self.service.classify(call, texts)

@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, RootModel
 
 from api.asgi.http import Answer
 from api.compat.dialect import Dialect, Route, json_answer
+from api.compat.fields import ClosedFields, Fields, Ignored, Unsupported
 from api.compat.reading import TextOrTexts, refused, sentence, texts_of
-from api.compat.service import Call, Scores
+from api.compat.service import Call, Classified, Scores
 from api.errors import Problem
 from api.schemas import LabelScore
 from batcher.core.snapshot import ModelRecord
 from batcher.errors import RevisionsMixed
 
+ZERO_SHOT = Annotated[Any, Unsupported("zero-shot classification is not supported by this model")]
+INSIDE = Annotated[Any, Unsupported("not a field of the request itself: send it in parameters")]
 
-class HuggingFaceParameters(BaseModel):
+
+class HuggingFaceParameters(ClosedFields):
+    """Parameters of a pipeline of transformers."""
+
     top_k: int | None = Field(
         default=None, ge=1, description="Only this many labels, the most probable first"
     )
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
-    candidate_labels: Any = Field(default=None, exclude=True, json_schema_extra={"deprecated": True})
+    candidate_labels: ZERO_SHOT = None
+    hypothesis_template: ZERO_SHOT = None
+    multi_label: ZERO_SHOT = None
+    return_all_scores: Annotated[Any, Unsupported("send top_k=1 for the best label only", (True,))] = None
+    max_length: Annotated[Any, Unsupported("texts are cut at the model's limit only")] = None
+    truncation: Annotated[
+        Any, Unsupported("texts that are too long are always cut", (True, "longest_first", "only_first"))
+    ] = None
+    padding: Ignored = None
+    batch_size: Ignored = None
 
 
-class HuggingFaceRequest(BaseModel):
+class HuggingFaceOptions(ClosedFields):
+    """Options of the inference API."""
+
+    use_cache: Annotated[Any, Unsupported("the cache cannot be left out", (True,))] = None
+    wait_for_model: Ignored = None
+    use_gpu: Ignored = None
+
+
+class HuggingFaceRequest(Fields):
     inputs: TextOrTexts
     parameters: HuggingFaceParameters | None = None
+    options: HuggingFaceOptions | None = None
+    top_k: INSIDE = None
+    function_to_apply: INSIDE = None
+    return_all_scores: INSIDE = None
+    max_length: INSIDE = None
+    candidate_labels: INSIDE = None
 
 
 class HuggingFaceAnswer(RootModel[list[list[LabelScore]]]):
@@ -55,16 +84,18 @@ class HuggingFace(Dialect):
 
     async def _classify(self, call: Call) -> Answer:
         asked = await self.service.read(call, HuggingFaceRequest)
-        parameters = asked.parameters or HuggingFaceParameters()
-        if parameters.candidate_labels is not None:
-            raise refused(
-                "candidate_labels: zero-shot classification is not supported by this model", "parameters"
-            )
         found = await self.service.classify(call, texts_of(asked.inputs, "inputs"))
-        if parameters.function_to_apply is not None:
-            check_function(parameters.function_to_apply, found.record)
-        answer = (best_first(scores, parameters.top_k) for scores in found.scores)
-        return json_answer(answer, [*found.headers, found.tokens_header])
+        return json_answer(
+            as_asked(asked.parameters, found), [*found.headers, found.tokens_header, *found.time_headers]
+        )
+
+
+def as_asked(parameters: HuggingFaceParameters | None, found: Classified) -> Iterator[list[dict[str, Any]]]:
+    """The labels of each text. Raises what `check_function` raises."""
+    parameters = parameters or HuggingFaceParameters()
+    if parameters.function_to_apply is not None:
+        check_function(parameters.function_to_apply, found.record)
+    return (best_first(scores, parameters.top_k) for scores in found.scores)
 
 
 def best_first(scores: Scores, most: int | None = None) -> list[dict[str, Any]]:

@@ -1,21 +1,26 @@
-"""KServe v1: `POST /v1/models/{model}:predict` and `GET /v1/models/{model}`."""
+"""KServe v1: `POST /v1/models/{model}:predict`, and liveness at `GET /`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
 
 from api.asgi.http import Answer
 from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
+from api.compat.fields import Fields, Unsupported
 from api.compat.reading import TextList, sentence, text_list
 from api.compat.service import Call
 from api.errors import Problem
-from api.health import why_not_ready
+
+ALL_SCORES = "the answer always has the scores of all labels"
 
 
-class KServeRequest(BaseModel):
+class KServeRequest(Fields):
     instances: TextList
+    parameters: Annotated[Any, Unsupported(ALL_SCORES, ({},))] = None
+    top_k: Annotated[Any, Unsupported(ALL_SCORES)] = None
 
 
 class KServeAnswer(BaseModel):
@@ -24,9 +29,8 @@ class KServeAnswer(BaseModel):
     predictions: list[dict[str, float]]
 
 
-class KServeReady(BaseModel):
-    name: str
-    ready: bool
+class KServeLive(BaseModel):
+    status: Literal["alive"]
 
 
 class KServeError(BaseModel):
@@ -42,16 +46,14 @@ class KServe(Dialect):
             Route(
                 "/v1/models/{model}:predict", self._predict, "Classify instances", KServeRequest, KServeAnswer
             ),
-            Route("/v1/models/{model}", self._ready, "Readiness of the model", answer=KServeReady),
+            Route("/", self._live, "Liveness", answer=KServeLive, open=True, beside_page=True),
         ]
 
     def error_body(self, problem: Problem, status: int) -> BaseModel:
         return KServeError(error=sentence(problem))
 
-    async def _ready(self, call: Call) -> Answer:
-        if (problem := why_not_ready(self.service.served(call).hub, self.service.lifecycle)) is not None:
-            raise problem
-        return json_answer({"name": call.model, "ready": True})
+    async def _live(self, call: Call) -> Answer:
+        return json_answer({"status": "alive"})
 
     async def _predict(self, call: Call) -> Answer:
         asked = await self.service.read(call, KServeRequest)

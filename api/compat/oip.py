@@ -9,8 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from api.asgi.http import Answer, check_json
-from api.backend import Queue
+from api.asgi.http import Answer, check_json, route_path
 from api.compat.dialect import BAD_REQUEST, BINARY, Dialect, Route, json_answer
 from api.compat.oip_schemas import (
     OipAnswer,
@@ -20,19 +19,24 @@ from api.compat.oip_schemas import (
     OipModel,
     OipModelReady,
     OipOutput,
+    OipParameters,
     OipReady,
     OipRequest,
     OipServer,
 )
-from api.compat.reading import parse, refused, sentence, text_list
+from api.compat.reading import refused, sentence, text_list
 from api.compat.service import Call, Classified
-from api.compat.tensors import HEADER_LENGTH, Tensor, decompressed, flat, split, strings_of
+from api.compat.tensors import HEADER_LENGTH, Tensor, as_element, flat, split, strings_of
 from api.errors import Problem
-from api.health import why_not_ready
 from batcher.core.metrics import own_version
 
 MICROSECONDS = 1e6
+NOT_OFFERED = "Not offered"
 OUTPUTS = ("scores", "label")
+# A request whose whole body is one text: its outputs are binary.
+RAW = OipRequest.model_construct(
+    id=None, parameters=OipParameters(binary_data_output=True), inputs=[], outputs=[]
+)
 # Integers of JSON may have thousands of digits, which a float cannot hold.
 MAX_US = 10**15
 
@@ -49,7 +53,12 @@ class OpenInferenceProtocol(Dialect):
             Route("/v2/health/live", self._live, "Liveness", answer=OipLive, open=True),
             Route("/v2/health/ready", self._ready, "Readiness", answer=OipReady, open=True),
         ]
-        for path in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
+        routes.append(Route("/v2/models/stats", self._not_offered, NOT_OFFERED))
+        for path in ("/v2/models/{model}/versions/{version}", "/v2/models/{model}"):
+            routes += [
+                Route(f"{path}/{name}", self._not_offered, NOT_OFFERED)
+                for name in ("config", "stats", "trace/setting")
+            ]
             routes += [
                 Route(f"{path}/infer", self._infer, "Classify the texts of a tensor", OipRequest, OipAnswer),
                 Route(f"{path}/ready", self._model_ready, "Readiness of the model", answer=OipModelReady),
@@ -68,16 +77,15 @@ class OpenInferenceProtocol(Dialect):
         return json_answer({"live": True})
 
     async def _ready(self, call: Call) -> Answer:
-        self._check_ready(self.service.hub)
+        self.service.check_ready(self.service.hub)
         return json_answer({"ready": True})
 
     async def _model_ready(self, call: Call) -> Answer:
-        self._check_ready(self.service.served(call).hub)
+        self.service.check_ready(self.service.served(call).hub)
         return json_answer({"name": call.model, "ready": True})
 
-    def _check_ready(self, hub: Queue) -> None:
-        if (problem := why_not_ready(hub, self.service.lifecycle)) is not None:
-            raise problem
+    async def _not_offered(self, call: Call) -> Answer:
+        raise Problem(404, f"{route_path(call.context.headers.scope)} is not offered; /docs lists all routes")
 
     async def _model(self, call: Call) -> Answer:
         model = self.service.model(call)
@@ -96,7 +104,7 @@ class OpenInferenceProtocol(Dialect):
 
     async def _infer(self, call: Call) -> Answer:
         asked, texts = await self._read(call)
-        wanted_us = asked.parameters.get("timeout")
+        wanted_us = asked.parameters.timeout
         if wanted_us is not None and (type(wanted_us) is not int or wanted_us < 0):
             raise refused("timeout: must be a whole number of microseconds; 0 is none", "parameters")
         budget_s = self.service.budget_s(min(wanted_us, MAX_US) / MICROSECONDS) if wanted_us else None
@@ -107,11 +115,10 @@ class OpenInferenceProtocol(Dialect):
         headers = call.context.headers
         if headers.by_name.get(b"content-type", b"") != BINARY[1]:
             check_json(headers)
-        body = decompressed(headers, await self.service.read_bytes(call), self.service.predictor.bodies.limit)
-        document, data = split(headers, body)
-        asked = parse(document, OipRequest)
-        if any(name.startswith("sequence_") for name in asked.parameters):
-            raise refused("sequences are not supported: each text is classified alone", "parameters")
+        document, data = split(headers, await self.service.read_bytes(call))
+        if data and not document:
+            return RAW, text_list(strings_of(as_element(data), "inputs"), "inputs")
+        asked = self.service.parse(call, document, OipRequest)
         names = [output.name for output in asked.outputs]
         if not {*names} <= {*OUTPUTS}:
             raise refused("outputs: the outputs of this model are scores and label", "outputs")
@@ -129,12 +136,10 @@ def _texts(asked: OipRequest, data: bytes) -> list[str]:
     given = asked.inputs[0]
     if given.datatype != "BYTES":
         raise refused("inputs: the datatype must be BYTES; token ids are not accepted", "inputs")
-    if "shared_memory_region" in given.parameters:
-        raise refused("inputs: shared memory is not supported", "inputs")
-    if "binary_data_size" in given.parameters:
+    if given.parameters.binary_data_size is not None:
         if given.data is not None:
             raise refused("inputs: data and binary_data_size are both given: send one of them", "inputs")
-        if given.parameters["binary_data_size"] != len(data):
+        if given.parameters.binary_data_size != len(data):
             raise refused("inputs: binary_data_size is not the size of the binary data", "inputs")
         values: list[Any] = list(strings_of(data, "inputs"))
     elif isinstance(given.data, list):
@@ -162,7 +167,8 @@ def _answer(asked: OipRequest, name: str, found: Classified) -> Answer:
     data: list[bytes] = []
     for output in wanted:
         tensor = _tensor(output, found)
-        if output.parameters.get("binary_data", asked.parameters.get("binary_data_output", False)) is True:
+        binary_data = output.parameters.binary_data
+        if asked.parameters.binary_data_output if binary_data is None else binary_data:
             described, binary = tensor.as_binary()
             data.append(binary)
         else:
@@ -177,9 +183,7 @@ def _answer(asked: OipRequest, name: str, found: Classified) -> Answer:
 
 def _tensor(output: OipOutput, found: Classified) -> Tensor:
     rows = found.scores
-    count = output.parameters.get("classification", 0)
-    if type(count) is not int or count < 0:
-        raise refused("classification: must be a number of classes", "outputs")
+    count = output.parameters.classification
     if output.name == "label":
         return Tensor("label", "BYTES", [len(rows)], [max(row, key=lambda pair: pair[1])[0] for row in rows])
     if not count:

@@ -7,12 +7,12 @@ answers it: OpenAI's names stand for the first model, and an unknown one gets 40
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from pydantic import BaseModel
 
 from api.asgi.http import Answer, check_size
 from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
+from api.compat.fields import ClosedFields
 from api.compat.moderation import Moderation, is_name_of_openai
 from api.compat.openai_error import OpenAIError, openai_error
 from api.compat.reading import TextOrTexts, refused, texts_of
@@ -20,7 +20,7 @@ from api.compat.service import Call
 from api.errors import Problem
 
 
-class ModerationRequest(BaseModel):
+class ModerationRequest(ClosedFields):
     input: TextOrTexts
     model: str | None = None
 
@@ -29,7 +29,7 @@ class ModerationResult(BaseModel):
     flagged: bool
     categories: dict[str, bool]
     category_scores: dict[str, float]
-    category_applied_input_types: dict[str, list[Literal["text"]]]
+    category_applied_input_types: dict[str, list[str]]
 
 
 class ModerationAnswer(BaseModel):

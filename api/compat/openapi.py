@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from api.compat.dialect import Dialect, Endpoint, Route
-from api.openapi import SCHEMES
+from api.openapi import security
 from api.predict.handler import ROUTE
 
 REFERENCE = "#/components/schemas/{model}"
@@ -31,8 +31,11 @@ FAILURES = {
 }
 
 
-def describe(schema: dict[str, Any], endpoints: Mapping[str, Sequence[Endpoint]]) -> None:
-    """Adds paths and components to the schema in place. A route of /predict becomes an alternative."""
+def describe(schema: dict[str, Any], endpoints: Mapping[str, Sequence[Endpoint]], *, keys: bool) -> None:
+    """Adds paths and components to the schema in place. A route of /predict becomes an alternative.
+
+    `keys` says whether the service requires them.
+    """
     all_endpoints = [
         (name, endpoint)
         for name, routes in endpoints.items()
@@ -44,14 +47,14 @@ def describe(schema: dict[str, Any], endpoints: Mapping[str, Sequence[Endpoint]]
     _, document = models_json_schema(ordered, ref_template=REFERENCE)
     schema["components"]["schemas"].update(document.get("$defs", {}))
     for name, endpoint in all_endpoints:
-        operation = _operation(name, endpoint.route, endpoint.dialect)
+        operation = _operation(name, endpoint.route, endpoint.dialect, keys=keys)
         path = re.sub(r":path\}", "}", endpoint.path)
         methods = schema["paths"].setdefault(path, {})
         method = endpoint.route.method.lower()
-        if method in methods:
+        if path == ROUTE and method in methods:
             _add_alternative(methods[method], operation)
         else:
-            methods[method] = operation
+            methods.setdefault(method, operation)
 
 
 def _models(endpoint: Endpoint) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
@@ -62,7 +65,7 @@ def _models(endpoint: Endpoint) -> Iterator[tuple[type[BaseModel], JsonSchemaMod
     yield endpoint.dialect.error, "serialization"
 
 
-def _operation(name: str, route: Route, dialect: Dialect) -> dict[str, Any]:
+def _operation(name: str, route: Route, dialect: Dialect, *, keys: bool) -> dict[str, Any]:
     responses = {"200": _content(route.answer, "The answer in the form of the dialect")}
     for status, text in FAILURES.items():
         if not route.open or status in (500, 503):
@@ -77,8 +80,7 @@ def _operation(name: str, route: Route, dialect: Dialect) -> dict[str, Any]:
             for name in re.findall(r"\{(\w+)", route.path)
         ],
     }
-    if not route.open:
-        operation["security"] = [{scheme: []} for scheme in SCHEMES]
+    operation["security"] = security(required=keys, is_open=route.open)
     if route.body is not None:
         operation["requestBody"] = {"required": True, **_content(route.body)}
     return operation

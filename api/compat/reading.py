@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ValidationError, WithJsonSchema
 
 from api.asgi.json_reader import EMPTY, HALF_PAIR, NOT_UTF8, is_unicode
+from api.compat.fields import UNKNOWN, UNSUPPORTED
 from api.errors import Problem, invalid_body
 from api.predict.request import LARGE_BODY
 
@@ -58,8 +59,9 @@ def parse(body: bytes, model: type[M]) -> M:
             refuse_second(json.loads(body, object_pairs_hook=_Pairs))
         return found
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        problem = _problem(body, first)
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        named = [one for one in errors if one["type"] in (UNSUPPORTED, UNKNOWN)]
+        problem = _problem(body, (named or errors)[0])
     raise problem  # not in the except clause: its context would keep the body in memory
 
 
@@ -103,6 +105,8 @@ def _problem(body: bytes, error: Any) -> Problem:
     place = ".".join(map(str, error["loc"]))
     if kind == "missing":
         return invalid_body(kind, f'the field "{place}" is missing', place)
+    if kind == UNKNOWN and not place:
+        return invalid_body(kind, message)
     return invalid_body(kind, f"{place}: {message}" if place else "must be an object", place)
 
 

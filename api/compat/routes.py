@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.routing import Route
 
+from api.asgi.exceptions import is_no_route
 from api.asgi.http import Answer, ASGIApp, Receive
 from api.compat import aliases
 from api.compat.clouds import SageMaker, Vertex
@@ -17,12 +18,14 @@ from api.compat.dialect import CompatMiddleware, Dialect, Endpoint
 from api.compat.fms import FmsDetector
 from api.compat.huggingface import HuggingFace
 from api.compat.kserve import KServe
+from api.compat.model_cards import card_routes
 from api.compat.oip import OpenInferenceProtocol
 from api.compat.openai import OpenAI
 from api.compat.openapi import describe
 from api.compat.service import Call, DialectService
 from api.compat.tei import TextEmbeddingsInference
 from api.compat.vllm import Vllm
+from api.errors import Problem
 from api.predict.handler import ROUTE
 from api.predict.request import RequestContext
 
@@ -39,6 +42,13 @@ CLASSES: dict[str, type[Dialect]] = {
     "vertex": Vertex,
 }
 
+
+# Whose clients read errors below a prefix: those of the first of these dialects that is served.
+OF_OPENAI = ("openai", "vllm", "decisions")
+PREFIXES = {"/v2/": ("oip",), "/api/v1/text/": ("fms",), "/v1/": (*OF_OPENAI, "kserve")}
+# The dialects whose clients ask `/v1/models`, and those whose clients take /health for readiness.
+OF_MODELS = ("vllm", "openai", "kserve")
+OF_HEALTH = frozenset(("huggingface", "tei", "vllm"))
 
 # What the bodies of dialects have in place of "text", for those whose route may be /predict.
 FOREIGN_KEYS = {"tei": b'"inputs"', "vertex": b'"instances"'}
@@ -60,6 +70,11 @@ class Compat:
             else:
                 dialect = CLASSES[name](service)
                 self.endpoints[name] = [Endpoint(route, dialect) for route in dialect.routes()]
+        if listing := [name for name in OF_MODELS if name in self.endpoints]:
+            form = KServe(service) if listing == ["kserve"] else Vllm(service)
+            own = self.endpoints[listing[0]]
+            self.endpoints[listing[0]] = [*own, *(Endpoint(route, form) for route in card_routes(service))]
+        self._middleware: CompatMiddleware | None = None
         # Dialects that share the route /predict, by the key that they have in place of "text".
         self._sharing = {
             FOREIGN_KEYS[name]: endpoint
@@ -87,12 +102,30 @@ class Compat:
         # The framework has them too, so that another method gets 405.
         app.router.routes.extend(aliases.framework_routes(self._aliases))
         for endpoint in self._separate():
-            app.router.routes.append(Route(endpoint.path, endpoint, methods=[endpoint.route.method]))
-        return CompatMiddleware(app, self._separate(), self._aliases)
+            route = endpoint.route
+            if route.answer is not None or route.body is not None:
+                shown = route.answer is not None
+                framework = Route(endpoint.pattern, endpoint, methods=[route.method], include_in_schema=shown)
+                app.router.routes.append(framework)
+        self._middleware = CompatMiddleware(app, self._separate(), self._aliases)
+        return self._middleware
+
+    def error_fields(self, path: str, problem: Problem) -> Mapping[str, object]:
+        """What the clients of a dialect read of an error of this path, beside the fields of every error."""
+        dialect = self._middleware.dialect_of(path) if self._middleware else None
+        dialect = dialect or self._below(path)
+        if dialect is not None and is_no_route(problem):
+            problem = Problem(404, f"{path} is not offered; /docs lists all routes")
+        return {} if dialect is None else dialect.error_body(problem, problem.status).model_dump()
+
+    def _below(self, path: str) -> Dialect | None:
+        """The dialect of the prefix of a path."""
+        names = next((names for prefix, names in PREFIXES.items() if f"{path}/".startswith(prefix)), ())
+        return next((self.endpoints[name][0].dialect for name in names if name in self.endpoints), None)
 
     def describe(self, schema: dict[str, Any]) -> None:
         """Adds the dialects to an OpenAPI document."""
-        describe(schema, self.endpoints)
+        describe(schema, self.endpoints, keys=self.service.auth.keys.required)
         if self._aliases:
             aliases.describe_aliases(schema)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter
 from typing import TypeVar
@@ -11,11 +11,14 @@ from typing import TypeVar
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from api.asgi.http import Receive, check_encoding, check_json, check_length, check_size
+from api.asgi.encoding import decompressed, encoding_of
+from api.asgi.http import Receive, check_json, check_length, check_size
 from api.auth import Authenticator
-from api.backend import Hub
+from api.backend import Hub, Queue
+from api.compat.fields import ignored_in
 from api.compat.reading import parse
 from api.errors import Header, Problem
+from api.health import why_not_ready
 from api.lifecycle import Lifecycle
 from api.models.served import Served, ServedModels
 from api.predict.handler import Predictor
@@ -38,7 +41,8 @@ _DECODED_BYTES = 1024
 class Call:
     """One request. `body` is set if it has been read already.
 
-    `model` is the name in its path, and `served` its model, once `DialectService.choose` has run.
+    `model` is the name in its path, and `served` its model, once `DialectService.choose` has run. `ignored`
+    are the places of fields without effect.
     """
 
     context: RequestContext
@@ -46,6 +50,7 @@ class Call:
     model: str = ""
     served: Served | None = None
     body: bytes | None = None
+    ignored: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -82,6 +87,24 @@ class Classified:
         return [bool(result.truncated) for result in self.results]
 
     @property
+    def time_headers(self) -> list[Header]:
+        """Those of text-embeddings-inference, in milliseconds: the slowest of all texts."""
+
+        def slowest(name: str) -> int:
+            return round(max((getattr(run, name) for run in self.computed), default=0.0))
+
+        figures = {
+            b"x-compute-characters": sum(map(len, self.texts)),
+            b"x-compute-tokens": sum(self.tokens),
+            b"x-compute-time": round(self.total_s * 1e3),
+            b"x-total-time": round(self.total_s * 1e3),
+            b"x-tokenization-time": slowest("tokenize_ms"),
+            b"x-queue-time": slowest("queue_ms"),
+            b"x-inference-time": slowest("model_ms"),
+        }
+        return [(name, b"%d" % figure) for name, figure in figures.items()]
+
+    @property
     def tokens_header(self) -> Header:
         """For dialects whose answers have no place for the number of tokens."""
         return (b"x-tokens", b"%d" % sum(self.tokens))
@@ -112,17 +135,23 @@ class DialectService:
         """The JSON body. Raises Problem for one that /predict would refuse too, or that is not a `model`."""
         body = call.body
         if body is None:
-            check_encoding(call.context.headers)
             check_json(call.context.headers)
             body = await self.read_bytes(call)
         call.body = None
-        return parse(body, model)
+        return self.parse(call, body, model)
+
+    def parse(self, call: Call, body: bytes, model: type[M]) -> M:
+        """The body as `model`; notes in the call which of its fields have no effect. Raises Problem."""
+        found = parse(body, model)
+        call.ignored += ignored_in(found)
+        return found
 
     async def read_bytes(self, call: Call) -> bytes:
-        """The body as it is. Raises Problem if it is too large or too slow."""
+        """The body, decompressed. Raises Problem if it is too large or too slow, or has another encoding."""
         bodies = self.predictor.bodies
         check_length(call.context.headers, bodies.limit)
-        return await bodies.read(call.receive)
+        encoding = encoding_of(call.context.headers)
+        return decompressed(encoding, await bodies.read(call.receive), bodies.limit)
 
     async def classify(self, call: Call, texts: list[str], budget_s: float | None = None) -> Classified:
         """Raises Problem, MillraceError or ClientDisconnect."""
@@ -164,6 +193,20 @@ class DialectService:
         if model is None:
             raise Problem(503, "no worker is running", code="no_worker")
         return model
+
+    def check_ready(self, hub: Queue) -> None:
+        """Raises Problem 503 unless a request sent now would be answered."""
+        if (problem := why_not_ready(hub, self.lifecycle)) is not None:
+            raise problem
+
+    def choose_by_path(self, call: Call, name: str) -> None:
+        """As `choose`, for a name in a path. Also raises Problem 404 for a route that no model has."""
+        above, _, last = name.rpartition("/")
+        known = name in self.settings.compat_models or self.models.get(name) is not None
+        if above and not known and self.models.get(above) is not None:
+            hint = f"did you mean /jobs?model={above}? " if last == "jobs" else ""
+            raise Problem(404, f"no such route of the model {above}; {hint}/docs lists all routes")
+        self.choose(call, name)
 
     def choose(self, call: Call, name: str | None, *, of_first: bool = False) -> None:
         """Notes which model the client asks for, as `find` says."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, RootModel, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, RootModel, WithJsonSchema
 
 from api.asgi.http import Answer
 from api.compat.dialect import Dialect, Route, json_answer
+from api.compat.fields import Fields, Unsupported
 from api.compat.huggingface import best_first
 from api.compat.reading import refused, sentence, text_list
 from api.compat.service import Call, Classified
-from api.errors import Header, Problem
+from api.errors import Problem
 from api.predict.handler import ROUTE
 from api.schemas import LabelScore
 from batcher.core.metrics import own_version
@@ -26,7 +27,11 @@ NO_TOKENS = (
 PAIR = "inputs: pairs of texts are not supported; a batch is a list of lists with one text each"
 
 
-class TeiRequest(BaseModel):
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class TeiRequest(Fields):
     inputs: Annotated[
         Any,
         WithJsonSchema(
@@ -44,8 +49,11 @@ class TeiRequest(BaseModel):
         ),
     ]
     truncate: bool | None = None
-    truncation_direction: Literal["left", "Left", "right", "Right"] | None = None
-    raw_scores: bool | None = None
+    # Clients write "Left", too.
+    truncation_direction: Annotated[Literal["left", "right"] | None, BeforeValidator(_lower)] = None
+    raw_scores: Annotated[Any, Unsupported("logits are not available, only scores", (False,))] = None
+    parameters: Annotated[Any, Unsupported("only POST / has parameters", ({},))] = None
+    options: Annotated[Any, Unsupported("only POST / has options", ({},))] = None
 
 
 class TokenizeRequest(BaseModel):
@@ -68,6 +76,12 @@ class TeiClassifier(BaseModel):
 
 class TeiModelType(BaseModel):
     classifier: TeiClassifier
+
+
+class TeiHealth(BaseModel):
+    """A request sent now would be answered. `status` is for clients of KServe v1, which ask at `/` too."""
+
+    status: Literal["alive"]
 
 
 class TeiInfo(BaseModel):
@@ -95,6 +109,8 @@ class TextEmbeddingsInference(Dialect):
         return [
             Route(ROUTE, self._predict, "Classify texts", TeiRequest, TeiAnswer),
             Route("/info", self._info, "The model and the limits", answer=TeiInfo),
+            Route("/ping", self._health, "Health", answer=TeiHealth, open=True),
+            Route("/", self._health, "Health", answer=TeiHealth, open=True, beside_page=True),
             Route("/tokenize", self._tokenize, "Not supported", TokenizeRequest),
         ]
 
@@ -107,6 +123,10 @@ class TextEmbeddingsInference(Dialect):
         return TeiError(
             error=sentence(problem), error_type="Empty" if empty else _TYPES.get(status, "Validation")
         )
+
+    async def _health(self, call: Call) -> Answer:
+        self.service.check_ready(self.service.hub)
+        return json_answer({"status": "alive"})
 
     async def _info(self, call: Call) -> Answer:
         model = self.service.model(call)
@@ -123,7 +143,7 @@ class TextEmbeddingsInference(Dialect):
                 )
             ),
             max_concurrent_requests=settings.max_connections,
-            max_input_length=model.max_tokens,
+            max_input_length=model.longest,
             max_batch_tokens=settings.max_waiting_cost,
             max_client_batch_size=settings.max_texts,
             auto_truncate=True,
@@ -139,12 +159,10 @@ class TextEmbeddingsInference(Dialect):
         asked = await self.service.read(call, TeiRequest)
         texts = _texts(asked.inputs)
         batch = any(isinstance(part, list) for part in asked.inputs)
-        if asked.raw_scores:
-            raise refused("raw_scores: logits are not available, only scores")
         found = await self.service.classify(call, texts)
         _check_truncation(asked, found)
         answers = map(best_first, found.scores)
-        return json_answer(answers if batch else next(answers), [*found.headers, *_timings(found)])
+        return json_answer(answers if batch else next(answers), [*found.headers, *found.time_headers])
 
 
 def _texts(inputs: Any) -> list[str]:
@@ -170,23 +188,5 @@ def _check_truncation(asked: TeiRequest, found: Classified) -> None:
     if asked.truncate is False:
         detail = f"text {index} is longer than the {found.tokens[index]} tokens that the model can read"
         raise refused(f"{detail}, and truncate is false")
-    if asked.truncation_direction in ("left", "Left"):
+    if asked.truncation_direction == "left":
         raise refused(f"text {index} is too long, and truncation_direction left is not supported")
-
-
-def _timings(found: Classified) -> list[Header]:
-    """The headers of text-embeddings-inference; times in milliseconds, the slowest of all texts."""
-
-    def slowest(name: str) -> int:
-        return round(max((getattr(run, name) for run in found.computed), default=0.0))
-
-    figures = {
-        b"x-compute-characters": sum(map(len, found.texts)),
-        b"x-compute-tokens": sum(found.tokens),
-        b"x-compute-time": round(found.total_s * 1e3),
-        b"x-total-time": round(found.total_s * 1e3),
-        b"x-tokenization-time": slowest("tokenize_ms"),
-        b"x-queue-time": slowest("queue_ms"),
-        b"x-inference-time": slowest("model_ms"),
-    }
-    return [(name, b"%d" % figure) for name, figure in figures.items()]

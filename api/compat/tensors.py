@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,33 +10,10 @@ from typing import Any
 from api.asgi.http import MAX_DIGITS, RequestHeaders
 from api.asgi.json_reader import NOT_UTF8, is_unicode
 from api.compat.reading import invalid_text
-from api.errors import Problem, invalid_body
+from api.errors import invalid_body
 
 HEADER_LENGTH = b"inference-header-content-length"
 _length = struct.Struct("<I")
-
-
-def decompressed(headers: RequestHeaders, body: bytes, limit: int) -> bytes:
-    """The body without its Content-Encoding (gzip or deflate).
-
-    Raises Problem 413 as soon as it is larger than `limit` bytes, 415 for another encoding, and 422 for
-    broken data.
-    """
-    encoding = headers.by_name.get(b"content-encoding", b"").strip().lower()
-    if encoding in (b"", b"identity"):
-        return body
-    if encoding not in (b"gzip", b"deflate"):
-        raise Problem(415, "Content-Encoding must be gzip, deflate or identity")
-    reader = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # both formats, by their first bytes
-    try:
-        content = reader.decompress(body, limit + 1)
-    except zlib.error:
-        content = None
-    if content is None or (not reader.eof and len(content) <= limit):
-        raise invalid_body("encoding", f"not valid {encoding.decode()}")
-    if len(content) > limit:
-        raise Problem(413, f"the body is larger than {limit} bytes")
-    return content
 
 
 def split(headers: RequestHeaders, body: bytes) -> tuple[bytes, bytes]:
@@ -48,6 +24,11 @@ def split(headers: RequestHeaders, body: bytes) -> tuple[bytes, bytes]:
     if not given.isdigit() or len(given) > MAX_DIGITS or int(given) > len(body):
         raise invalid_body("header_length", "Inference-Header-Content-Length is not the length of the JSON")
     return body[: int(given)], body[int(given) :]
+
+
+def as_element(data: bytes) -> bytes:
+    """The binary data of type BYTES whose only element is `data`."""
+    return _length.pack(len(data)) + data
 
 
 def strings_of(data: bytes, name: str) -> list[str]:

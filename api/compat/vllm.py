@@ -1,35 +1,50 @@
-"""Classification as vLLM and SGLang offer it: `/classify`, `/v1/classify` and `/v1/models`."""
+"""Classification as vLLM and SGLang offer it: `/classify` and `/v1/classify`."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 from api.asgi.http import Answer
 from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
+from api.compat.fields import Fields, Ignored, Unsupported
 from api.compat.openai_error import OpenAIError, openai_error
 from api.compat.reading import TextOrTexts, refused, texts_of
 from api.compat.service import Call, Classified, Scores
-from api.errors import Problem, invalid_body
+from api.errors import Problem
+
+CHAT = Annotated[Any, Unsupported("chats are not supported: send input")]
+ACTIVATION = Annotated[Any, Unsupported("logits are not available, only probabilities", (True,))]
 
 # A text has at most so many tokens more than bytes.
 MAX_SPECIAL = 8
 
 
-class ClassifyRequest(BaseModel):
+class ClassifyRequest(Fields):
     """`truncate_prompt_tokens` may be -1 or any number that cuts no text."""
 
     model: str | None = None
-    input: TextOrTexts = None
-    messages: Any = Field(default=None, json_schema_extra={"deprecated": True})
+    input: TextOrTexts
     truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
     truncation_side: Literal["left", "right"] | None = None
-    use_activation: bool | None = None
-    softmax: bool | None = None
-    activation: bool | None = None
+    messages: CHAT = None
+    chat_template: CHAT = None
+    chat_template_kwargs: CHAT = None
+    use_activation: ACTIVATION = None
+    softmax: ACTIVATION = None
+    activation: ACTIVATION = None
+    # That of infinity, whose route is the same.
+    raw_scores: Annotated[Any, Unsupported("logits are not available, only probabilities", (False,))] = None
+    add_special_tokens: Annotated[Any, Unsupported("special tokens are always added", (True,))] = None
+    mm_processor_kwargs: Annotated[Any, Unsupported("only texts are supported", ({},))] = None
+    additional_data: Annotated[Any, Unsupported("it has no meaning for this model")] = None
+    user: Ignored = None
+    priority: Ignored = None
+    request_id: Ignored = None
+    cache_salt: Ignored = None
 
 
 class ClassifyResult(BaseModel):
@@ -45,7 +60,8 @@ class ClassifyUsage(BaseModel):
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
-    prompt_tokens_details: None = None
+    # As vLLM has it: null here.
+    prompt_tokens_details: dict[str, int] | None = None
 
 
 class ClassifyAnswer(BaseModel):
@@ -57,49 +73,18 @@ class ClassifyAnswer(BaseModel):
     usage: ClassifyUsage
 
 
-class ModelCard(BaseModel):
-    id: str
-    object: Literal["model"]
-    created: int
-    owned_by: str
-    root: str
-    max_model_len: int
-
-
-class ModelCards(BaseModel):
-    object: Literal["list"]
-    data: list[ModelCard]
-
-
 class Vllm(Dialect):
     error = OpenAIError
     statuses = BAD_REQUEST
 
     def routes(self) -> Sequence[Route]:
-        classify = [
+        return [
             Route(path, self._classify, "Classify texts as vLLM does", ClassifyRequest, ClassifyAnswer)
             for path in ("/classify", "/v1/classify")
         ]
-        return [*classify, Route("/v1/models", self._models, "The models that are served", answer=ModelCards)]
 
     def error_body(self, problem: Problem, status: int) -> BaseModel:
         return openai_error(problem, status)
-
-    async def _models(self, call: Call) -> Answer:
-        self.service.model(call)  # 503 before the first worker
-        cards = [
-            ModelCard(
-                id=served.name,
-                object="model",
-                created=0,
-                owned_by="millrace",
-                root=f"{model.name}@{model.revision[:12]}",
-                max_model_len=model.max_tokens,
-            )
-            for served in self.service.models
-            if (model := served.hub.snapshot.model) is not None
-        ]
-        return json_answer(ModelCards(object="list", data=cards).model_dump())
 
     async def _classify(self, call: Call) -> Answer:
         asked = await self.service.read(call, ClassifyRequest)
@@ -124,13 +109,7 @@ class Vllm(Dialect):
 
 
 def texts_in(asked: ClassifyRequest) -> list[str]:
-    """The texts. Raises Problem 422, also for what is not supported."""
-    if asked.messages is not None:
-        raise refused("messages: chats are not supported, send input", "messages")
-    if asked.input is None:
-        raise invalid_body("missing", 'the field "input" is missing', "input")
-    if False in (asked.use_activation, asked.softmax, asked.activation):
-        raise refused("use_activation: logits are not available, only probabilities", "use_activation")
+    """The texts. Raises Problem 422."""
     return texts_of(asked.input, "input")
 
 

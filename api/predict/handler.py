@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
 
 from api.asgi.default_headers import with_defaults
+from api.asgi.encoding import decompressed, encoding_of
 from api.asgi.http import (
     CLOSE,
     JSON,
@@ -27,7 +28,7 @@ from api.asgi.http import (
     RequestHeaders,
     Scope,
     Send,
-    check_encoding,
+    below,
     check_json,
     check_length,
     route_path,
@@ -92,6 +93,8 @@ class PredictMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._others
+        if prefix := scope.get("root_path"):
+            send = below(prefix, send)
         if scope["type"] == "http" and scope["method"] == "POST":
             if monotonic() > self._models.known_until:
                 await self._models.refresh()
@@ -224,7 +227,7 @@ class PredictHandler:
             context.code = "client_gone"
             self.request_log.add(context, self.route, 499)
         except (Exception, asyncio.CancelledError) as error:
-            problem = reported(error, context.headers.id, draining=self._lifecycle.draining)
+            problem = reported(error, context.headers.id, self._lifecycle)
             problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
             context.code = problem.code
             context.entry = problem.entry
@@ -245,14 +248,17 @@ class PredictHandler:
         predictor = self._predictor
         context.client = predictor.admit(headers)
         check_length(headers, predictor.bodies.limit)
-        check_encoding(headers)
+        encoding = encoding_of(headers)
         check_json(headers)
         preference = headers.preference
         query = headers.scope.get("query_string")
         default = self._label_order
         context.by_score = (order_in(query, default) if query else default) == "score"
         try:
-            context.texts = texts = read_texts(predictor.reader, await predictor.bodies.read(receive))
+            bodies = predictor.bodies
+            context.texts = texts = read_texts(
+                predictor.reader, decompressed(encoding, await bodies.read(receive), bodies.limit)
+            )
             foreign = None
         except ForeignBody as error:
             foreign = self._alternatives.foreign(context, error.body, receive)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import resource
 import signal
 import socket
@@ -24,8 +25,10 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import uvicorn
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.supervisors import Multiprocess
 
 from api.asgi.http import ASGIApp
@@ -41,6 +44,7 @@ log = logging.getLogger(__name__)
 
 # File descriptors that a process needs besides client connections: Redis connections, and those for probes.
 OWN_FILES = 256 + RESERVE
+_prefix = re.compile(r"(/[A-Za-z0-9._~-]+)+").fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,24 @@ class _Factory:
         lifecycle = Lifecycle(catches_signals=True, quiet_s=self.settings.quiet_s, syn_filter=self.syn_filter)
         app = create_app(self.settings, lifecycle=lifecycle, metrics_dir=self.metrics_dir)
         gc_tuning.freeze_after_startup()
-        return Traced(app, tracing.setup("api")) if self.settings.tracing else app
+        traced: Any = Traced(app, tracing.setup("api")) if self.settings.tracing else app
+        return Proxied(traced, [*self.settings.trust_proxy]) if self.settings.trust_proxy else traced
+
+
+class Proxied(ProxyHeadersMiddleware):
+    """Uses the headers of trusted proxies: X-Forwarded-For, -Proto and -Prefix.
+
+    The last one is the path of the service at the proxy, which removes it: Location and Link begin with it.
+    """
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        client = scope.get("client")
+        if scope["type"] == "http" and client and client[0] in self.trusted_hosts:
+            given = dict(scope["headers"]).get(b"x-forwarded-prefix", b"").decode("latin-1").rstrip("/")
+            if _prefix(given):
+                scope["root_path"] = given
+                scope["path"] = given + scope["path"]
+        await super().__call__(scope, receive, send)
 
 
 class _Parent(Multiprocess):
@@ -130,8 +151,7 @@ def _config(settings: ApiSettings, factory: _Factory) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=bool(settings.trust_proxy),
-        forwarded_allow_ips=list(settings.trust_proxy),
+        proxy_headers=False,  # see `Proxied`
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
         backlog=2048,

@@ -44,6 +44,7 @@ def combined(cascade: Cascade, fast: ModelRecord, sure: ModelRecord) -> ModelRec
         revision=sha256(parts.encode()).hexdigest(),
         labels=fast.labels,
         max_tokens=min(fast.max_tokens, sure.max_tokens),
+        most_tokens=min(fast.longest, sure.longest),
     )
 
 

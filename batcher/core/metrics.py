@@ -17,7 +17,7 @@ def redis_state(up: bool, outages: int) -> Iterator[Metric]:
 def own_version() -> str:
     """Version of this program, or "unknown" if it is not installed as a package."""
     try:
-        return version("millrace")
+        return version("millrace-server")
     except PackageNotFoundError:
         return "unknown"
 

@@ -22,7 +22,8 @@ SWEEP_LIMIT = 200
 class ModelRecord:
     """What ready workers publish about their model (`P:model`).
 
-    With `multi_label`, a text may have several labels, or none.
+    With `multi_label`, a text may have several labels, or none. `max_tokens` are read at once, `most_tokens`
+    in all windows of a text; 0 if the worker does not say.
     """
 
     name: str
@@ -32,6 +33,12 @@ class ModelRecord:
     engine: str
     precision: str
     multi_label: bool = False
+    most_tokens: int = 0
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that a text may have without being cut."""
+        return self.most_tokens or self.max_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +207,7 @@ def _model_record(fields: Mapping[str, str]) -> ModelRecord | None:
             engine=fields["engine"],
             precision=fields["precision"],
             multi_label=fields.get("multi_label") == "1",  # earlier versions do not say
+            most_tokens=int(fields.get("most_tokens", 0)),
         )
     except (KeyError, ValueError):
         return None

@@ -244,6 +244,7 @@ def model_record(info: ModelInfo) -> dict[str, Any]:
         "label_list": json.dumps(info.labels),
         "multi_label": int(info.multi_label),
         "max_tokens": info.max_tokens,
+        "most_tokens": info.windows.most_tokens if info.windows else info.max_tokens,
         "engine": info.engine,
         "precision": info.precision,
     }

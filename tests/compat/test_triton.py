@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.service import LONG, MAX_TEXTS, NO_WORKER, SHED, Service
+from tests.compat.service import LONG, MAX_TEXTS, NO_WORKER, SHED, Service, running
 
 np = pytest.importorskip("numpy", reason="numpy is not installed")
 triton = pytest.importorskip(
@@ -163,3 +163,81 @@ def test_broken_encodings_and_tensors_are_refused(service: Service) -> None:
         assert answer.status_code == 400, answer.text
     for length in ("-1", "x", "99999"):
         assert post(service, b"{}", inference_header_content_length=length).status_code == 400
+
+
+# The calls of tritonclient that this service does not offer.
+NOT_OFFERED: list[tuple[str, tuple[Any, ...]]] = [
+    ("get_model_config", ("stub",)),
+    ("get_model_config", ("stub", "1")),
+    ("get_model_repository_index", ()),
+    ("load_model", ("stub",)),
+    ("unload_model", ("stub",)),
+    ("get_inference_statistics", ()),
+    ("get_inference_statistics", ("stub",)),
+    ("get_inference_statistics", ("stub", "1")),
+    ("get_trace_settings", ()),
+    ("get_trace_settings", ("stub",)),
+    ("update_trace_settings", ("stub", {"trace_level": ["OFF"]})),
+    ("update_trace_settings", (None, {"trace_level": ["OFF"]})),
+    ("get_log_settings", ()),
+    ("update_log_settings", ({"log_info": True},)),
+    ("get_system_shared_memory_status", ()),
+    ("get_system_shared_memory_status", ("region",)),
+    ("register_system_shared_memory", ("region", "/region", 8)),
+    ("unregister_system_shared_memory", ()),
+    ("get_cuda_shared_memory_status", ()),
+    ("register_cuda_shared_memory", ("region", b"handle", 0, 8)),
+    ("unregister_cuda_shared_memory", ("region",)),
+]
+
+
+@pytest.mark.parametrize("accepts", ["", "*"])
+def test_calls_that_are_not_offered_got_another_object_or_an_error_that_the_client_could_not_read(
+    accepts: str,
+) -> None:
+    with running(compat="oip", compat_models=accepts) as service:
+        client = triton.InferenceServerClient(service.url.removeprefix("http://"))
+        for name, arguments in NOT_OFFERED:
+            with pytest.raises(InferenceServerException) as error:
+                getattr(client, name)(*arguments)
+            assert error.value.status() == "404", (name, error.value)
+            assert "is not offered; /docs lists all routes" in str(error.value), (name, error.value)
+        client.close()
+
+
+def test_an_output_in_shared_memory_was_sent_in_the_body_and_the_client_read_zeros(client: Any) -> None:
+    output = triton.InferRequestedOutput("scores")
+    output.set_shared_memory("region", 8)
+    with pytest.raises(InferenceServerException, match="shared memory is not supported") as error:
+        client.infer("stub", [tensor(["one"])], outputs=[output])
+    assert error.value.status() == "400"
+    given = triton.InferInput("text", [1], "BYTES")
+    given.set_shared_memory("region", 8)
+    with pytest.raises(InferenceServerException, match="shared memory is not supported"):
+        client.infer("stub", [given])
+
+
+def test_the_same_output_twice_is_refused(client: Any) -> None:
+    with pytest.raises(InferenceServerException, match="requested more than once"):
+        client.infer("stub", [tensor(["one"])], outputs=[triton.InferRequestedOutput("scores")] * 2)
+
+
+def test_a_raw_binary_request_is_one_text(service: Service) -> None:
+    """Its length of JSON is 0. It was an empty body."""
+    text = "one \U0001f600 text"
+    raw = {"inference_header_content_length": "0", "content_type": "application/octet-stream"}
+    answer = post(service, text.encode(), **raw)
+    assert answer.status_code == 200, answer.text
+    length = int(answer.headers["inference-header-content-length"])
+    scores, label = json.loads(answer.content[:length])["outputs"]
+    assert (scores["shape"], label["shape"]) == ([1, 2], [1])
+    found = struct.unpack("<2f", answer.content[length : length + 8])
+    assert found == pytest.approx([*service.scores(text)[0].values()], abs=1e-6)
+    assert post(service, b"\xff", inference_header_content_length="0").status_code == 400
+
+
+def test_parameters_that_are_not_known_are_refused(service: Service, client: Any) -> None:
+    with pytest.raises(InferenceServerException, match='unknown field "temperature"'):
+        client.infer("stub", [tensor(["one"])], parameters={"temperature": 0.5})
+    result = client.infer("stub", [tensor(["one"])], priority=1)
+    matches(service, result, ["one"])

@@ -39,9 +39,10 @@ LEANT_ON = {
     "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading resume_reading",
     "uvicorn.server": "ServerState",
     "uvicorn.supervisors:Multiprocess": "run terminate_all",
+    "uvicorn.middleware.proxy_headers:ProxyHeadersMiddleware": "__call__ trusted_hosts",
+    "starlette.convertors:StringConvertor": "regex",
     "starlette.responses:Response": "__call__",
     "starlette.routing": "Match",
-    "fastapi.routing:APIRoute": "get_route_handler",
     "redis.asyncio:Redis": "aclose connection_pool",
     "redis.asyncio.connection:Connection": """
         _parser _writer connect connect_check_health host is_connected on_connect_check_health pack_commands

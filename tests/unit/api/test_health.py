@@ -26,8 +26,9 @@ async def metrics(service: Service) -> dict[tuple[str, str], float]:
     }
 
 
-async def test_healthy_whatever_happens(start: Start) -> None:
-    service = await start(FakeHub(snapshot=NO_SNAPSHOT, alive=False, reachable=False))
+async def test_healthy_whatever_happens_unless_clients_take_it_for_readiness(start: Start) -> None:
+    hub = FakeHub(snapshot=NO_SNAPSHOT, alive=False, reachable=False)
+    service = await start(hub, compat="oip,kserve,openai,fms")
     service.lifecycle.draining = True
     response = await service.client.get("/health")
     assert (response.status_code, response.json()) == (200, {"status": "healthy"})

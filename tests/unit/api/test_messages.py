@@ -54,7 +54,7 @@ async def test_an_unknown_route_names_the_one_that_was_meant(service: Service, p
 
 @pytest.mark.parametrize(
     "path",
-    ["/moderations", "/v1/moderations/", "/v1/v1/moderations", "/openai/v1/moderations", "/V1/Moderations"],
+    ["/moderations", "/v1/v1/moderations", "/openai/v1/moderations", "/V1/Moderations"],
 )
 async def test_a_wrong_url_of_moderations_sends_no_client_to_openai(service: Service, path: str) -> None:
     """Clients take 404 for a service without moderations, and send the text there."""

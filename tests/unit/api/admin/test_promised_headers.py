@@ -43,7 +43,8 @@ def paths(found: Iterable[Any]) -> Iterator[str]:
 def lacking(answer: httpx.Response) -> dict[str, str | None]:
     """The promised headers that an answer lacks."""
     promised = PROMISED
-    if answer.is_success and FILE(answer.request.url.path):
+    json = answer.headers.get("content-type") == "application/json"
+    if answer.is_success and FILE(answer.request.url.path) and not json:
         promised = {**PROMISED, "cache-control": "no-cache"}
     elif answer.is_success and SHORT(answer.request.url.path):
         promised = {"x-content-type-options": "nosniff"}

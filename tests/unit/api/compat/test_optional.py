@@ -37,7 +37,7 @@ async def test_the_environment_of_vertex_names_the_routes(
 
 async def test_clouds_and_aliases_are_off_by_default(start: Start) -> None:
     service = await start()
-    for path in ("/ping", "/invocations", "/vertex/predict", "/bulk-predict", "/project/health"):
+    for path in ("/invocations", "/vertex/predict", "/bulk-predict", "/project/health"):
         assert (await service.client.get(path)).status_code == 404
     with pytest.raises(ValueError, match="must be a path, such as /v1/predict"):
         ApiSettings(vertex_predict="predict?x")

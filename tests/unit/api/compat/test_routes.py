@@ -103,7 +103,7 @@ async def test_the_words_for_texts_may_stand_in_texts_and_beside_nothing(start: 
     for body in (
         {"inputs": ['{"text": "a"}', '"inputs": "text"']},
         {"inputs": "a", "text": None},
-        {"inputs": "a", "parameters": {"text": "b", "inputs": "c"}},
+        {"inputs": "a", "others": {"text": "b", "inputs": "c"}},
     ):
         answer = await service.client.post("/", json=body)
         assert answer.status_code == 200, answer.text

@@ -83,6 +83,7 @@ class Made:
 @pytest.fixture
 async def made() -> AsyncIterator[Made]:
     hub, jobs, lifecycle = FakeHub(snapshot=BUSY), NoJobs(), Lifecycle()
+    lifecycle.started = True
     stats = Stats(Metrics(10.0), hub, cast(JobService, jobs), lifecycle)
     async with stats.running():
         yield Made(stats, hub, jobs, lifecycle)
@@ -222,7 +223,7 @@ async def test_stats_need_a_key_where_there_are_keys_and_the_page_does_not(start
 
 
 async def test_the_page_allows_itself_nothing_from_elsewhere(service: Service) -> None:
-    page = await service.client.get("/")
+    page = await service.client.get("/", headers={"accept": "text/html"})
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     policy = page.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
@@ -261,5 +262,5 @@ async def test_files_are_asked_about_and_not_sent_again(service: Service) -> Non
 
 async def test_the_page_can_be_switched_off(start: Start) -> None:
     service = await start(page=False)
-    assert_problem(await service.client.get("/"), 404, "not_found")
+    assert_problem(await service.client.get("/", headers={"accept": "text/html"}), 404, "not_found")
     assert (await service.client.get("/stats")).status_code == 200

@@ -1,0 +1,107 @@
+"""The fields of requests: those that a dialect reads, refuses by name, or ignores and says so.
+
+A request is described by a model whose fields are all that the dialect knows. `Unsupported` ones are refused
+unless their value asks for what happens anyway. `Ignored` ones, and unknown ones of an open object, are named
+in the header X-Ignored. An unknown field of a closed object is refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
+from urllib.parse import quote
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticOmit, core_schema
+
+from api.errors import Header
+
+# Errors of these kinds name a field that is not supported, so they come before others of the same body.
+UNSUPPORTED, UNKNOWN = "unsupported", "unknown_field"
+# An error repeats at most this many characters of the name of an unknown field, and a header this many names.
+MAX_NAME = 64
+MAX_NAMES = 16
+
+
+class Fields(BaseModel):
+    """An object of a request. Fields that it does not declare are ignored, and named in X-Ignored."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ClosedFields(Fields):
+    """An object of parameters, or of a dialect that refuses unknown fields."""
+
+    model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
+
+    @model_validator(mode="after")
+    def _refuse_unknown(self) -> Self:
+        for name in self.__pydantic_extra__ or ():
+            fields = type(self).model_fields
+            close = difflib.get_close_matches(
+                name[:MAX_NAME].lower().replace("-", "_"), fields, n=1, cutoff=0.5
+            )
+            known = [one for one, about in fields.items() if not any(map(_is_undescribed, about.metadata))]
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            message = f'unknown field "{name[:MAX_NAME]}"; {hint}'
+            raise PydanticCustomError(UNKNOWN, "{message}", {"message": message})
+        return self
+
+
+class _Undescribed:
+    """A field that the OpenAPI document leaves out."""
+
+    def __get_pydantic_json_schema__(self, _: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        raise PydanticOmit
+
+
+def _is_undescribed(about: object) -> bool:
+    return isinstance(about, _Undescribed)
+
+
+@dataclass(frozen=True)
+class Unsupported(_Undescribed):
+    """A known field that is refused, unless it is null or one of the `harmless` values."""
+
+    why: str
+    harmless: tuple[Any, ...] = ()
+
+    def __get_pydantic_core_schema__(self, _: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def _check(self, value: Any) -> Any:
+        if value is None or any(type(value) is type(one) and value == one for one in self.harmless):
+            return value
+        raise PydanticCustomError(UNSUPPORTED, "{why}", {"why": self.why})
+
+
+_IGNORED = _Undescribed()
+# A known field without any effect here.
+Ignored = Annotated[Any, _IGNORED]
+
+
+def ignored_in(found: BaseModel, place: str = "") -> Iterator[str]:
+    """The places of fields in a request that have no effect: "options.wait_for_model"."""
+    for name in found.__pydantic_extra__ or ():
+        yield place + name
+    for name, about in type(found).model_fields.items():
+        value = getattr(found, name)
+        if _IGNORED in about.metadata:
+            if value is not None:
+                yield place + name
+        elif isinstance(value, BaseModel):
+            yield from ignored_in(value, f"{place}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+            for one in value:
+                yield from ignored_in(one, f"{place}{name}.")
+
+
+def ignored_header(places: Iterable[str]) -> Header | None:
+    """X-Ignored with the names of fields, percent-encoded; None if there are none."""
+    names = [*dict.fromkeys(places)]
+    shown = [quote(name[:MAX_NAME], safe="!#$&'()*+-./:;<=>?@[]^_`{|}~") for name in names[:MAX_NAMES]]
+    shown += [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return (b"x-ignored", ", ".join(shown).encode()) if shown else None

@@ -1,0 +1,210 @@
+"""No field of a request is ignored silently: it is read, refused by name, or named in X-Ignored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from copy import deepcopy
+from random import Random
+from typing import Any, get_args
+from urllib.parse import unquote
+
+import pytest
+
+from api.compat.fields import ClosedFields, Fields, Unsupported
+from api.compat.routes import CLASSES
+from api.dialect_names import DIALECTS
+from tests.unit.api.service import Service, Start
+
+TENSOR = {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}
+OPTIONS = [{"value": "NEGATIVE"}, {"value": "POSITIVE"}]
+LEVELS = [{"label": "NEGATIVE"}, {"label": "POSITIVE"}]
+QUESTIONS = [
+    {"type": "predicate", "name": "NEGATIVE"},
+    {"type": "choice", "name": "q", "choices": OPTIONS},
+    {"type": "score", "name": "q", "levels": LEVELS},
+]
+# A request of each route with a body, in which lists are as long as the objects in them have kinds.
+BODIES: dict[str, Any] = {
+    "/": {"inputs": "a"},
+    "/models/stub": {"inputs": "a"},
+    "/predict": {"inputs": "a"},
+    "/v2/models/stub/infer": {"inputs": [TENSOR], "outputs": [{"name": "scores"}]},
+    "/v2/models/stub/versions/1/infer": {"inputs": [TENSOR], "outputs": [{"name": "scores"}]},
+    "/v1/models/stub:predict": {"instances": ["a"]},
+    "/classify": {"input": "a"},
+    "/v1/classify": {"input": "a"},
+    "/v1/moderations": {"input": "a"},
+    "/api/v1/text/contents": {"contents": ["a"]},
+    "/v1/decisions": {"input": "a", "questions": QUESTIONS},
+    "/invocations": {"inputs": "a"},
+    "/vertex/predict": {"instances": ["a"]},
+}
+Place = tuple[str | int, ...]
+
+
+def fields_within(annotation: Any) -> Iterator[type[Fields]]:
+    if isinstance(annotation, type) and issubclass(annotation, Fields):
+        yield annotation
+    for part in get_args(annotation):
+        yield from fields_within(part)
+
+
+def objects(model: type[Fields], place: Place = ()) -> Iterator[tuple[Place, type[Fields]]]:
+    """Every object that a request may have, and where."""
+    yield place, model
+    for name, about in model.model_fields.items():
+        kinds = list(dict.fromkeys(fields_within(about.annotation)))
+        listed = "list[" in str(about.annotation)
+        for index, kind in enumerate(kinds):
+            yield from objects(kind, (*place, name, index) if listed else (*place, name))
+
+
+def put(body: Any, place: Place, name: str, value: Any) -> str:
+    """The body as JSON with one more field."""
+    made = deepcopy(body)
+    inner = made
+    for part in place:
+        inner = inner[part] if isinstance(part, int) else inner.setdefault(part, {})
+    inner[name] = value
+    return json.dumps(made)
+
+
+def model_of(path: str) -> type[Fields]:
+    """The schema of a route's body."""
+    template = path.replace("/models/stub", "/models/{model}").replace("/versions/1", "/versions/{version}")
+    template = "/models/{model:path}" if template == "/models/{model}" else template
+    routes = [route for kind in CLASSES.values() for route in kind(SERVICE).routes()]
+    models = {route.body for route in routes if route.path == template and route.body}
+    found = [model for model in models if set(BODIES[path]) <= set(model.model_fields)]
+    assert len(found) == 1, (path, template)
+    assert issubclass(found[0], Fields)
+    return found[0]
+
+
+class _NoService:
+    """What the routes of dialects need before they are asked."""
+
+    class settings:  # noqa: N801
+        vertex_predict, vertex_health = "/vertex/predict", "/vertex/health"
+
+
+SERVICE: Any = _NoService()
+CASES = [(path, place, kind) for path in BODIES for place, kind in objects(model_of(path))]
+every_object = pytest.mark.parametrize(
+    ("path", "place", "kind"), CASES, ids=[f"{path} {'.'.join(map(str, place))}" for path, place, _ in CASES]
+)
+
+
+@pytest.fixture
+async def service(start: Start) -> Service:
+    return await start(compat=",".join(DIALECTS), moderation_labels="NEGATIVE=hate")
+
+
+def named(place: Place, name: str) -> str:
+    return ".".join([*(part for part in place if isinstance(part, str)), name])
+
+
+def strings_in(body: Any) -> list[str]:
+    if isinstance(body, dict | list):
+        parts = body.values() if isinstance(body, dict) else body
+        return [one for part in parts for one in strings_in(part)]
+    return [str(body)]
+
+
+def unknown_names(kind: type[Fields], random: Random) -> list[str]:
+    """Mistyped known fields, and odd names."""
+    known = [*kind.model_fields]
+    typos = []
+    for name in random.sample(known, min(4, len(known))):
+        at = random.randrange(len(name))
+        typos += [name[:at] + name[at + 1 :], f"{name[:at]}{name[at]}{name[at:]}", name.upper(), f"{name}s"]
+    odd = ["", "a, b", "x\r\ny: z", "\u00fc\u4e2d", "n" * 500, "{why}", "__class__"]
+    texts = {"text", "texts", "inputs", "input", "instances", "contents", "state", "sentences", "documents"}
+    return [name for name in [*typos, *odd] if name not in known and name.lower() not in texts]
+
+
+@every_object
+async def test_an_unknown_field_had_no_effect_and_no_client_was_told(
+    service: Service, path: str, place: Place, kind: type[Fields]
+) -> None:
+    for name in unknown_names(kind, Random(f"{path} {place}")):
+        service.hub.asked.clear()
+        answer = await service.client.post(path, content=put(BODIES[path], place, name, "1"))
+        if issubclass(kind, ClosedFields):
+            assert answer.status_code in (400, 422), (name, answer.text)
+            assert name[:64] in "\n".join(strings_in(answer.json())), (name, answer.text)
+            assert service.hub.asked == [], name
+        else:
+            assert answer.status_code == 200, (name, answer.text)
+            ignored = [unquote(one) for one in answer.headers["x-ignored"].split(", ")]
+            assert named(place, name)[:64] in ignored, (name, ignored)
+
+
+@every_object
+async def test_a_known_field_that_is_not_supported_had_no_effect_and_no_client_was_told(
+    service: Service, path: str, place: Place, kind: type[Fields]
+) -> None:
+    for name, about in kind.model_fields.items():
+        refusals = [one for one in about.metadata if isinstance(one, Unsupported)]
+        for refusal in refusals:
+            for value in ("other", 7, {"a": 1}, ["a"]):
+                service.hub.asked.clear()
+                answer = await service.client.post(path, content=put(BODIES[path], place, name, value))
+                assert answer.status_code in (400, 422), (name, answer.text)
+                assert name in answer.text, answer.text
+                assert refusal.why in answer.text, answer.text
+                assert service.hub.asked == [], name
+            for value in (None, *refusal.harmless):
+                answer = await service.client.post(path, content=put(BODIES[path], place, name, value))
+                assert answer.status_code == 200, (name, value, answer.text)
+                assert "x-ignored" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "said"),
+    [
+        ("/", {"parameters": {"topk": 1}}, "did you mean top_k?"),
+        ("/", {"parameters": {"top-K": 1}}, "did you mean top_k?"),
+        ("/", {"parameters": {"max_length": 4, "truncation": True}}, "max_length"),
+        ("/", {"parameters": {"return_all_scores": False}}, "return_all_scores"),
+        ("/", {"options": {"use_cache": False}}, "use_cache"),
+        ("/", {"top_k": 1}, "send it in parameters"),
+        ("/classify", {"add_special_tokens": False}, "add_special_tokens"),
+        ("/classify", {"raw_scores": True}, "raw_scores"),
+        ("/v1/models/stub:predict", {"parameters": {"top_k": 1}}, "parameters"),
+        ("/api/v1/text/contents", {"detector_params": {"treshold": 0.99}}, "did you mean threshold?"),
+        ("/v1/moderations", {"user": "me"}, 'unknown field "user"'),
+        ("/predict", {"parameters": {"top_k": 1}}, "only POST / has parameters"),
+    ],
+)
+async def test_what_the_review_found_is_refused(
+    service: Service, path: str, more: dict[str, Any], said: str
+) -> None:
+    answer = await service.client.post(path, json=BODIES[path] | more)
+    assert answer.status_code in (400, 422), answer.text
+    assert said in answer.text.replace('\\"', '"')
+    assert service.hub.asked == []
+
+
+async def test_known_fields_without_effect_are_named(service: Service) -> None:
+    for path, more, ignored in (
+        ("/classify", {"user": "me", "truncate_prompt_token": 5}, "truncate_prompt_token, user"),
+        ("/", {"options": {"wait_for_model": True}}, "options.wait_for_model"),
+        ("/", {"parameters": {"padding": True}}, "parameters.padding"),
+        (
+            "/vertex/predict",
+            {"instances": [{"content": "a", "mimeType": "text/plain"}]},
+            "instances.mimeType",
+        ),
+        ("/v2/models/stub/infer", {"parameters": {"priority": 1}}, "parameters.priority"),
+    ):
+        answer = await service.client.post(path, json=BODIES[path] | more)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["x-ignored"] == ignored
+
+
+async def test_many_unknown_fields_make_a_short_header(service: Service) -> None:
+    answer = await service.client.post("/", json={"inputs": "a", **{f"f{n}": n for n in range(5000)}})
+    assert answer.status_code == 200
+    assert answer.headers["x-ignored"].endswith("f15, and 4984 more")
