@@ -13,6 +13,7 @@ from typing import Protocol, cast
 
 from millrace.errors import CommandError
 from millrace.installation import DISTRIBUTION, check_packages
+from text_files.errors import FileError
 
 # Commands and their summaries. Each is a module of this package with `add_arguments` and `run`.
 COMMANDS = {
@@ -67,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         status = command.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except CommandError as error:
+    except (CommandError, FileError) as error:
         print(f"millrace {name}: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:

@@ -7,22 +7,14 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
-from api.jobs.file_format import FORMATS, FileFormat, Hints
 from millrace.errors import CommandError
-from millrace.text_files import (
-    CsvWriter,
-    NdjsonWriter,
-    OutputFormat,
-    TextFile,
-    Writer,
-    opened,
-    output_format,
-)
+from text_files.formats import FileFormat
+from text_files.output import OUTPUTS, Output, OutputFormat, like
+from text_files.source import TextFile, add_options, hints, opened
 
 if TYPE_CHECKING:
     from millrace.job_client import JobClient
@@ -31,19 +23,22 @@ URL = "http://127.0.0.1:8000"
 EXIT_SOME_FAILED = 1
 
 
-class Output(NamedTuple):
-    """Where results go ("-": standard output), and in which format."""
+class Target(NamedTuple):
+    """Where results go ("-": standard output), and how they are written."""
 
     path: str
-    format: OutputFormat
-    delimiter: str
+    output: Output
 
-    @classmethod
-    def of(cls, path: str, source: FileFormat, suffix_of: str = "") -> Output:
-        """`path` as the output of a file; a table keeps the delimiter of a table of the same format."""
-        form = output_format(suffix_of, source.name)
-        same = source.delimiter if form == source.name else ""
-        return cls(path, form, same or ("\t" if form == "tsv" else ","))
+
+def output_format(path: str, source: FileFormat) -> OutputFormat:
+    """The format that the suffix of the output indicates; without a suffix, that of the source.
+
+    Raises CommandError for a suffix of another format.
+    """
+    suffix = PurePath(path).suffix.lower()
+    if suffix and suffix not in OUTPUTS:
+        raise CommandError(f"cannot write {suffix} files: name the output {', '.join(OUTPUTS)}.")
+    return OUTPUTS[suffix] if suffix else like(source)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,13 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file for the results, or a directory for those of several FILEs (default: -, standard output)",
     )
     parser.add_argument("--url", default=URL, help=f"address of the service (default: {URL})")
-    by_file = "format of FILE (default: by its suffix, or else its content)"
-    parser.add_argument("--format", choices=FORMATS, help=by_file)
-    parser.add_argument(
-        "--column", default="text", help="column or field that holds the text (default: text)"
-    )
-    parser.add_argument("--delimiter", help="delimiter of a CSV file (default: detected)")
-    parser.add_argument("--encoding", help="encoding of FILE (default: utf-8, or by its byte order mark)")
+    add_options(parser)
     parser.add_argument("--force", action="store_true", help="let OUT replace FILE")
     parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
     parser.add_argument("--keep", action="store_true", help="do not delete the finished job from the service")
@@ -82,31 +71,24 @@ def run(args: argparse.Namespace) -> int:
     from millrace.addresses import read_key
     from millrace.job_client import JobClient
 
-    hints = Hints(args.column, args.format, _delimiter(args.delimiter), args.encoding)
     with contextlib.ExitStack() as stack:
-        sources = [stack.enter_context(opened(name, hints)) for name in args.files]
+        sources = [stack.enter_context(opened(name, hints(args))) for name in args.files]
         # Every file and name is checked before the first job is submitted.
         formats = [source.format for source in sources]
-        outputs = _outputs(args, formats)
-        for output in outputs:
-            _check_writable(output)
+        targets = _targets(args, formats)
+        for target in targets:
+            _check_writable(target)
         client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file)))
         failed = 0
-        for source, found, output in zip(sources, formats, outputs, strict=True):
+        for source, found, target in zip(sources, formats, targets, strict=True):
             print(f"{source.name}: {found}", file=sys.stderr)
-            failed += _classify(args, client, source, output)
+            if found.note:
+                print(f"Note: {found.note} (--no-header --column 2).", file=sys.stderr)
+            failed += _classify(args, client, source, target)
     return EXIT_SOME_FAILED if failed else 0
 
 
-def _delimiter(given: str | None) -> str | None:
-    r"""The delimiter; a shell passes `\t` as two characters. Raises CommandError for more than one."""
-    delimiter = "\t" if given == r"\t" else given
-    if delimiter is not None and (len(delimiter) != 1 or delimiter.isalnum() or delimiter in '" \r\n'):
-        raise CommandError(f"--delimiter {given} is not a single punctuation mark or \\t.")
-    return delimiter
-
-
-def _outputs(args: argparse.Namespace, formats: list[FileFormat]) -> list[Output]:
+def _targets(args: argparse.Namespace, formats: list[FileFormat]) -> list[Target]:
     """Where the results of each file go. Raises CommandError before anything is sent."""
     if len(args.files) == 1:
         path, source = args.output, args.files[0]
@@ -114,23 +96,23 @@ def _outputs(args: argparse.Namespace, formats: list[FileFormat]) -> list[Output
             raise CommandError(f"{path} is a directory: name a file.")
         if not args.force and source != "-" and os.path.realpath(source) == os.path.realpath(path):
             raise CommandError(f"{path} is the input: choose another name, or replace it with --force.")
-        return [Output.of(path, formats[0], "" if path == "-" else path)]
+        form = output_format("" if path == "-" else path, formats[0])
+        return [Target(path, Output.of(formats[0], form))]
     if not os.path.isdir(args.output):
         raise CommandError("several files need a directory for their results: -o DIRECTORY.")
-    outputs = []
+    targets = []
     for name, found in zip(args.files, formats, strict=True):
         path = Path(args.output, f"{PurePath(name.removesuffix('.gz')).stem}-labelled")
-        suffix = output_format("", found.name)
-        outputs.append(Output.of(f"{path}.{suffix}", found))
-    if len({output.path for output in outputs}) < len(outputs):
+        targets.append(Target(f"{path}.{like(found)}", Output.of(found)))
+    if len({target.path for target in targets}) < len(targets):
         raise CommandError(
             "the results of two files would have the same name: classify them one at a time, each with "
             "its own -o."
         )
-    return outputs
+    return targets
 
 
-def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, output: Output) -> int:
+def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, target: Target) -> int:
     """One file through one job. Returns how many of its texts have an error."""
     job = client.submit(source)
     try:
@@ -148,7 +130,7 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, out
         raise CommandError(
             f"the job {ended}{': ' if reason else ''}{reason}; repeat the command to start it again."
         )
-    _write(output, source, client, job)
+    _write(target, source, client, job)
     if not args.keep:
         client.delete(job)
     failed: int = job["failed"]
@@ -157,61 +139,54 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, out
     return failed
 
 
-def _part(output: Output) -> tuple[Path, Path]:
+def _part(target: Target) -> tuple[Path, Path]:
     """The file that is written at the end, and the one that is written first; a device or pipe is both."""
-    path = Path(output.path)
+    path = Path(target.path)
     if os.path.isfile(path) or not os.path.exists(path):  # these of Path may raise OSError
         path = Path(os.path.realpath(path))
         return path, path.with_name(f"{path.name}.part")
     return path, path
 
 
-def _check_writable(output: Output) -> None:
+def _check_writable(target: Target) -> None:
     """Raises CommandError if the results could not be written, which may take hours to compute."""
-    if output.path == "-" and sys.stdout is None:
+    if target.path == "-" and sys.stdout is None:
         raise CommandError("standard output is closed: name a file with -o.")
-    path, part = _part(output)
-    if output.path == "-" or part == path:
+    path, part = _part(target)
+    if target.path == "-" or part == path:
         return
     try:
         part.touch()
         part.unlink()
     except OSError as error:
-        raise CommandError(f"cannot write {output.path}: {error.strerror}.") from None
+        raise CommandError(f"cannot write {target.path}: {error.strerror}.") from None
 
 
-def _write(output: Output, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
+def _write(target: Target, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
     """Writes the results. A file is replaced once it is complete, a device or pipe never."""
-    names = source.names()
-    if output.path == "-":
+    if target.path == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8")  # as a file, whatever the locale
-        _join(_writer(sys.stdout, output, names), source, client, job)
+            sys.stdout.reconfigure(encoding="utf-8", newline="")  # as a file, whatever the locale
+        _join(sys.stdout, target.output, source, client, job)
         sys.stdout.flush()
         return
-    path, part = _part(output)
+    path, part = _part(target)
     try:
         with part.open("w", encoding="utf-8", newline="") as file:
-            _join(_writer(file, output, names), source, client, job)
+            _join(file, target.output, source, client, job)
         if part != path:
             os.replace(part, path)
     except OSError as error:
-        raise CommandError(f"cannot write {output.path}: {error.strerror}.") from None
+        raise CommandError(f"cannot write {target.path}: {error.strerror}.") from None
     finally:
         if part != path:
             part.unlink(missing_ok=True)
 
 
-def _writer(file: TextIO, output: Output, names: Sequence[str]) -> Writer:
-    if output.format == "ndjson":
-        return NdjsonWriter(file, names)
-    return CsvWriter(file, names, output.delimiter)
-
-
-def _join(writer: Writer, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
+def _join(file: TextIO, output: Output, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
     try:
-        for row, result in zip(source.rows(), client.results(job, source), strict=True):
-            writer.write(row, result)
+        rows = zip(source.rows(), client.results(job, source), strict=True)
+        file.writelines(output.lines(source.names(), rows))
     except UnicodeEncodeError as error:
         part = ascii(error.object[error.start : error.end])
         raise CommandError(

@@ -16,7 +16,7 @@ from millrace.errors import CommandError
 DISTRIBUTION = "millrace-server"
 # The embedded model is a separate distribution, so that an API can be installed without it.
 MODEL_DISTRIBUTION = "millrace-server-model"
-PACKAGES = ("api", "batcher", "model_store", "millrace")
+PACKAGES = ("api", "batcher", "model_store", "millrace", "text_files")
 
 _OURS = (DISTRIBUTION, MODEL_DISTRIBUTION)
 

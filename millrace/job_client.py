@@ -25,7 +25,7 @@ from rich.progress import (
 from millrace.addresses import no_answer, refusal
 from millrace.errors import CommandError
 from millrace.service_client import ServiceClient
-from millrace.text_files import TextFile
+from text_files.source import TextFile
 
 Job = dict[str, Any]
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from api.jobs.file_format import FORMATS, Hints
 from millrace.classify import URL
 from millrace.errors import CommandError
-from millrace.text_files import TextFile, opened
+from text_files.source import TextFile, add_options, hints, opened
 
 if TYPE_CHECKING:
     from millrace.job_client import JobClient
@@ -47,10 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--random", action="store_true", help="choose at random, for a file to measure the model on"
     )
     parser.add_argument("--url", default=URL, help=f"address of the service (default: {URL})")
-    by_file = "format of FILE (default: by its suffix, or else its content)"
-    parser.add_argument("--format", choices=FORMATS, help=by_file)
-    column = "column or field of FILE that holds the text (default: text)"
-    parser.add_argument("--column", default="text", help=column)
+    add_options(parser)
     label = "name of the column of OUT to fill in (default: label)"
     parser.add_argument("--label-column", default="label", help=label)
     parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
@@ -73,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         source = None
         if not args.job:
-            source = stack.enter_context(opened(args.file, Hints(args.column, args.format)))
+            source = stack.enter_context(opened(args.file, hints(args)))
         client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file)))
         try:
             chosen = choose(_results(args, client, source), args.texts, at_random=args.random)

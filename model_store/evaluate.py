@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from model_store.errors import ModelError
 from model_store.figures import Chosen, Figures, choose, figures, right_texts
 from model_store.rows import share_out
 from model_store.training.table import LabelledRow
+from text_files.errors import FileError
+from text_files.formats import Hints
+from text_files.source import TextFile
 
 # Number of texts that are tokenised and laid out together.
 _SLICE = 256
@@ -66,19 +70,18 @@ def read_tsv(path: Path, labels: Sequence[str]) -> list[LabelledText]:
 
     Raises ModelError naming the line that does not fit.
     """
+    hints = Hints("1", "tsv", header=False, quotes=False, also=("2",))
     by_name = {str(index): index for index in range(len(labels))}
     by_name |= {name: index for index, name in enumerate(labels)}
-    try:
-        # Not splitlines, which also ends a line at characters that a text may have, such as U+2028.
-        lines = path.read_text("utf-8").removesuffix("\n").split("\n")[1:]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} cannot be read: {error}.") from error
     rows = []
-    for number, line in enumerate(lines, start=2):
-        text, tab, label = line.rpartition("\t")
-        if not tab or label not in by_name:
-            raise ModelError(f"{path}, line {number}: expected text<TAB>label, label one of {labels}.")
-        rows.append(LabelledText(text, by_name[label]))
+    try:
+        for row, label in islice(TextFile(path, hints).labelled("2"), 1, None):
+            if label not in by_name:
+                where = f"{path}, line {row.number}"
+                raise ModelError(f"{where}: expected text<TAB>label, label one of {labels}.")
+            rows.append(LabelledText(row.text, by_name[str(label)]))
+    except FileError as error:
+        raise ModelError(str(error)) from None
     if not rows:
         raise ModelError(f"{path} contains no labelled text below its header.")
     return rows

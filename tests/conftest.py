@@ -77,7 +77,7 @@ def _muted_loggers() -> list[str]:
         name
         for name, logger in logging.root.manager.loggerDict.items()
         if isinstance(logger, logging.Logger)
-        and name.partition(".")[0] in {"api", "batcher", "model_store", "millrace"}
+        and name.partition(".")[0] in {"api", "batcher", "model_store", "millrace", "text_files"}
         and (logger.disabled or not logger.propagate or logger.level > logging.WARNING)
     ]
 

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterable, Iterator
 
 from api.errors import Problem, invalid_body
-
-# The longest CSV record and field in characters. It also limits the lines of NDJSON and the strings of JSON.
-MAX_FIELD = 1024 * 1024
+from text_files.decoding import HALF_PAIR as HALF_PAIR
+from text_files.decoding import MAX_FIELD as MAX_FIELD
+from text_files.decoding import is_unicode as is_unicode
 
 # An error repeats at most this many characters of an unknown field's name.
 MAX_NAME = 64
@@ -35,7 +35,6 @@ _OTHER_NAMES = (
     "query",
 )
 NOT_UTF8 = "not valid UTF-8"
-HALF_PAIR = "not valid Unicode: unpaired surrogate"
 
 _space = re.compile(r"[ \t\r\n]*").match
 # The part of a string that has arrived, up to its quote, a control character or an incomplete escape.
@@ -72,16 +71,6 @@ def read_json(blocks: Iterable[bytes]) -> Iterator[str]:
     source.take("}", 'expected "}"')
     if not source.at_end():
         raise source.broken("unexpected data after the object")
-
-
-def is_unicode(text: str) -> bool:
-    """Whether `text` has no lone surrogate. Invalid UTF-8 and unpaired \\u escapes decode to surrogates."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return False
-    return True
 
 
 def decoded(blocks: Iterable[bytes]) -> Iterator[str]:

@@ -15,13 +15,13 @@ from typing import Any
 from api.asgi.json_reader import HALF_PAIR, is_unicode
 from api.compat.reading import sentence
 from api.errors import Problem, invalid_body
+from api.jobs.body import json_lines
 from api.jobs.pages import json_line
-from api.jobs.parsers import read_lines
 
 
 def first_model(blocks: Iterable[bytes]) -> str | None:
     """The model that the first line asks for. Raises Problem 422 for a model that is not a string."""
-    return next((_model(line, number) for number, line in read_lines(blocks)), None)
+    return next((_model(line, number) for number, line in json_lines(blocks)), None)
 
 
 class BatchLines:
@@ -50,7 +50,7 @@ class BatchLines:
 
         A line is valid if the route accepts its body, with one text, and the batch its custom id and model.
         """
-        for number, line in read_lines(self._open_file()):
+        for number, line in json_lines(self._open_file()):
             self._add(_custom_id(line, number))
             text = self._text(line, number)
             if not self._is_same(_model(line, number)):
@@ -75,7 +75,7 @@ class BatchLines:
         if not twice:
             return
         seen: dict[str, int] = {}
-        for number, line in read_lines(self._open_file()):
+        for number, line in json_lines(self._open_file()):
             custom_id = line["custom_id"]
             if hash(custom_id) in twice and (first := seen.setdefault(custom_id, number)) != number:
                 why = f"line {first} has the same custom_id {json.dumps(custom_id[:64])}: give each its own"
@@ -100,7 +100,7 @@ class BatchLines:
 
 def custom_ids(blocks: Iterable[bytes]) -> Iterator[str]:
     """Yields the custom id of every line of a file that `BatchLines` has accepted."""
-    for _, line in read_lines(blocks):
+    for _, line in json_lines(blocks):
         yield line["custom_id"]
 
 

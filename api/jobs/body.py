@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from time import monotonic
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from anyio import fail_after, from_thread
 from pydantic import BaseModel, Field
+from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import ClientDisconnect
 
 from api.asgi.http import CLOSE, Receive, RequestHeaders, is_json
+from api.asgi.json_reader import read_json
 from api.errors import Problem, invalid_body
-from api.jobs.file_format import BadFile, Hints
-from api.jobs.file_rows import FileRows
-from api.jobs.parsers import READERS
 from api.jobs.schemas import JobFile
+from text_files.decoding import decoded, split_lines
+from text_files.errors import BadFile
+from text_files.formats import FormatName, Hints
+from text_files.json_rows import read_lines
+from text_files.rows import FileRows
 
 T = TypeVar("T")
+# The content types of a body without a file name, and the format of those that are files.
+KINDS: dict[str, FormatName | None] = {
+    "application/json": None,
+    "application/x-ndjson": "ndjson",
+    "application/jsonl": "ndjson",
+    "text/csv": "csv",
+}
+_charset = re.compile(r';\s*charset\s*=\s*"?([^\s;"]+)', re.IGNORECASE).search
 # The longest pause between two parts of a body, and the lowest average rate in bytes/s after that time.
 BLOCK_S = 30.0
 SLOWEST = 16 * 1024
@@ -43,34 +57,47 @@ class SubmitQuery(BaseModel):
         "", description="With filename: the delimiter of CSV; detected by default"
     )
     encoding: str = Field("", max_length=40, description="With filename: the encoding; detected by default")
+    format: FormatName | SkipJsonSchema[None] = Field(
+        None, description="With filename: the format; detected by default"
+    )
+    header: bool = Field(True, description="With filename: whether the first line names the columns")
+    quotes: bool | SkipJsonSchema[None] = Field(
+        None, description="With filename: whether fields of a table may be in quotes; detected by default"
+    )
+
+    def hints(self, encoding: str | None) -> Hints:
+        """How to read the file; `encoding` is used unless the parameters have one."""
+        return Hints(
+            self.column,
+            self.format,
+            self.delimiter or None,
+            self.encoding or encoding,
+            self.header,
+            self.quotes,
+        )
 
 
 class FileTexts:
-    """The texts of an uploaded file, and how the file was read; iterate once. Raises Problem 422."""
+    """The texts of a file, and how it was read; iterate once. Raises Problem 422."""
 
     def __init__(
         self,
         blocks: Iterable[bytes],
-        query: SubmitQuery,
-        counted: Callable[[Iterable[bytes]], Iterator[bytes]],
+        filename: str,
+        hints: Hints,
+        counted: Callable[[Iterable[bytes]], Iterator[bytes]] = iter,
     ) -> None:
-        hints = Hints(query.column, None, query.delimiter or None, query.encoding or None)
-        self._name = query.filename
-        self._rows = FileRows(blocks, query.filename, hints, counted)
+        self._name = filename
+        self.rows = FileRows(blocks, filename, hints, counted)
 
     def __iter__(self) -> Iterator[str]:
-        try:
-            for row in self._rows:
-                yield row[self._rows.column]
-        except BadFile as error:
-            problem = invalid_body(error.kind, str(error), line=error.line)
-            if error.columns is not None:
-                problem.fields["columns"] = error.columns
-            raise problem from None
+        with refused():
+            for row in self.rows:
+                yield row.text
 
     def described(self) -> str:
         """The JobFile of this file as JSON. Only after the first text has been read."""
-        found = self._rows.format
+        found = self.rows.format
         assert found is not None, "a file without texts does not become a job"
         return JobFile(
             name=self._name,
@@ -78,17 +105,53 @@ class FileTexts:
             delimiter=found.delimiter or None,
             encoding=found.encoding,
             gzipped=found.gzipped,
-            column=self._rows.column,
+            header=found.header,
+            literal=found.literal,
+            column=self.rows.column,
             description=str(found),
+            note=found.note,
         ).model_dump_json()
+
+
+@contextmanager
+def refused() -> Generator[None]:
+    """Raises Problem 422 for a file that cannot be read."""
+    try:
+        yield
+    except BadFile as error:
+        problem = invalid_body(error.kind, str(error), line=error.line)
+        if error.columns is not None:
+            problem.fields["columns"] = error.columns
+        raise problem from None
+
+
+def json_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
+    """Yields the JSON value of each line of NDJSON, and its number. Raises Problem 422."""
+    with refused():
+        for number, value, _ in read_lines(split_lines(decoded(blocks, "utf-8"))):
+            yield number, value
+
+
+def read_texts(kind: str, blocks: Iterable[bytes], encoding: str | None = None) -> Iterator[str]:
+    """The texts of a body of one of `KINDS`. Raises Problem 422."""
+    form = KINDS[kind]
+    if form is None:
+        return read_json(blocks)
+    return iter(FileTexts(blocks, "", Hints("text", form, "," if form == "csv" else None, encoding)))
+
+
+def charset(headers: RequestHeaders) -> str | None:
+    """The encoding that the content type names. UTF-8 is what is read anyway, if there is no other mark."""
+    found = _charset(headers.by_name.get(b"content-type", b"").decode("latin-1"))
+    return None if found is None or found[1].lower() in ("utf-8", "utf8") else found[1]
 
 
 def media_type(headers: RequestHeaders) -> str:
     """The type of the body; "application/json" for every JSON type. Raises Problem 415."""
     given = headers.by_name.get(b"content-type", b"")
     kind = "application/json" if is_json(given) else given.decode("latin-1").partition(";")[0].strip().lower()
-    if kind not in READERS:
-        accepted = ", ".join(READERS)
+    if kind not in KINDS:
+        accepted = ", ".join(KINDS)
         detail = f"the content type must be one of {accepted}; or name a file with /jobs?filename=reviews.csv"
         if kind == "multipart/form-data":
             detail = (

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from api.jobs.file_format import FormatName
 from api.schemas import LabelScore, absent
 from batcher.jobs.records import JobRecord, JobStatus
 from batcher.webhook_address import parse_url
+from text_files.formats import FormatName
 
 
 class JobError(BaseModel):
@@ -44,8 +44,11 @@ class JobFile(BaseModel):
     delimiter: str | None = Field(description="Of CSV and TSV")
     encoding: str
     gzipped: bool
+    header: bool = Field(True, description="Whether the first line of a table names the columns")
+    literal: bool = Field(False, description="Whether quotes in a table are ordinary characters")
     column: str = Field(description="The column or field that holds the texts")
     description: str = Field(description="Format, delimiter and encoding in words")
+    note: str = Field("", description="What may be wrong with that")
 
 
 class Job(BaseModel):

@@ -19,9 +19,8 @@ from anyio import CapacityLimiter, to_thread
 
 from api.asgi.http import CLOSE, Receive, RequestHeaders
 from api.errors import Problem
-from api.jobs.body import FileTexts, Sender, SubmitQuery, media_type
+from api.jobs.body import FileTexts, Sender, SubmitQuery, charset, media_type, read_texts
 from api.jobs.pages import Chunk, json_line
-from api.jobs.parsers import READERS
 from api.jobs.upload import JobUploader, Limits
 from api.jobs.watcher import JobWatch
 from api.keys import Keys
@@ -150,11 +149,16 @@ class JobService:
         sender = Sender(receive, headers.left)
         body = self.uploader.counted(sender.blocks())
         if query.filename:
-            file = FileTexts(body, query, lambda part: sender.waited_for(self.uploader.counted(part)))
+            file = FileTexts(
+                body,
+                query.filename,
+                query.hints(charset(headers)),
+                lambda part: sender.waited_for(self.uploader.counted(part)),
+            )
             submission = self._submission(headers, query.keep_input, file=file.described, model=model)
             return await self._take(headers, iter(file), submission, sender)
         kind = media_type(headers)
-        texts = READERS[kind](body)
+        texts = read_texts(kind, body, charset(headers))
         # Only the column `text` of a CSV is stored, so its Content-Length does not predict the stored size.
         size = 0 if kind == "text/csv" else int(headers.by_name.get(b"content-length", b"0"))
         submission = self._submission(headers, query.keep_input, model=model)

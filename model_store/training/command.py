@@ -9,6 +9,7 @@ from model_store.arguments import add_threads
 from model_store.training.data import TEST_SHARE, Order, Source
 from model_store.training.recipes import NAMES
 from model_store.training.table import MAX_ROWS, Columns
+from text_files.source import add_options, hints
 
 # torch's seeds, one for each step, are made from these.
 _SEEDS = 2**32
@@ -16,9 +17,7 @@ _SEEDS = 2**32
 
 def add_columns(parser: argparse.ArgumentParser) -> None:
     """Add the options that say where a file has its texts and labels."""
-    parser.add_argument(
-        "--text-column", default="text", metavar="NAME", help="column of the text (default: text)"
-    )
+    add_options(parser)
     label = "column of the label (default: label)"
     parser.add_argument("--label-column", default="label", metavar="NAME", help=label)
     parser.add_argument(
@@ -28,7 +27,7 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
 
 def columns(args: argparse.Namespace) -> Columns:
     """The columns that `add_columns` has read."""
-    return Columns(args.text_column, args.label_column, args.separator)
+    return Columns(args.column, args.label_column, args.separator, hints(args))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,43 +1,43 @@
-"""Reads labelled texts from CSV, TSV or NDJSON, line by line and in bounded memory. Standard library only.
+"""Reads labelled texts row by row and in bounded memory, from any file that `text_files` reads.
 
-A CSV may be separated by commas, semicolons, tabs or bars, whichever makes its first line name both columns.
-A TSV has no quotes. NDJSON has one object a line, whose label may be a list. A label is text, without
-the spaces around it. Rows without a text or without a label are counted and left out.
+The label of an object in JSON may be a list. A label is text, without the spaces around it. Rows without a
+text or without a label are counted and left out.
 """
 
 from __future__ import annotations
 
-import csv
-import json
 import os
-import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
-from typing import Any, TextIO
 
 from model_store.errors import BadTable
+from text_files.decoding import HALF_PAIR, is_unicode
+from text_files.errors import FileError
+from text_files.formats import Hints
+from text_files.rows import cell
+from text_files.source import TextFile
 
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".tab": "tsv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
 # Rows that are kept; of a longer file, a random sample of this size.
 MAX_ROWS = 200_000
-# Characters of a line, and of a text that are kept: no model reads more than a few thousand.
-MAX_LINE, MAX_TEXT = 1_000_000, 20_000
-MAX_LABEL = 200
+# Characters of a text that are kept, as no model reads more than a few thousand, and those of a label.
+MAX_TEXT, MAX_LABEL = 20_000, 200
 
-csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))
-# JSON can write halves of characters, which are not text: no tokenizer and no file takes them.
-_HALF, _HALF_EXAMPLE = re.compile("[\ud800-\udfff]"), r"\ud83d alone"
+_HINTS = Hints()
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Where a row has its text and its labels; several labels are joined by `separator`, if there is one."""
+    """Where a row has its text and its labels; several labels are joined by `separator`, if there is one.
+
+    `hints` say how the file is read.
+    """
 
     text: str = "text"
     label: str = "label"
     separator: str = ""
+    hints: Hints = _HINTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,108 +97,28 @@ def _labels(cell: str | list[str], separator: str) -> tuple[str, ...]:
 
 def _cells(path: Path, columns: Columns) -> Iterator[tuple[int, str, str | list[str]]]:
     """The line, the text and the label of every row."""
-    form = FORMATS.get(path.suffix.lower())
     if os.path.exists(path) and not os.path.isfile(path):  # these of Path may raise OSError
         # A file is read more than once, and what a pipe has given is gone.
         kind = "directory" if os.path.isdir(path) else "pipe or device"
-        raise BadTable(f"{path} is a {kind}: name a file that ends in one of {', '.join(FORMATS)}.")
-    if form is None:
-        raise BadTable(f"{path}: the name must end in one of {', '.join(FORMATS)}.")
-    try:
-        with path.open("rb") as raw:
-            if b"\0" in raw.read(4096):
-                raise BadTable(f"{path} is a binary file, not {form.upper()}: save it as CSV in UTF-8.")
-        with path.open(encoding="utf-8-sig", newline="" if form == "csv" else None) as file:
-            read: Callable[[Path, TextIO, Columns], Iterator[tuple[int, str, str | list[str]]]]
-            read = _ndjson if form == "ndjson" else _separated
-            yield from read(path, file, columns)
-    except UnicodeDecodeError:
-        raise BadTable(f"{path} is not UTF-8: save it again with that encoding.") from None
-    except OSError as error:
-        raise BadTable(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def _bounded(path: Path, file: TextIO) -> Iterator[str]:
-    """The lines, each of bounded length."""
-    number = 0
-    while line := file.readline(MAX_LINE):
-        number += 1
-        if len(line) == MAX_LINE:
-            raise BadTable(f"{path}, line {number}: more than {MAX_LINE:,} characters in one line.")
-        if "\0" in line:
-            raise BadTable(f"{path}, line {number}: a NUL character, so this is not a text file.")
-        yield line
-
-
-def _separated(path: Path, file: TextIO, columns: Columns) -> Iterator[tuple[int, str, str | list[str]]]:
-    lines = _bounded(path, file)
-    first = next(lines, "")
-    names, delimiter = _header(path, first, columns)
-    rows = csv.reader(lines, delimiter=delimiter, strict=True)
-    if path.suffix.lower() in (".tsv", ".tab"):
-        rows = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
-    text, label, begins = names.index(columns.text), names.index(columns.label), 2
-    try:
-        for row in rows:
-            if row and len(row) != len(names):
-                raise BadTable(
-                    f"{path}, line {begins}: {len(row)} columns, but the first line names {len(names)}."
-                )
-            if row:
-                yield begins, row[text], row[label]
-            begins = rows.line_num + 2
-    except csv.Error as error:
-        unclosed = "field limit" in str(error) or "unexpected end" in str(error)
-        problem = "a quote is never closed" if unclosed else str(error)
-        raise BadTable(f"{path}, line {begins}: {problem}.") from None
-
-
-def _header(path: Path, line: str, columns: Columns) -> tuple[list[str], str]:
-    """The names of the columns and the delimiter. Raises BadTable if no delimiter shows both columns."""
-    tabs = path.suffix.lower() in (".tsv", ".tab")
-    best: list[str] = []
-    for delimiter in "\t" if tabs else ",;\t|":
-        try:
-            names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter, strict=True), [])]
-        except csv.Error:
-            continue
-        if {columns.text, columns.label} <= set(names):
-            break
-        best = max(best, names, key=len)
-    else:
-        missing = next(name for name in (columns.text, columns.label) if name not in best)
-        found = ", ".join(best)[:200] or "nothing"
-        option = "--text-column" if missing == columns.text else "--label-column"
-        raise BadTable(
-            f"{path} has no column {missing!r} (its first line has: {found}): choose with {option}."
-        )
+        raise BadTable(f"{path} is a {kind}: name a file.")
     if columns.text == columns.label:
         raise BadTable("The text and the label cannot be the same column.")
-    if twice := next((name for name in (columns.text, columns.label) if names.count(name) > 1), None):
-        raise BadTable(f"{path} has two columns {twice!r}.")
-    return names, delimiter
+    hints = replace(columns.hints, column=columns.text, also=(columns.label,))
+    try:
+        for row, value in TextFile(path, hints).labelled(columns.label):
+            label = _label(value, columns)
+            if label is None:
+                several = "" if columns.separator else "; for several labels a text, add --separator"
+                raise BadTable(f"{path}, line {row.number}: {columns.label!r} is not a label{several}.")
+            if not is_unicode("".join(label)):
+                raise BadTable(f"{path}, line {row.number}: {HALF_PAIR}.")
+            yield row.number, row.text, label
+    except FileError as error:
+        raise BadTable(str(error)) from None
 
 
-def _ndjson(path: Path, file: TextIO, columns: Columns) -> Iterator[tuple[int, str, str | list[str]]]:
-    for number, line in enumerate(_bounded(path, file), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            raise BadTable(f"{path}, line {number}: not valid JSON.") from None
-        if not isinstance(row, dict) or not isinstance(row.get(columns.text), str):
-            raise BadTable(f"{path}, line {number}: not an object with a string {columns.text!r}.")
-        label = _json_label(path, number, row.get(columns.label), columns)
-        if _HALF.search(row[columns.text]) or _HALF.search("".join(label)):
-            raise BadTable(f"{path}, line {number}: half a surrogate pair, as {_HALF_EXAMPLE}, is not text.")
-        yield number, row[columns.text], label
-
-
-def _json_label(path: Path, number: int, value: Any, columns: Columns) -> str | list[str]:
+def _label(value: object, columns: Columns) -> str | list[str] | None:
+    """A label as it is written, or several; None if it is none."""
     if isinstance(value, list) and columns.separator and all(isinstance(one, str) for one in value):
         return value
-    if isinstance(value, str | int | float) or value is None:
-        return "" if value is None else str(value)
-    several = "" if columns.separator else "; for several labels a text, add --separator"
-    raise BadTable(f"{path}, line {number}: {columns.label!r} is not a label{several}.")
+    return cell(value)

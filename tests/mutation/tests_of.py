@@ -15,7 +15,10 @@ from functools import cache
 from tests.mutation.mutants import ROOT
 
 FOLDERS = ("unit", "integration", "repo", "search", "simulation", "packaging")
-PACKAGES = ("api", "batcher", "millrace", "model_store", "client", "packaging/model/default_model")
+PACKAGES = (
+    *("api", "batcher", "millrace", "model_store", "text_files", "client"),
+    "packaging/model/default_model",
+)
 ROOTS = (ROOT, ROOT / "client", ROOT / "packaging/model")
 
 

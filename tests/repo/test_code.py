@@ -20,7 +20,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("api", "batcher", "model_store", "millrace", "packaging/model/default_model")
+PACKAGES = ("api", "batcher", "model_store", "millrace", "text_files", "packaging/model/default_model")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 OURS = {*(Path(package).name for package in PACKAGES), "millrace_client", "tests", "benchmarks"}
 

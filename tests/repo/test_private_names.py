@@ -20,7 +20,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MODULES = [
-    path for name in ("api", "batcher", "millrace", "model_store") for path in (ROOT / name).rglob("*.py")
+    path
+    for name in ("api", "batcher", "millrace", "model_store", "text_files")
+    for path in (ROOT / name).rglob("*.py")
 ]
 LIBRARIES = ("uvicorn", "redis", "rq", "starlette", "fastapi", "hiredis", "huggingface_hub")
 # `module:Class` or a module, and the names of it that are overridden, called or read.

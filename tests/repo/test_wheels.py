@@ -47,7 +47,7 @@ def files(folder: Path, pattern: str) -> set[str]:
 def test_the_wheel_of_the_service_has_its_packages_without_the_model_and_what_makes_it(source: Path) -> None:
     """Every wheel carried the sentence patterns and lists of emoji that the default model learned from."""
     names, _ = build(source)
-    packages = ("api", "batcher", "millrace", "model_store")
+    packages = ("api", "batcher", "millrace", "model_store", "text_files")
     assert {name.partition("/")[0] for name in names} == set(packages)
     code = {name for package in packages for name in files(source / package, "*.py")}
     assert {name for name in names if name.endswith(".py")} == code

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 import api
+import text_files
 from api.asgi.http import RequestHeaders, check_length, is_json
 from api.asgi.json_reader import read_json
 from api.asgi.prefer import parse_prefer
 from api.errors import Problem
+from api.jobs.body import read_texts
 from api.jobs.pages import page_type
-from api.jobs.parsers import read_csv, read_ndjson
 from tests.unit.patterns import Costly, attacks, check_linear
 
 # Beside those of the API: what texts and what Redis holds of them go through.
@@ -35,9 +36,10 @@ def patterns_of(module: ModuleType) -> Iterator[tuple[str, Any, re.Pattern[Any]]
 
 
 def modules() -> list[str]:
-    """Of the API, all of them; its `__main__` would start it."""
+    """Of the API and of files, all of them; `__main__` would start the API."""
     found = [one.name for one in pkgutil.walk_packages(api.__path__, "api.") if "__main__" not in one.name]
-    return [*found, *BEYOND]
+    files = [one.name for one in pkgutil.walk_packages(text_files.__path__, "text_files.")]
+    return [*found, *files, *BEYOND]
 
 
 FOUND = [found for name in modules() for found in patterns_of(importlib.import_module(name))]
@@ -80,8 +82,8 @@ READERS: dict[str, Any] = {
     "content-length": lambda value: attempt(
         check_length, RequestHeaders({"headers": [(b"content-length", value)]}), 1000
     ),
-    "ndjson": lambda body: attempt(list, read_ndjson(pieces(b'"' + body))),
-    "csv": lambda body: attempt(list, read_csv(pieces(b'text\n"' + body))),
+    "ndjson": lambda body: attempt(list, read_texts("application/x-ndjson", pieces(b'"' + body))),
+    "csv": lambda body: attempt(list, read_texts("text/csv", pieces(b'text\n"' + body))),
 }
 UNITS = (
     "\\\n",

@@ -17,7 +17,7 @@ import pytest
 
 from millrace import job_client
 from millrace.__main__ import main
-from millrace.text_files import TextFile
+from text_files.source import TextFile
 
 RESULT = [{"label": "POSITIVE", "score": 0.9}, {"label": "NEGATIVE", "score": 0.1}]
 

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from api.jobs.file_format import Hints
 from millrace import job_client
 from millrace.errors import CommandError
 from millrace.job_client import JobClient
-from millrace.text_files import TextFile
+from text_files.formats import Hints
+from text_files.source import TextFile
 
 JOB = {
     "id": "a" * 32,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,7 +54,7 @@ def test_a_label_called_label_and_labels_that_are_numbers(tmp_path: Path) -> Non
     path = _write(tmp_path / "a.csv", "text,label\ntext,label\nother,1\n")
     assert [row.labels for row in read_table(path, columns=Columns()).rows] == [("label",), ("1",)]
     path = _write(tmp_path / "a.ndjson", '{"text": "a", "label": 1}\n{"text": "b", "label": true}\n')
-    assert [row.labels for row in read_table(path, columns=Columns()).rows] == [("1",), ("True",)]
+    assert [row.labels for row in read_table(path, columns=Columns()).rows] == [("1",), ("true",)]
 
 
 def test_several_files_are_one_table(tmp_path: Path) -> None:
@@ -82,7 +81,7 @@ def test_a_pipe_is_refused_instead_of_read_in_part(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     kinds = (pipe, "pipe or device"), (Path(os.devnull), "pipe or device"), (tmp_path, "directory")
     for path, kind in kinds:
-        with pytest.raises(BadTable, match=f"is a {kind}: name a file that ends in one of .csv, .tsv"):
+        with pytest.raises(BadTable, match=f"is a {kind}: name a file"):
             read_table(path, columns=Columns())
 
 
@@ -107,30 +106,59 @@ def test_a_text_longer_than_csv_fields_may_be_by_default_is_read(tmp_path: Path,
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.csv", b"PK\x03\x04\x00\x00", "is a binary file, not CSV: save it as CSV in UTF-8"),
-        ("a.csv", b"text,label\n" + b"x,y\n" * 2000 + b"\0", "line 2002: a NUL character"),
-        ("a.csv", "text,label\nf\xfcr,a\n".encode("latin-1"), "is not UTF-8"),
-        ("a.csv", 'text,label\nx,a\n"never closed,b\nand so on,c\n', "line 3: a quote is never closed"),
-        ("a.csv", 'text,label\n"' + "x\n" * 100_000, "line 2: a quote is never closed"),
+        (
+            "a.csv",
+            b"PK\x03\x04\x00\x00",
+            "not a text file but a spreadsheet, an office document or a ZIP archive: save it as CSV",
+        ),
+        ("a.csv", b"text,label\n" + b"x,y\n" * 20000 + b"\0", "line 20002: a NUL character"),
+        (
+            "a.csv",
+            "text,label\nf\xfcr,a\n".encode("latin-1"),
+            "line 2: not valid UTF-8. Name its encoding, e.g. --encoding windows-1252.",
+        ),
+        (
+            "a.csv",
+            'text,label\nx,a\n"never closed,b\nand so on,c\n',
+            "line 3: the file ends inside of a quoted field: a quote is not closed",
+        ),
+        ("a.csv", 'text,label\n"' + "x\n" * 100_000, "line 2: the file ends inside of a quoted field"),
         ("a.csv", 'text,label\n"a"b,c\n', "line 2: ',' expected after '\"'"),
-        ("a.csv", "text,label\nx\n", "line 2: 1 columns, but the first line names 2"),
+        ("a.csv", "text,label\nx\n", "line 2: 1 column, but the first line names 2"),
         ("a.csv", "text,label\n", "contains no labelled text"),
-        ("a.csv", "", "has no column 'text' (its first line has: nothing): choose with --text-column"),
-        ("a.csv", "Text;topic\nx;y\n", "has no column 'text' (its first line has: Text, topic)"),
-        ("a.csv", "text,text,label\nx,y,z\n", "has two columns 'text'"),
-        ("a.csv", "text,label\n" + "x" * 1_200_000, "line 2: more than 1,000,000 characters in one line"),
+        ("a.csv", "", "a.csv: the file is empty."),
+        (
+            "a.csv",
+            "Text;topic\nx;y\n",
+            "the columns are 'Text', 'topic': did you mean 'Text'? Choose one with --column.",
+        ),
+        (
+            "a.csv",
+            "text,topic\nx,y\n",
+            "no column 'label'; the columns are 'text', 'topic'. Choose one with --label-column.",
+        ),
+        ("a.csv", "text,text,label\nx,y,z\n", "2 columns are named 'text': name one by its number, 1 or 2"),
+        ("a.csv", "text,label\n" + "x" * 1_200_000, "line 2: longer than 1048576 characters"),
         ("a.csv", "text,label\nx," + "y" * 300 + "\n", "line 2: a label has more than 200 characters"),
-        ("a.xlsx", "text,label\n", "the name must end in one of .csv, .tsv"),
-        ("a.csv", 'text,label\n"' + "x\n" * 600_000, "line 2: a quote is never closed"),
+        ("a.xlsx", "<html><table>", "not a file of texts but an HTML or XML page"),
+        (
+            "a.csv",
+            'text,label\n"' + "x\n" * 600_000,
+            "line 2: a record is longer than 1048576 characters; perhaps a quote is not closed",
+        ),
         (
             "a.ndjson",
             '{"text": "a\\ud83d", "label": "a"}\n',
-            "line 1: half a surrogate pair, as \\ud83d alone",
+            "line 1: not valid Unicode: unpaired surrogate.",
         ),
-        ("a.ndjson", '{"text": "a", "label": "\\ud83d"}\n', "line 1: half a surrogate pair"),
+        ("a.ndjson", '{"text": "a", "label": "\\ud83d"}\n', "line 1: not valid Unicode: unpaired surrogate."),
         ("a.ndjson", "{'text'\n", "line 1: not valid JSON"),
         ("a.ndjson", "[" * 100_000 + "\n", "line 1: not valid JSON"),
-        ("a.ndjson", '{"text": 1, "label": "a"}\n', "line 1: not an object with a string 'text'"),
+        (
+            "a.ndjson",
+            '{"text": 1, "label": "a"}\n',
+            "line 1: neither a string nor an object with a string 'text'",
+        ),
         ("a.ndjson", '{"text": "x", "label": ["a"]}\n', "for several labels a text, add --separator"),
     ],
 )
@@ -274,28 +302,17 @@ def test_texts_are_tokenised_in_slices() -> None:
     assert list(encode(tokenizer, [])) == []
 
 
-def test_two_million_rows_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a file object that never holds more than a line, so that memory is bounded by the sample."""
+def test_rows_are_streamed(tmp_path: Path) -> None:
+    """So memory is bounded by the sample."""
     import tracemalloc
 
-    class Endless:
-        def __init__(self) -> None:
-            self.lines: Iterator[str] = iter(())
-            self.left = 200_000
-
-        def readline(self, _: int) -> str:
-            self.left -= 1
-            return "text,label\n" if self.left == 199_999 else f"t{self.left},a\n" if self.left > 0 else ""
-
-    from model_store.training import table
-
+    path = _write(tmp_path / "a.csv", "text,label\n" + "some text,a\n" * 200_000)
     tracemalloc.start()
-    cells = table._separated(tmp_path / "a.csv", Endless(), Columns())  # type: ignore[arg-type]
-    count = sum(1 for _ in cells)
+    found = read_table(path, columns=Columns(), most=10)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert count == 199_998
-    assert peak < 2_000_000
+    assert found.total == 200_000
+    assert peak < 4_000_000
 
 
 def test_the_file_in_the_tests_data_is_what_its_generator_writes(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from api.jobs.file_format import FormatName, Hints
+from millrace.classify import output_format
 from millrace.errors import CommandError
-from millrace.text_files import CsvWriter, NdjsonWriter, TextFile, output_format
+from text_files.errors import FileError
+from text_files.formats import FileFormat, FormatName, Hints
+from text_files.output import Output, OutputFormat
+from text_files.source import TextFile
 
 POSITIVE = [{"label": "NEGATIVE", "score": 0.25}, {"label": "POSITIVE", "score": 0.75}]
 FAILURE = {"error": {"code": "poison", "detail": "it ends workers"}}
@@ -38,14 +41,14 @@ def texts(file: Path, content: str | bytes, form: FormatName, column: str = "tex
     ],
 )
 def test_the_name_of_the_output_says_what_is_written(path: str, source: FormatName, written: str) -> None:
-    assert output_format(path, source) == written
+    assert output_format(path, FileFormat(source)) == written
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".xlsx", ".json", ".txt"])
 def test_an_output_of_another_format_is_refused(suffix: str) -> None:
     """`-o out.parquet` wrote CSV."""
     with pytest.raises(CommandError, match=rf"^cannot write \{suffix} files: name the output .csv, .tsv,"):
-        output_format(f"out{suffix}", "csv")
+        output_format(f"out{suffix}", FileFormat("csv"))
 
 
 def test_a_text_a_line(file: Path) -> None:
@@ -76,8 +79,17 @@ SAID: list[tuple[str, str | bytes, str]] = [
     ("a.csv", "", ": the file is empty."),
     ("a.csv", "id,text\n1,a\n2\n", ", line 3: 1 column, but the first line names 2."),
     ("a.csv", "id,text\n1,one, two\n", ", line 2: 3 columns, but the first line names 2."),
-    ("a.csv", "id,text\n1,a\n\n2,b\n", ", line 3: empty line, but the first line names 2 columns."),
-    ("a.csv", "id,text,id\n1,a,2\n", ", line 1: two columns are named 'id'; rename one."),
+    (
+        "a.csv",
+        "id,text,text\n1,a,b\n",
+        ", line 1: 2 columns are named 'text': name one by its number, 2 or 3.",
+    ),
+    ("a.csv", "id,text\n1,a\0\n", ": not a text file: it contains NUL bytes."),
+    (
+        "a.csv",
+        "id,text\n" + "1,a\n" * 20_000 + "2,\0\n",
+        ", line 20002: a NUL character, so this is not a text file.",
+    ),
     ("a.csv", 'text\n"a\n', ", line 2: the file ends inside of a quoted field: a quote is not closed."),
     (
         "a.ndjson",
@@ -115,18 +127,16 @@ def test_what_makes_no_sense_is_refused_in_words(
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    with pytest.raises(CommandError) as refused:
+    with pytest.raises(FileError) as refused:
         list(TextFile(path, Hints()).texts())
     assert str(refused.value) == f"{path}{said}"
 
 
-def written(file: Path, form: FormatName, kind: type[CsvWriter] | type[NdjsonWriter]) -> str:
+def written(file: Path, form: FormatName, kind: OutputFormat) -> str:
     """What is written of two rows, of which the second has an error."""
-    source, out = TextFile(file, Hints("text", form)), io.StringIO(newline="")
-    writer = kind(out, source.names())
-    for row, result in zip(source.rows(), (POSITIVE, FAILURE), strict=True):
-        writer.write(row, result)
-    return out.getvalue()
+    source = TextFile(file, Hints("text", form))
+    rows = zip(source.rows(), (POSITIVE, FAILURE), strict=True)
+    return "".join(Output.of(source.format, kind).lines(source.names(), rows))
 
 
 def rows_of(table: str) -> list[list[str]]:
@@ -135,7 +145,7 @@ def rows_of(table: str) -> list[list[str]]:
 
 def test_a_table_keeps_its_columns_and_gets_three(file: Path) -> None:
     file.write_text(",id,text\n0,1,a\n1,2,b\n")
-    assert rows_of(written(file, "csv", CsvWriter)) == [
+    assert rows_of(written(file, "csv", "csv")) == [
         ["", "id", "text", "label", "score", "error"],
         ["0", "1", "a", "POSITIVE", "0.75", ""],
         ["1", "2", "b", "", "", "poison"],
@@ -144,13 +154,13 @@ def test_a_table_keeps_its_columns_and_gets_three(file: Path) -> None:
 
 def test_columns_of_the_same_names_are_kept(file: Path) -> None:
     file.write_text("text,label\na,old\nb,old\n")
-    assert rows_of(written(file, "csv", CsvWriter)) == [
+    assert rows_of(written(file, "csv", "csv")) == [
         ["text", "label", "predicted_label", "predicted_score", "prediction_error"],
         ["a", "old", "POSITIVE", "0.75", ""],
         ["b", "old", "", "", "poison"],
     ]
     file.write_text("text,error,predicted_score\na,x,1\nb,y,2\n")
-    assert rows_of(written(file, "csv", CsvWriter))[0][3:] == [
+    assert rows_of(written(file, "csv", "csv"))[0][3:] == [
         "predicted_label_2",
         "predicted_score_2",
         "prediction_error_2",
@@ -159,21 +169,21 @@ def test_columns_of_the_same_names_are_kept(file: Path) -> None:
 
 def test_an_object_keeps_its_fields_and_gets_one(file: Path) -> None:
     file.write_text('{"id": 1, "text": "ä"}\n"b"\n')
-    first, second = map(json.loads, written(file, "ndjson", NdjsonWriter).splitlines())
+    first, second = map(json.loads, written(file, "ndjson", "ndjson").splitlines())
     assert first == {"id": 1, "text": "ä", "prediction": POSITIVE}
     assert second == {"text": "b", **FAILURE}
 
 
 def test_fields_of_the_same_names_are_kept(file: Path) -> None:
     file.write_text('"a"\n{"text": "b", "error": "mine"}\n')
-    first, second = map(json.loads, written(file, "ndjson", NdjsonWriter).splitlines())
+    first, second = map(json.loads, written(file, "ndjson", "ndjson").splitlines())
     assert first == {"text": "a", "predicted": POSITIVE}
     assert second == {"text": "b", "error": "mine", "prediction_error": FAILURE["error"]}
 
 
 def test_a_table_of_objects_has_the_fields_of_all(file: Path) -> None:
     file.write_text('{"text": "a"}\n{"id": 2, "text": "b"}\n')
-    assert rows_of(written(file, "ndjson", CsvWriter)) == [
+    assert rows_of(written(file, "ndjson", "csv")) == [
         ["text", "id", "label", "score", "error"],
         ["a", "", "POSITIVE", "0.75", ""],
         ["b", "2", "", "", "poison"],

@@ -1,0 +1,102 @@
+"""From the bytes of a file to its lines: gzip, encodings, line ends. No I/O."""
+
+from __future__ import annotations
+
+import codecs
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import chain
+
+from text_files.errors import BadFile
+
+# The longest CSV record and field in characters. It also limits the lines of NDJSON and the strings of JSON.
+MAX_FIELD = 1024 * 1024
+# How many bytes of a file, after decompression, are looked at to find its format.
+HEAD_BYTES = 64 * 1024
+# Compressed bytes that are given to the decoder at once.
+PACKED_BYTES = 16 * 1024
+GZIP = b"\x1f\x8b"
+# The byte order mark, once it is decoded.
+MARK = "\ufeff"
+HALF_PAIR = "not valid Unicode: unpaired surrogate"
+NUL = "a NUL character, so this is not a text file"
+
+
+def is_unicode(text: str) -> bool:
+    """Whether `text` has no lone surrogate. Invalid UTF-8 and unpaired \\u escapes decode to surrogates."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return False
+    return True
+
+
+def unzipped_head(head: bytes) -> bytes:
+    """The first HEAD_BYTES of what the beginning of a gzip file contains."""
+    try:
+        content = zlib.decompressobj(wbits=31).decompress(head, HEAD_BYTES)
+    except zlib.error:
+        raise BadFile("gzip_invalid", "damaged gzip file") from None
+    if content.startswith(GZIP):
+        raise BadFile("not_text", "not a text file: it is compressed twice")
+    return content
+
+
+def unzipped(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Decompresses in parts of at most HEAD_BYTES, also several gzip members and zeros behind them."""
+    decoder = zlib.decompressobj(wbits=31)
+    try:
+        for rest in _split(blocks):
+            while rest := rest.lstrip(b"\0") if decoder.eof else rest:
+                if decoder.eof:
+                    decoder = zlib.decompressobj(wbits=31)
+                yield decoder.decompress(rest, HEAD_BYTES)
+                rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
+        yield decoder.flush()
+    except zlib.error:
+        raise BadFile("gzip_invalid", "damaged gzip file") from None
+    if not decoder.eof:
+        raise BadFile("gzip_invalid", "the gzip file ends too early")
+
+
+def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The decoder copies what is behind a member, which may have 21 bytes."""
+    for block in blocks:
+        yield from (block[at : at + PACKED_BYTES] for at in range(0, len(block), PACKED_BYTES))
+
+
+def decoded(blocks: Iterable[bytes], encoding: str) -> Iterator[str]:
+    """The characters without a byte order mark. Raises BadFile for bytes that are none, and for NUL."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
+    line, begun = 1, encoding in ("utf-8", "utf-16")  # these decoders remove the byte order mark
+    for block, final in chain(((block, False) for block in blocks), [(b"", True)]):
+        try:
+            text = decoder.decode(block, final)
+        except UnicodeDecodeError as error:
+            line += error.object.count(b"\n", 0, error.start)
+            raise BadFile("string_unicode", f"not valid {encoding.upper()}", line=line) from None
+        if text and not begun:
+            text = text.removeprefix(MARK)
+            begun = True
+        if (at := text.find("\0")) >= 0:
+            raise BadFile("not_text", NUL, line=line + text.count("\n", 0, at))
+        line += text.count("\n")
+        yield text
+
+
+def split_lines(parts: Iterable[str], end: str = "\n") -> Iterator[str]:
+    """Splits at `end` only, and keeps it: a carriage return may be part of a CSV field."""
+    number = 1
+    rest = ""
+    for text in parts:
+        *lines, tail = text.split(end)
+        for line in lines:
+            yield f"{rest}{line}{end}"
+            number += 1
+            rest = ""
+        rest += tail
+        if len(rest) > MAX_FIELD:
+            raise BadFile("string_too_long", f"longer than {MAX_FIELD} characters", line=number)
+    if rest:
+        yield rest

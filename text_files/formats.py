@@ -1,0 +1,380 @@
+"""Finds out what a file of texts contains, from its name and its first bytes. No I/O."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Literal, get_args
+
+from text_files.decoding import GZIP, HEAD_BYTES, MARK, unzipped_head
+from text_files.errors import BadFile
+
+FormatName = Literal["csv", "tsv", "ndjson", "json", "txt"]
+FORMATS: tuple[FormatName, ...] = get_args(FormatName)
+SUFFIXES: dict[str, FormatName] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".json": "json",
+    ".txt": "txt",
+}
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+# Python has codecs that are not for files, and some whose time is not proportional to the length.
+_known_encoding = re.compile(
+    r"utf-?8|utf-?16(-?[lb]e)?|(windows|cp)-?125\d|iso-?8859-\d+|latin-?1|ascii|shift_jis|euc[-_](jp|kr)|gb18030|big5|koi8-r",
+    re.IGNORECASE,
+).fullmatch
+_TEXT_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+# The first bytes of common files that are not text, and what to do about it.
+_OTHER_FILES = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a spreadsheet, an office document or a ZIP archive: save it as CSV",
+    b"\xd0\xcf\x11\xe0": "an old spreadsheet or office document: save it as CSV",
+    b"PAR1": "a Parquet file: save it as CSV or NDJSON",
+    b"ARROW1": "an Arrow file: save it as CSV or NDJSON",
+    b"SQLite format 3": "an SQLite database",
+    b"BZh": "compressed with bzip2: decompress it, or use gzip",
+    b"\xfd7zXZ": "compressed with xz: decompress it, or use gzip",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: decompress it, or use gzip",
+}
+
+
+_HTML = re.compile(
+    r"\s*<(!doctype html|html|\?xml[^>]*>\s*<(\?mso-application|workbook))", re.IGNORECASE
+).match
+# How many rows of a table say what it is like, and how many of them must agree on what looks like one.
+_ROWS, _ALIKE = 20, 3
+# How many lines before the header are skipped at most.
+_PREAMBLE = 100
+# The line that names the delimiter for Excel.
+_sep = re.compile(r'"?sep=([^\w"\r])"?\r?', re.IGNORECASE).fullmatch
+_number = re.compile(r"\s*[-+]?\d+([.,]\d+)?\s*").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """How to read a file, and what its results are written like.
+
+    Of tables: `preamble`, the lines before the header; `literal`, whether quotes are ordinary characters;
+    `quoted`, whether all fields are in quotes. `mark` is whether there is a byte order mark, and `note` what
+    the user should know about the guess.
+    """
+
+    name: FormatName
+    delimiter: str = ""
+    encoding: str = "utf-8"
+    gzipped: bool = False
+    header: bool = True
+    literal: bool = False
+    preamble: str = field(default="", compare=False)
+    quoted: bool = field(default=False, compare=False)
+    newline: str = field(default="\n", compare=False)
+    mark: bool = field(default=False, compare=False)
+    note: str = field(default="", compare=False)
+
+    @property
+    def table(self) -> bool:
+        """Whether it has columns and not fields or lines."""
+        return self.name in ("csv", "tsv")
+
+    def __str__(self) -> str:
+        parts = [self.name.upper()]
+        if self.delimiter:
+            by = DELIMITERS.get(self.delimiter, repr(self.delimiter))
+            parts.append(f"separated by {by}")
+        if not self.header:
+            parts.append("without a header")
+        if self.literal:
+            parts.append("without quotes")
+        parts.append(self.encoding.upper())
+        return ", ".join([*parts, "gzip"] if self.gzipped else parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What the user says about a file; what is not given is detected.
+
+    `column` holds the texts, `also` names the columns that are needed besides. Without a `header`, they are
+    numbers from 1. `quotes` says whether fields of a table may be in quotes.
+    """
+
+    column: str = "text"
+    format: FormatName | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    header: bool = True
+    quotes: bool | None = None
+    also: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """All columns that are needed."""
+        return (self.column, *self.also)
+
+
+def by_suffix(filename: str) -> FormatName | None:
+    """The format that the last suffix of a name stands for, without `.gz`."""
+    return SUFFIXES.get(_suffix(filename))
+
+
+def _suffix(filename: str) -> str:
+    return PurePath(filename.lower().removesuffix(".gz")).suffix
+
+
+def detect(filename: str, head: bytes, hints: Hints = Hints()) -> FileFormat:
+    """The format of a file that begins with `head`: its hints, else its suffix, else its content.
+
+    Raises BadFile if it is empty or not text.
+    """
+    if head.startswith(GZIP):
+        return replace(detect(filename, unzipped_head(head), hints), gzipped=True)  # of its first member
+    if not head:
+        raise BadFile("missing", "the file is empty")
+    encoding = _checked(hints.encoding) if hints.encoding else _encoding(head)
+    try:
+        start = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix(MARK)
+    except UnicodeError:
+        advice = "name utf-16-le or utf-16-be, the order of its bytes"
+        raise BadFile("encoding", f"{encoding.upper()} without a byte order mark: {advice}") from None
+    _refuse_html(filename, start, hints)
+    found = _Start(filename, start, hints, complete=len(head) < HEAD_BYTES)
+    mark = head.startswith(tuple(_TEXT_MARKS))
+    return replace(found.format(wide=encoding.startswith("utf-16")), encoding=encoding, mark=mark)
+
+
+def places(names: Sequence[str], column: str) -> list[int]:
+    """The indices of a column by its name, else by its name without spaces, else by its number, from 1."""
+    found = [at for at, name in enumerate(names) if name == column]
+    found = found or [at for at, name in enumerate(names) if name.strip() == column]
+    numbered = column.isascii() and column.isdecimal() and 0 < int(column[:6]) <= len(names)
+    return found or ([int(column) - 1] if numbered else [])
+
+
+def _refuse_html(filename: str, start: str, hints: Hints) -> None:
+    """Some programs export a page or XML under the name of a spreadsheet."""
+    spreadsheet = _suffix(filename) in (".xls", ".xlsx", ".html", ".htm")
+    if hints.format is None and (_HTML(start) or (spreadsheet and start.lstrip().startswith("<"))):
+        advice = "open it in a spreadsheet program and save it as CSV"
+        raise BadFile("not_text", f"not a file of texts but an HTML or XML page: {advice}")
+
+
+class _Start:
+    """The first characters of a file, from which its format is guessed."""
+
+    def __init__(self, filename: str, start: str, hints: Hints, complete: bool) -> None:
+        self._filename = filename
+        self._hints = hints
+        at = start.find("\n")
+        self._newline = "\r\n" if at > 0 and start[at - 1] == "\r" else "\n"
+        if at < 0 and "\r" in start:
+            self._newline = "\r"
+        self._whole = start
+        self._complete = complete
+        self._preamble, self._separator = self._skipped()
+        self._text = start[len(self._preamble) :]
+
+    def format(self, wide: bool) -> FileFormat:
+        """The format, without its encoding. `wide`: in UTF-16, Excel saves tables with tabs as .txt."""
+        name = self._hints.format or by_suffix(self._filename)
+        if name is None:
+            name = self._by_content(wide)
+        elif self._hints.format is None and name == "txt":
+            name = self._if_tabs(wide)
+        elif self._hints.format is None and name == "json" and self._whole.lstrip().startswith("{"):
+            name = self._by_content(wide)  # datasets and pandas write lines of objects under this name
+        if name not in ("csv", "tsv"):
+            note = self._lines_note() if name == "txt" else ""
+            return FileFormat(name, newline=self._newline, note=note)
+        delimiter = self._hints.delimiter or self._separator or ("\t" if name == "tsv" else self._delimiter())
+        names = self._header(delimiter)
+        quoted = delimiter.join(f'"{name}"' for name in (name.replace('"', '""') for name in names))
+        return FileFormat(
+            name,
+            delimiter,
+            header=self._hints.header,
+            literal=self._literal(delimiter),
+            preamble=self._preamble,
+            quoted=bool(names) and self._text.startswith(quoted),
+            newline=self._newline,
+            note=self._header_note(delimiter, names),
+        )
+
+    def _lines(self) -> list[str]:
+        return self._text.split(self._newline)
+
+    def _skipped(self) -> tuple[str, str]:
+        """The lines before the header, which are not rows, and the delimiter that one of them names."""
+        separator, size = "", 0
+        lines = self._whole.split(self._newline, _PREAMBLE)
+        comments = self._comments(lines)
+        for line in lines[:-1]:
+            if (sep := _sep(line)) and not separator:
+                separator = sep[1]
+            elif not self._hints.header or (line.strip() and not (comments and line.startswith("#"))):
+                break
+            size += len(line) + len(self._newline)
+        return self._whole[:size], separator
+
+    def _comments(self, lines: list[str]) -> bool:
+        """Whether lines that begin with # are comments: only a line behind them names the columns."""
+        first = next((at for at, line in enumerate(lines) if line.strip() and not _sep(line)), len(lines))
+        behind = next((at for at in range(first, len(lines)) if not lines[at].startswith("#")), first)
+        texts = (self._newline.join(lines[at:]) for at in (first, behind))
+        one, other = (max(self._named(_first(text, delimiter)) for delimiter in DELIMITERS) for text in texts)
+        return one < other
+
+    def _named(self, names: Sequence[str]) -> int:
+        return sum(bool(places(names, column)) for column in self._hints.wanted)
+
+    def _header(self, delimiter: str) -> list[str]:
+        return _first(self._text, delimiter)
+
+    def _by_content(self, wide: bool) -> FormatName:
+        """NDJSON, JSON or a table with the wanted column if the first line is one; else plain text."""
+        if self._separator:
+            return "csv"
+        if not self._hints.header:
+            return "tsv" if self._delimiter() == "\t" else "csv"
+        text = self._whole.lstrip()
+        first = text.partition(self._newline)[0].strip()
+        if first.startswith(("{", "[")) or (first.startswith('"') and _is_string(first, self._hints.column)):
+            try:
+                value = json.loads(first)
+            except (ValueError, RecursionError):
+                return "json"
+            own = value.get(self._hints.column) if isinstance(value, dict) else value
+            more = isinstance(value, dict) and text[len(first) :].lstrip().startswith("{")
+            return "ndjson" if isinstance(own, str) or more else "json"
+        delimiter = self._delimiter()
+        names = self._header(delimiter)
+        if self._named(names) and (len(names) > 1 or names == [self._hints.column]):
+            return "tsv" if delimiter == "\t" else "csv"
+        return self._if_tabs(wide)
+
+    def _if_tabs(self, wide: bool) -> FormatName:
+        """A table that Excel has saved as text, which names the column or is in UTF-16; else plain text."""
+        rows = _rows(self._text, "\t")
+        even = len({len(row) for row in rows}) == 1 and (wide or not self._hints.header)
+        if rows and len(rows[0]) > 1 and (even or self._hints.column in rows[0]):
+            return "tsv"
+        return "txt" if self._hints.header else "csv"
+
+    def _delimiter(self) -> str:
+        """The one under which the first line names the columns; else the one that makes the most of them."""
+        if self._hints.header:
+            names = {one: self._header(one) for one in DELIMITERS}
+            return max(DELIMITERS, key=lambda one: (self._named(names[one]), len(names[one])))
+        widths = {one: [len(row) for row in _rows(self._text, one)] for one in DELIMITERS}
+        return max(
+            DELIMITERS, key=lambda one: (len(set(widths[one])) == 1 and max(widths[one]), widths[one][:1])
+        )
+
+    def _literal(self, delimiter: str) -> bool:
+        """Whether quotes are ordinary characters: as the user says, else in tables that only so are even."""
+        if self._hints.quotes is not None:
+            return not self._hints.quotes
+        if delimiter != "\t" or '"' not in self._text:
+            return False
+        lines = self._lines() if self._complete else self._lines()[:-1]
+        text = self._newline.join(lines)
+        even = {line.count("\t") for line in lines if line.strip("\r")}
+        try:
+            rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
+        except csv.Error:
+            return len(even) == 1
+        return len(even) == 1 and len({len(row) for row in rows if row}) > 1
+
+    def _header_note(self, delimiter: str, names: Sequence[str]) -> str:
+        """What to do if the first line does not name the columns and looks like a row."""
+        if not self._hints.header or self._named(names) == len(self._hints.wanted):
+            return ""
+        rows = [row for row in _rows(self._text, delimiter)[1:] if len(row) == len(names)]
+        alike = any(_number(name) or len(name.split()) > _ALIKE for name in names)
+        if not alike and not any(name and name == row[at] for row in rows for at, name in enumerate(names)):
+            return ""
+        return _without_header("the first line looks like a row", len(names))
+
+    def _lines_note(self) -> str:
+        """What to do if lines of text look like the rows of a table."""
+        lines = [line for line in self._lines()[:_ROWS] if line.strip()]
+        for delimiter in ("\t", "|", ";", ","):
+            widths = {len(row) for row in _rows(self._text, delimiter)}
+            if len(widths) == 1 and max(widths) > 1 and len(lines) >= (1 if delimiter == "\t" else _ALIKE):
+                return _without_header("the lines look like rows of a table without a header", max(widths))
+        return ""
+
+
+def _without_header(seen: str, columns: int) -> str:
+    return f"{seen}: without a header, columns are chosen by their number, 1 to {columns}"
+
+
+def _is_string(line: str, column: str) -> bool:
+    """Whether a line is a JSON string, and not a header that names `column` alone."""
+    try:
+        return isinstance(value := json.loads(line), str) and value != column
+    except (ValueError, RecursionError):
+        return False
+
+
+def _first(text: str, delimiter: str) -> list[str]:
+    """The fields of the first record, which may have several lines."""
+    return next(iter(_rows(text, delimiter, 1)), [])
+
+
+def _rows(text: str, delimiter: str, most: int = _ROWS) -> list[list[str]]:
+    """The first records that are not empty."""
+    found: list[list[str]] = []
+    try:
+        for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):
+            if row:
+                found.append(row)
+            if len(found) == most:
+                break
+    except csv.Error:  # such as a carriage return inside: reading the rows reports it
+        pass
+    return found
+
+
+def _checked(encoding: str) -> str:
+    """The normal name of an encoding. Raises BadFile for an unknown one."""
+    if not _known_encoding(encoding):
+        raise BadFile(
+            "encoding", f"unknown encoding {encoding!r}; known are e.g. utf-8, utf-16, windows-1252"
+        )
+    try:
+        return codecs.lookup(encoding.replace("windows-", "cp")).name
+    except LookupError:
+        raise BadFile("encoding", f"unknown encoding {encoding!r}") from None
+
+
+def _encoding(head: bytes) -> str:
+    """The encoding by its byte order mark, else UTF-8. Raises BadFile for what is not text."""
+    for mark, encoding in _TEXT_MARKS.items():
+        if head.startswith(mark):
+            return encoding
+    for magic, what in _OTHER_FILES.items():
+        if head.startswith(magic):
+            raise BadFile("not_text", f"not a text file but {what}")
+    if b"\0" in head:
+        raise BadFile("not_text", f"not a text file: it contains NUL bytes{_if_utf16(head)}")
+    return "utf-8"
+
+
+def _if_utf16(head: bytes) -> str:
+    """What to do about a file that looks like UTF-16: in Latin letters, every second byte is NUL."""
+    for first, encoding in enumerate(("utf-16-be", "utf-16-le")):
+        zeros = head[first : len(head) // 2 * 2 : 2].count(0)
+        if 4 * zeros > len(head) > 1 and head[1 - first :: 2].count(0) == 0:
+            return f"; if it is UTF-16 without a byte order mark, name the encoding {encoding}"
+    return ""

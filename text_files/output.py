@@ -1,0 +1,138 @@
+"""Writes the rows of a file with the results beside them, in the notation that the rows have in the file."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from typing import Any, Literal
+
+from text_files.decoding import MARK
+from text_files.formats import FileFormat
+from text_files.json_rows import written
+from text_files.rows import Row, cell
+
+OutputFormat = Literal["csv", "tsv", "ndjson"]
+OUTPUTS: dict[str, OutputFormat] = {".csv": "csv", ".tsv": "tsv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
+# Names of the added fields; the second set is used if the file already has a field of the first set.
+_CSV_NAMES = (("label", "score", "error"), ("predicted_label", "predicted_score", "prediction_error"))
+_NDJSON_NAMES = (("prediction", "error"), ("predicted", "prediction_error"))
+# Outside of strings, where JSON has line ends only as white space.
+_line_ends = re.compile(r"[\r\n][ \t\r\n]*")
+
+
+def like(source: FileFormat) -> OutputFormat:
+    """The format of the results of a file, if the user chooses none."""
+    return "ndjson" if source.name in ("ndjson", "json") else "tsv" if source.name == "tsv" else "csv"
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How results are written: a table as the table they belong to, if it has the same format."""
+
+    format: OutputFormat
+    delimiter: str
+    source: FileFormat
+
+    @classmethod
+    def of(cls, source: FileFormat, form: OutputFormat | None = None) -> Output:
+        """Results of a file in `form`, by default in its own format."""
+        form = form or like(source)
+        same = source.delimiter if form == source.name else ""
+        return cls(form, same or ("\t" if form == "tsv" else ","), source)
+
+    def lines(self, names: Sequence[str], rows: Iterable[tuple[Row, Any]]) -> Iterator[str]:
+        """Every row with its result: labels with scores, or {"error": {"code", "detail"}}.
+
+        In a table, the best label and its score or the error's code; in NDJSON, all labels or the error.
+        `names` are all columns, or all fields that occur in any row.
+        """
+        if self.format == "ndjson":
+            return self._objects(names, rows)
+        return self._table(names, rows)
+
+    def _objects(self, names: Sequence[str], rows: Iterable[tuple[Row, Any]]) -> Iterator[str]:
+        prediction, error = _free(_NDJSON_NAMES, names)
+        unique = _unique(names) if self.source.table else names
+        for row, result in rows:
+            added = {error: result["error"]} if isinstance(result, dict) else {prediction: result}
+            if row.fields is not None:
+                begun = row.source[:-1].rstrip()
+            else:
+                begun = json.dumps(dict(zip(unique, row.cells, strict=True)), ensure_ascii=False)[:-1]
+            yield f"{_line_ends.sub(' ', begun)}, {json.dumps(added, ensure_ascii=False)[1:]}\n"
+
+    def _table(self, names: Sequence[str], rows: Iterable[tuple[Row, Any]]) -> Iterator[str]:
+        same = self.format == self.source.name
+        write = (
+            self._literal
+            if same and self.source.literal
+            else self._written(quoted=same and self.source.quoted)
+        )
+        if self.source.mark:
+            yield MARK
+        if same:
+            yield self.source.preamble
+        if self.source.header or not same:
+            yield write([*names, *_free(_CSV_NAMES, names)])
+        for row, result in rows:
+            yield write([*_cells(row, names), *_best(result)])
+
+    def _written(self, quoted: bool) -> Callable[[Sequence[object]], str]:
+        # The csv module puts those line ends in quotes that it writes itself.
+        writer = csv.writer(
+            _Echo(), delimiter=self.delimiter, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
+        )
+        end = self.source.newline if self.source.table or self.source.newline != "\r" else "\n"
+        return lambda cells: writer.writerow(cells)[:-2] + end
+
+    def _literal(self, cells: Sequence[object]) -> str:
+        """Without quotes, cells have neither tabs nor line ends."""
+        return (
+            self.delimiter.join(" ".join(re.split(r"[\t\r\n]", str(cell))) for cell in cells)
+            + self.source.newline
+        )
+
+
+class _Echo:
+    """What a csv.writer writes to, so that it returns the line."""
+
+    def write(self, line: str) -> str:
+        return line
+
+
+def _cells(row: Row, names: Sequence[str]) -> Sequence[str]:
+    if row.fields is None:
+        return row.cells
+    cells = {name: cell(value) for name, value in row.fields.items()}
+    if None in cells.values():
+        sources = written(row.source)
+        cells = {name: sources[name] if value is None else value for name, value in cells.items()}
+    return [cells.get(name) or "" for name in names]
+
+
+def _best(result: Any) -> tuple[object, ...]:
+    if isinstance(result, dict):
+        return "", "", result["error"]["code"]
+    best = max(result, key=lambda pair: pair["score"])
+    return best["label"], best["score"], ""
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """Names for the fields of an object: those of a table may be empty or repeated."""
+    taken = set(names)
+    found: dict[str, None] = {}
+    for number, name in enumerate(names, 1):
+        base = name or f"column_{number}"
+        choices = chain([base], (f"{base}_{more}" for more in count(2)))
+        found[next(one for one in choices if one not in found and (one == name or one not in taken))] = None
+    return list(found)
+
+
+def _free(choices: Sequence[tuple[str, ...]], taken: Sequence[str]) -> tuple[str, ...]:
+    """The first set of names that the file does not use; numbered names if it uses some of every set."""
+    numbered = (tuple(f"{name}_{number}" for name in choices[-1]) for number in count(2))
+    return next(names for names in chain(choices, numbered) if not set(names) & set(taken))
