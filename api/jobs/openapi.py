@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from api.jobs.pages import MEDIA_TYPES
 from api.jobs.schemas import Job, JobPredictions
 from api.schemas import IDEMPOTENCY_KEY, ValidationFailed, error
 
@@ -107,6 +108,28 @@ TEXTS: Options = {
         200: {
             "description": "One JSON string per line; null for a text that was too long",
             "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+        },
+    },
+}
+LABELLED: Options = {
+    "summary": "The rows of the file with their results",
+    "responses": {
+        **ALWAYS,
+        **NOT_FOUND,
+        408: error("The body stopped arriving"),
+        409: error("The body is not the file of the job (other_file), or the job has none (no_file)"),
+        413: error("The body is too large"),
+        415: error("The body is compressed with a Content-Encoding"),
+        422: error("The file cannot be read at `line`", ValidationFailed),
+        200: {
+            "description": "In the format of the file, or CSV, TSV or NDJSON by Accept",
+            "content": {kind: {"schema": {"type": "string"}} for kind in MEDIA_TYPES},
+        },
+    },
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         },
     },
 }

@@ -10,9 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from batcher.jobs.records import JobRecord
+from text_files.output import OutputFormat
 
 PageType = Literal["application/json", "application/x-ndjson", "text/csv"]
 _line_end = re.compile("[\u0085\u2028\u2029]")
+# What files that come back with results are sent as.
+MEDIA_TYPES: dict[OutputFormat, str] = {
+    "csv": "text/csv",
+    "tsv": "text/tab-separated-values",
+    "ndjson": "application/x-ndjson",
+}
 PAGE_TYPES: tuple[PageType, ...] = get_args(PageType)
 
 

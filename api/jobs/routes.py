@@ -17,8 +17,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from api.asgi.http import Answer, RequestHeaders, check_encoding, check_length, unless_disconnected
 from api.errors import ResponseCut
 from api.jobs.body import SubmitQuery
-from api.jobs.openapi import CANCEL, EVENTS, FIND, LIST, PREDICTIONS, SUBMIT, TEXTS
-from api.jobs.pages import next_offset, page, page_type
+from api.jobs.labelled import JobFiles
+from api.jobs.openapi import CANCEL, EVENTS, FIND, LABELLED, LIST, PREDICTIONS, SUBMIT, TEXTS
+from api.jobs.pages import MEDIA_TYPES, next_offset, page, page_type
 from api.jobs.schemas import Job, JobList, JobPredictions, job_body
 from api.jobs.service import JobService, not_found
 from api.jobs.streaming import streamed
@@ -61,6 +62,7 @@ def job_routes(service: JobService, max_body_bytes: int, order: LabelOrder) -> A
     _add_submission(router, service, max_body_bytes)
     _add_progress(router, service)
     _add_results(router, service, order)
+    _add_labelled(router, service, max_body_bytes)
     _add_cancel(router, service)
     return router
 
@@ -151,6 +153,23 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
         """Available until the job ends, and afterwards if it was submitted with `keep_input`."""
         record = await service.find(job_id, _owner(service, request))
         return await streamed(service, await service.texts(record), "application/x-ndjson")
+
+
+def _add_labelled(router: APIRouter, service: JobService, max_body_bytes: int) -> None:
+    files = JobFiles(service)
+
+    @router.post("/{job_id}/labelled", response_class=StreamingResponse, **LABELLED)
+    async def labelled(
+        request: Request, job_id: JobId, accept: Annotated[str, Header()] = ""
+    ) -> StreamingResponse:
+        """The body is the file that the job was made from; nothing of it is kept. Only rows with a result."""
+        headers: RequestHeaders = request.scope["state"]["headers"]
+        check_length(headers, max_body_bytes)
+        check_encoding(headers)
+        record = await service.find(job_id, _owner(service, request))
+        wanted = next((form for form, kind in MEDIA_TYPES.items() if kind in accept), None)
+        form, rows = await files.labelled(record, headers, request.receive, wanted)
+        return await streamed(service, rows, MEDIA_TYPES[form], {"vary": "accept"})
 
 
 def _add_cancel(router: APIRouter, service: JobService) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from threading import Semaphore
+from typing import TYPE_CHECKING
 
 from api.asgi.http import CLOSE, too_large
 from api.errors import Problem
@@ -21,6 +22,9 @@ from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import CHUNK_TEXTS, JobStore
 from batcher.jobs.upload import Budget, NoRoom, Submission, Upload, encode_text
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +71,19 @@ class JobUploader:
         known = self._store.record(job_id)
         if known is None and self._store.waiting() >= self._limits.waiting_jobs:
             raise self._too_many()
-        digest = sha256(f"{submission.model}\n".encode() if submission.model else b"")  # texts and model
-        texts = _digested(texts, digest.update, submission.identity)
+        digest = new_digest(submission.model)
+        texts = digested(texts, digest.update)
         if known is not None:
             for _ in texts:
                 pass
-            return self._same(known, digest.hexdigest()), False
+            return self._same(known, _whole(digest, submission)), False
         upload = self._store.upload(job_id, CHUNK_TEXTS, submission, self._limits.budget)
         with self._within_budget(submission):
             upload.check(size)
         try:
             with self._within_budget(submission):
                 self._fill(upload, texts)
-            outcome = self._store.create(upload, digest.hexdigest(), self._limits.waiting_jobs)
+            outcome = self._store.create(upload, _whole(digest, submission), self._limits.waiting_jobs)
         except BaseException:
             self._drop(upload)
             raise
@@ -89,7 +93,7 @@ class JobUploader:
         if record is None:
             raise Problem(503, "Redis lost the job while it was created; try again")
         if outcome.outcome == "exists":
-            return self._same(record, digest.hexdigest()), False
+            return self._same(record, _whole(digest, submission)), False
         self._enqueue(job_id)
         return record, True
 
@@ -158,19 +162,29 @@ class JobUploader:
         )
 
 
-def _digested(
-    texts: Iterator[str], update: Callable[[bytes], None], identity: Callable[[], str]
-) -> Iterator[str]:
-    """Yields the texts, and passes each to `update`, and at the end what else identifies the job.
+def new_digest(model: str) -> _Hash:
+    """The digest of texts and the queue of their model, before the first text."""
+    return sha256(f"{model}\n".encode() if model else b"")
 
-    The length prefix makes the digest unambiguous.
-    """
+
+def digested(texts: Iterator[str], update: Callable[[bytes], None]) -> Iterator[str]:
+    """Yields the texts, and passes each to `update`. The length prefix makes the digest unambiguous."""
     for text in texts:
         encoded = text.encode()
         update(b"%d:" % len(encoded))
         update(encoded)
         yield text
-    update(identity().encode())
+
+
+def _whole(digest: _Hash, submission: Submission) -> str:
+    """The digest of the texts, and behind it that of what else was asked for, if anything was."""
+    asked = submission.identity()
+    return f"{digest.hexdigest()}:{sha256(asked.encode()).hexdigest()}" if asked else digest.hexdigest()
+
+
+def text_digest(record: JobRecord) -> str:
+    """The digest of the texts of a job and the queue of their model, without what else was asked for."""
+    return record.digest.partition(":")[0]
 
 
 def no_room(error: NoRoom, budget: Budget, result_bytes: int) -> Problem:

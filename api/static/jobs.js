@@ -2,8 +2,7 @@
 
 import { $, Rows, age, h, say, short } from "./dom.js";
 import { RequestError, request, upload } from "./http.js";
-import { labelled } from "./join.js";
-import { leastCertain } from "./sample.js";
+import { leastCertain, stemOf } from "./sample.js";
 
 const UNDO_MS = 5000;
 
@@ -127,6 +126,19 @@ class Job {
     }
     this.update(this.job);
   }
+}
+
+/** The rows of the file with their results. Without the file (after a reload), the kept texts are the only column. */
+async function labelled(job, file) {
+  const options = { headers: { Accept: "text/csv" } };
+  const results = (more) => request(`jobs/${job.id}/predictions?limit=1000000${more}`, options);
+  const response = file
+    ? await request(`jobs/${job.id}/labelled`, { ...options, method: "POST", body: file })
+    : await results("&texts=true").catch((problem) => {
+        if (problem.status !== 404) throw problem;
+        return results(""); // its texts were not kept
+      });
+  return { name: `${stemOf(job)}-${job.status === "finished" ? "labelled" : "partial"}.csv`, blob: await response.blob() };
 }
 
 const title = (job) => job.file?.name ?? job.id.slice(0, 8);

@@ -1,30 +1,28 @@
 // The texts of a job that the model was least certain of, as a CSV to label. `millrace sample` chooses alike.
 
-import { csv, stemOf, textsOf } from "./join.js";
 import { request } from "./http.js";
 
 const MAX_SHOWN = 200;
 // Scores that add up to 1 within this are those of one label a text.
 const ROUNDING = 0.01;
 
-/** The name and content of the file. `file`: what was dropped here, for a job whose texts were not kept. */
-export async function leastCertain(job, file) {
-  const answers = await lines(job, "&texts=true").catch(async (problem) => {
-    if (problem.status !== 404 || !file) throw problem;
-    const [results, texts] = await Promise.all([lines(job, ""), textsOf(file, job.file)]);
-    return results.map((result, index) => ({ text: texts[index], ...(Array.isArray(result) ? { prediction: result } : result) }));
-  });
+/** What the names of files that are made of this job begin with. */
+export const stemOf = (job) => (job.file?.name ?? job.id.slice(0, 8)).replace(/\.gz$/i, "").replace(/\.[^.]*$/, "");
+
+/** The name and content of the file. The texts of files that are sent here are kept. */
+export async function leastCertain(job) {
+  const response = await request(`jobs/${job.id}/predictions?limit=1000000&texts=true`, { headers: { Accept: "application/x-ndjson" } });
+  const answers = (await response.text()).split("\n").filter(Boolean).map((line) => JSON.parse(line));
   const chosen = choose(answers).map(({ text, prediction }) => {
     const [best] = sorted(prediction);
     return [text, "", best.label, best.score.toFixed(4)];
   });
-  return { name: `${stemOf(job)}-to-label.csv`, blob: csv([["text", "label", "predicted", "score"], ...chosen], ",") };
+  return { name: `${stemOf(job)}-to-label.csv`, blob: csv([["text", "label", "predicted", "score"], ...chosen]) };
 }
 
-async function lines(job, more) {
-  const response = await request(`jobs/${job.id}/predictions?limit=1000000${more}`, { headers: { Accept: "application/x-ndjson" } });
-  return (await response.text()).split("\n").filter(Boolean).map((line) => JSON.parse(line));
-}
+const quoted = (value) => (/[",\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+
+const csv = (rows) => new Blob(rows.map((row) => `${row.map(quoted).join(",")}\r\n`), { type: "text/csv" });
 
 /** The most doubtful answers first, each text once, without those that failed. */
 function choose(answers) {

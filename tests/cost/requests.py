@@ -62,6 +62,9 @@ def bodies(route: ApiRoute, size: int, stored: Stored, wanted: Chosen = bool) ->
             yield name, Request(method, path + query, body, kind)
         for name, packed, content in zipped(min(8 * size, LARGE_ZIP), wanted):
             yield name, Request(method, f"{path}?filename=a.txt", packed, "", content)
+    elif path == f"{JOBS}/{{job_id}}/labelled":
+        for name, _, kind, body in files(size, wanted):
+            yield name, Request(method, stored.paths(path)[0], body, kind)
     elif (method, path) == ("POST", FILES):
         for name, body in forms(size, wanted):
             yield name, Request(method, path, body, MULTIPART)

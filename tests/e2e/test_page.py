@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import itertools
 import json
 import re
@@ -317,12 +318,26 @@ def test_the_least_certain_texts_of_a_job_are_a_file_to_label(service: Service, 
         ("a.json", b'[{"text": "one", "n": [1]}, "two"]', ["text,n,label,score,error", "one,[1],"]),
         ("a.ndjson", b'"one"\n\n{"text": "two", "id": 7}\n', ["text,id,label,score,error", "one,,"]),
         ("a.tsv", b"label\ttext\nx\tone\ny\ttwo\n", ["label,text,predicted_label,", "x,one,"]),
-        ("utf-16.txt", "one\n\nzwölf".encode("utf-16"), ["text,label,score,error", "one,"]),
+        ("utf-16.txt", "one\n\nzwölf".encode("utf-16"), ["\ufefftext,label,score,error", "one,", "zwölf,"]),
+        ("nel.txt", "one\n\x85\ntwo\n".encode(), ["text,label,score,error", "one,", "two,"]),
+        ("mark.txt", "one\n\ufeff\n".encode(), ["text,label,score,error", "one,", "\ufeff,"]),
+        ("empty.csv", b'text\ngood\n""\n', ["text,label,score,error", "good,", ","]),
+        (
+            "ids.ndjson",
+            b'{"id":1294030472427835393,"text":"a"}\n{"id":1294030472427835394,"text":"b","n":NaN}\n',
+            ["id,text,n,label,score,error", "1294030472427835393,a,,", "1294030472427835394,b,NaN,"],
+        ),
+        (
+            "members.csv.gz",
+            gzip.compress(b"id,text\n1,one\n") + gzip.compress(b"2,two\n") + bytes(512),
+            ["id,text,label,score,error", "1,one,", "2,two,"],
+        ),
     ],
 )
 def test_files_of_every_kind_are_joined(
     service: Service, viewer: Viewer, name: str, content: bytes, first: list[str]
 ) -> None:
+    """The page, which read files itself, put labels beside other texts, rounded ids, or lost the columns."""
     page = viewer.open(service)
     drop(page, name, content)
     finished(page, name)

@@ -1,0 +1,156 @@
+"""Joins the results of a job to the rows of its file, which is sent for that again.
+
+The texts that are read must be those of the job, which their digest shows. So the whole file is read before
+the first row is sent, and kept meanwhile, compressed: browsers read nothing of a response before they have
+sent their request.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from threading import Lock
+
+from api.asgi.http import CLOSE, Receive, RequestHeaders
+from api.errors import Problem
+from api.jobs.body import Sender, refused
+from api.jobs.schemas import JobFile
+from api.jobs.service import JobService
+from api.jobs.upload import digested, new_digest, text_digest
+from batcher.jobs.records import JobRecord
+from text_files.errors import BadFile
+from text_files.formats import Hints
+from text_files.output import Output, OutputFormat
+from text_files.rows import FileRows
+
+# Bytes of files that a process keeps at a time, compressed: text takes about a third of its size.
+MAX_KEPT = 32 * 1024 * 1024
+# A table has a cell for each of them in every row.
+MAX_FIELDS = 1024
+# Rows that are sent at once.
+_ROWS = 500
+
+
+class JobFiles:
+    """Reads the files of jobs again, and writes their rows with the results."""
+
+    def __init__(self, service: JobService) -> None:
+        self._service = service
+        self._room = _Room(MAX_KEPT)
+
+    async def labelled(
+        self, record: JobRecord, headers: RequestHeaders, receive: Receive, form: OutputFormat | None
+    ) -> tuple[OutputFormat, Iterator[bytes]]:
+        """The format, and the rows that have a result, with it. Raises Problem 409 for another file."""
+        if not record.file:
+            raise Problem(
+                409, "this job was not made from a file: /predictions has its results", code="no_file"
+            )
+        service, sender = self._service, Sender(receive, headers.left)
+        blocks = service.uploader.counted(sender.blocks())
+        copy = _Copy(self._room)
+        try:
+            names, output = await service.upload(sender, self._read, record, copy, blocks, form)
+        except BaseException:
+            copy.close()
+            raise
+        return output.format, self._lines(record, copy, names, output)
+
+    def _rows(self, record: JobRecord, blocks: Iterable[bytes]) -> FileRows:
+        """The rows of the file, read as they were for the job."""
+        how = JobFile.model_validate_json(record.file)
+        hints = Hints(how.column, how.format, how.delimiter, how.encoding, how.header, not how.literal)
+        return FileRows(blocks, how.name, hints, self._service.uploader.counted)
+
+    def _read(
+        self, record: JobRecord, copy: _Copy, blocks: Iterable[bytes], form: OutputFormat | None
+    ) -> tuple[list[str], Output]:
+        rows = self._rows(record, copy.take(blocks))
+        digest, names, total = new_digest(record.queue), dict[str, None](), 0
+        with refused():
+            for row in rows:
+                total += 1
+                names.update(dict.fromkeys(row.fields or ()))
+                if len(names) > MAX_FIELDS:
+                    raise BadFile("too_long", f"the objects have more than {MAX_FIELDS} different fields")
+                for _ in digested(iter((row.text,)), digest.update):
+                    pass
+        if digest.hexdigest() != text_digest(record):
+            detail = f"these are not the {record.total} texts of the job: send the file that it came from"
+            raise Problem(409, f"{detail} (this one has {total})", code="other_file")
+        assert rows.format is not None, "a file without texts has another digest"
+        return list(rows.names or names or [rows.column]), Output.of(rows.format, form)
+
+    def _lines(self, record: JobRecord, copy: _Copy, names: list[str], output: Output) -> Iterator[bytes]:
+        try:
+            results = (
+                json.loads(line)
+                for chunk in self._service.chunks(record, 0, record.done, ())
+                for line in chunk.lines
+            )
+            # In this order, rows without a result are not read.
+            joined = (
+                (row, result) for result, row in zip(results, self._rows(record, copy.blocks()), strict=False)
+            )
+            lines = output.lines(names, joined)
+            while some := list(islice(lines, _ROWS)):
+                # A half of a surrogate pair, which JSON may have in other fields, is not UTF-8.
+                yield "".join(some).encode("utf-8", "backslashreplace")
+        finally:
+            copy.close()
+
+
+class _Room:
+    """How many bytes may be kept."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._lock = Lock()
+
+    def take(self, size: int) -> bool:
+        """Takes so many bytes, or gives them back if negative. Returns whether there is room for them."""
+        with self._lock:
+            if size <= self._left:
+                self._left -= size
+                return True
+            return False
+
+
+class _Copy:
+    """A compressed copy of blocks, until it is closed or forgotten."""
+
+    def __init__(self, room: _Room) -> None:
+        self._room = room
+        self._parts: list[bytes] = []
+
+    def take(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yields the blocks and keeps them. Raises Problem 503 if too many files are kept."""
+        packer = zlib.compressobj(1)
+        for block in blocks:
+            self._keep(packer.compress(block))
+            yield block
+        self._keep(packer.flush())
+
+    def _keep(self, part: bytes) -> None:
+        if not self._room.take(len(part)):
+            detail = "too many files are joined with results at once; try again, or use `millrace classify`"
+            raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
+        self._parts.append(part)
+
+    def blocks(self) -> Iterator[bytes]:
+        unpacker = zlib.decompressobj()
+        for part in self._parts:
+            while part:
+                yield unpacker.decompress(part, 256 * 1024)
+                part = unpacker.unconsumed_tail
+        yield unpacker.flush()
+
+    def close(self) -> None:
+        """Gives the room back."""
+        self._room.take(-sum(map(len, self._parts)))
+        self._parts = []
+
+    def __del__(self) -> None:
+        self.close()

@@ -1,0 +1,161 @@
+"""Files as people save them, and what is right for each. All ways of reading are compared on them."""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file: its texts, its labels if it has any, or a part of the sentence that refuses it.
+
+    `query` are the parameters of POST /jobs, which have the names of the hints.
+    """
+
+    name: str
+    content: bytes
+    texts: list[str] = field(default_factory=list)
+    labels: list[str] | None = None
+    refused: str = ""
+    query: dict[str, Any] = field(default_factory=dict)
+    starts: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.content[:24]!r}"
+
+
+def _case(name: str, content: str | bytes, texts: list[str] | str, **more: Any) -> Case:
+    raw = content.encode() if isinstance(content, str) else content
+    if isinstance(texts, str):
+        return Case(name, raw, refused=texts, **more)
+    return Case(name, raw, texts, **more)
+
+
+_ZENDESK = '"Id","Description"\r\n"1","My money back.\nThanks, ""Bo"""\r\n"2","=cmd; login"\r\n'
+_MEMBERS = gzip.compress(b"id,text\n1,good\n") + gzip.compress(b"2,bad\n")
+_DESCRIPTION = {"column": "Description"}
+
+CASES = [
+    # Without a name that says what it is
+    _case(
+        "",
+        '"id","text"\r\n"1","I love this, really"\r\n',
+        ["I love this, really"],
+        starts='"id","text","label"',
+    ),
+    _case("export.dat", _ZENDESK, ['My money back.\nThanks, "Bo"', "=cmd; login"], query=_DESCRIPTION),
+    _case("", '"text"\n"good"\n"bad, too"\n', ["good", "bad, too"]),
+    _case("", "text\ngood\n", ["good"]),
+    _case("", '"good"\n"bad"\n', ["good", "bad"]),
+    _case("", '{"body": "a"}\n{"body": "b"}\n', "its fields are 'body'"),
+    # What looks like a blank line, and other line ends
+    _case("a.txt", "one\n\x85\ntwo\n\x1e\n\u2028\nthree\n", ["one", "two", "three"]),
+    _case("a.txt", "one\n\ufeff\ntwo\n", ["one", "\ufeff", "two"]),
+    _case("a.txt", "one\rtwo\r", ["one", "two"]),
+    _case("a.csv", "id,text\r1,one\r2,two\r", ["one", "two"], starts="id,text,label,score,error\r1,one,"),
+    _case("a.csv", 'text,label\r"a\n",x\r', "a carriage return outside of quotes"),
+    _case("a.ndjson", '\ufeff{"text":"good"}\r\n\r\n"bad"\r\n', ["good", "bad"]),
+    _case("a.ndjson", '{"text": "a\u2028b"}\n{"text": "c\x85d"}\n', ["a\u2028b", "c\x85d"]),
+    _case("a.csv", 'text\ngood\n""\n', ["good", ""]),
+    _case("a.csv", "text\n\ngood\n\n\n", ["", "good"]),
+    # Columns
+    _case("a.csv", "id,text,,\r\n1,good,,\r\n", ["good"], starts="id,text,,,label,score,error\r\n1,good,,,"),
+    _case("a.csv", "Comment,text,Comment\n1,good,2\n", ["good"], starts="Comment,text,Comment,label"),
+    _case("a.csv", "text,text\na,b\n", "2 columns are named 'text': name one by its number, 1 or 2"),
+    _case("a.csv", "text,text\na,b\n", ["b"], query={"column": "2"}),
+    _case("a.csv", "v1,v2,,,\nham,hello,,,\n", ["hello"], query={"column": "v2"}),
+    _case("a.csv", "id, text\n1, good\n", [" good"], starts="id, text,label"),
+    _case("a.csv", "id,text\n1,a\n\n2,b\n", ["a", "b"]),
+    _case("a.csv", "id,text\n1,one, two\n", "3 columns, but the first line names 2"),
+    _case("a.csv", "id,text\n1\n", "1 column, but the first line names 2"),
+    _case("a.csv", "id,words\n1,a\n", "no column 'text'; the columns are 'id', 'words'"),
+    # Before the header
+    _case("a.csv", "sep=;\r\nid;text\r\n1;good, bad\r\n", ["good, bad"], starts="sep=;\r\nid;text;label"),
+    _case("a.csv", "sep=;\nid;text\n1;good;more\n", "3 columns"),
+    _case("a.csv", "\r\n\r\nid,text\r\n1,good\r\n", ["good"]),
+    _case("a.csv", "# export 2025\n#\nid,text\n1,good\n", ["good"]),
+    _case("a.csv", "#,text\n1,good\n", ["good"], starts="#,text,label"),
+    _case("a.csv", "#,words\n1,good\n", "the columns are '#', 'words'"),
+    _case("a.csv", '"Review\n(free text)",text\n"a",good\n', ["good"]),
+    _case("a.csv", '"Review\n(free text)";text\nhello, you;good\n', ["good"]),
+    # Without a header
+    _case(
+        "",
+        "ham\tsee you\nspam\twin, now\n",
+        ["see you", "win, now"],
+        query={"header": "false", "column": "2"},
+    ),
+    _case("a.csv", "ham;see you\nspam;win\n", ["see you", "win"], query={"header": "false", "column": "2"}),
+    _case("a.csv", "one\ntwo\n", ["one", "two"], query={"header": "false"}),
+    _case("a.tsv", "ham\tsee you\nham\twin\n", "the first line looks like a row"),
+    _case("a.csv", "a,b\n1,2\n", "columns are numbers, 1 to 2, but 'text' is not", query={"header": "false"}),
+    # Quotes
+    _case("a.tsv", 'text\tid\n"He said ""fine"""\t1\n', ['He said "fine"'], starts="text\tid\tlabel"),
+    _case("a.tsv", 'text\tid\n"Wow" he said\t1\n"so so\t2\n', ['"Wow" he said', '"so so']),
+    _case("a.tsv", 'text\tid\n"a\tb"\t1\n', ["a\tb"]),
+    _case("a.tsv", 'text\tid\n"all"\t1\n', ['"all"'], query={"quotes": "false"}),
+    _case("a.csv", 'text,label\n"a\rb",x\n"c\r\nd",y\n', ["a\rb", "c\r\nd"], labels=["x", "y"]),
+    _case("a.csv", 'id,text\n1,"never closed\n', "a quote is not closed"),
+    # Encodings
+    _case("a.csv", "\ufeffid;text\r\n1;schön\r\n", ["schön"], starts="\ufeffid;text;label"),
+    _case(
+        "excel.txt", "id\ttext\r\n1\tschön\r\n".encode("utf-16"), ["schön"], starts="\ufeffid\ttext\tlabel"
+    ),
+    _case("excel.txt", "id\ttext\n1\tgood\n", ["good"]),
+    _case("notes.txt", "text, and more\nid\n", ["text, and more", "id"]),
+    _case("a.csv", "text\nschön\n".encode("cp1252"), "line 2: not valid UTF-8"),
+    _case("a.csv", "text\nschön\n".encode("cp1252"), ["schön"], query={"encoding": "windows-1252"}),
+    _case("a.csv", "id,text\n" + "1,good\n" * 20_000 + "2,b\0d\n", "line 20002: a NUL character"),
+    # JSON, in the notation of the file
+    _case(
+        "a.ndjson",
+        '{"id":1294030472427835393,"text":"a"}\n',
+        ["a"],
+        starts='{"id":1294030472427835393,"text":"a", "',
+    ),
+    _case(
+        "a.ndjson",
+        '{"text":"a","x":[1.10,1e400,NaN,{"b":null}]}\n',
+        ["a"],
+        starts='{"text":"a","x":[1.10,1e400,NaN,{"b":null}]',
+    ),
+    _case("a.ndjson", '{"text":"a","id":1,"id":2}\n', "a field is given more than once"),
+    _case("a.json", '[{"text":"a","x":{"id":1,"id":2}}]', "a field is given more than once"),
+    _case(
+        "a.json",
+        '[\n {"text": "a",\n  "n": 1.0}, "b"]',
+        ["a", "b"],
+        starts='{"text": "a", "n": 1.0, "prediction"',
+    ),
+    _case(
+        "a.json", '{"text":"good","label":1}\n{"text":"bad","label":0}\n', ["good", "bad"], labels=["1", "0"]
+    ),
+    # Compressed
+    _case("a.csv.gz", _MEMBERS, ["good", "bad"]),
+    _case("a.csv.gz", gzip.compress(b"id,text\n1,good\n") + bytes(512), ["good"]),
+    # Not texts
+    _case("a.xls", "<html><body><table><tr><td>text</td></tr></table>", "an HTML or XML page"),
+    _case("a.xls", "  <table><tr><td>text", "an HTML or XML page"),
+    _case("", "<!DOCTYPE html>\n<p>text", "an HTML or XML page"),
+    _case("a.xlsx", b"PK\x03\x04\x14\0", "a spreadsheet, an office document or a ZIP archive"),
+    # With labels
+    _case(
+        "a.tsv",
+        'text\tlabel\n"He said ""no"""\t"billing, refund"\n',
+        ['He said "no"'],
+        labels=["billing, refund"],
+    ),
+    _case("a.csv", "text,label,,\na,pos,,\n\nb,neg,,\n", ["a", "b"], labels=["pos", "neg"]),
+    _case("a.csv", "sep=;\ntext;label\na;b\n", ["a"], labels=["b"]),
+    _case("a.csv", "text,label\na,b\n".encode("utf-16"), ["a"], labels=["b"]),
+    _case("a.csv", "text,label\ra,pos\r", ["a"], labels=["pos"]),
+    _case("a.csv.gz", gzip.compress(b"text,label\na,pos\n"), ["a"], labels=["pos"]),
+    _case(
+        "a.ndjson",
+        '{"text":"a","label":1.0}\n{"text":"b","label":true}\n',
+        ["a", "b"],
+        labels=["1.0", "true"],
+    ),
+]
