@@ -38,8 +38,108 @@ Takes (dict "object" OBJECT "root" $), and "component" for objects of k8s/base.
 {{- end -}}
 
 {{- define "millrace.image" -}}
-{{- with .root.Values.images.registry }}{{ . }}/{{ end -}}
-millrace-{{ .name }}:{{ .root.Values.images.tag | default .root.Chart.AppVersion }}
+{{- $images := .root.Values.images -}}
+{{- $image := index $images .name -}}
+{{- with $images.registry }}{{ . }}/{{ end }}{{ $image.repository -}}
+{{- if $image.digest -}}
+@{{ $image.digest }}
+{{- else -}}
+:{{ $image.tag | default $images.tag | default .root.Chart.AppVersion }}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Changes a pod and its first container by the values of its part: resources, probes, placement, environment, volumes.
+Takes (dict "template" POD-TEMPLATE "values" VALUES "root" $), and prints nothing.
+*/}}
+{{- define "millrace.pod" -}}
+{{- $values := .values -}}
+{{- $images := .root.Values.images -}}
+{{- $pod := .template.spec -}}
+{{- $container := first $pod.containers -}}
+{{- $resources := mergeOverwrite $container.resources (deepCopy $values.resources) -}}
+{{- range $kind := list "requests" "limits" -}}
+{{- $kept := dict -}}
+{{- range $name, $amount := index $resources $kind -}}
+{{- if not (kindIs "invalid" $amount) -}}
+{{- $_ := set $kept $name $amount -}}
+{{- end -}}
+{{- end -}}
+{{- $_ := set $resources $kind $kept -}}
+{{- end -}}
+{{- range $name := list "startupProbe" "readinessProbe" "livenessProbe" -}}
+{{- $_ := set $container $name (mergeOverwrite (index $container $name) (deepCopy (index $values $name))) -}}
+{{- end -}}
+{{- range $name := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" -}}
+{{- with index $values $name -}}
+{{- $_ := set $pod $name (deepCopy .) -}}
+{{- end -}}
+{{- end -}}
+{{- with $values.podAnnotations -}}
+{{- $_ := set $.template.metadata "annotations" (merge $.template.metadata.annotations .) -}}
+{{- end -}}
+{{- $_ := set $container "env" (concat $container.env $values.extraEnv) -}}
+{{- $_ := set $container "volumeMounts" (concat $container.volumeMounts $values.extraVolumeMounts) -}}
+{{- $_ := set $pod "volumes" (concat $pod.volumes $values.extraVolumes) -}}
+{{- with $images.pullSecrets -}}
+{{- $_ := set $pod "imagePullSecrets" . -}}
+{{- end -}}
+{{- with $images.pullPolicy -}}
+{{- range concat ($pod.initContainers | default list) $pod.containers -}}
+{{- $_ := set . "imagePullPolicy" $images.pullPolicy -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Gives the pod of the worker a model that is not in its image. Takes (dict "pod" POD "root" $), and prints nothing.
+*/}}
+{{- define "millrace.model" -}}
+{{- $model := .root.Values.worker.model -}}
+{{- $container := first .pod.containers -}}
+{{- $source := dict -}}
+{{- if and $model.claim $model.pull -}}
+{{- fail "worker.model has a claim and a pull: choose one" -}}
+{{- end -}}
+{{- if $model.claim -}}
+{{- $source = dict "persistentVolumeClaim" (dict "claimName" $model.claim "readOnly" true) -}}
+{{- else if $model.pull -}}
+{{- $source = dict "emptyDir" (dict "sizeLimit" $model.size) -}}
+{{- $image := required "worker.model.builder is required if worker.model.pull is set" $model.builder -}}
+{{- $script := "cd /src && test -d /models/model || { python3 -m model_store pull \"$MODEL\" --to /models/checkpoint && python3 -m model_store build --model /models/checkpoint --engine openvino --out /models/model; }" -}}
+{{- $env := list (dict "name" "MODEL" "value" $model.pull) (dict "name" "HOME" "value" "/tmp") (dict "name" "TMPDIR" "value" "/models") -}}
+{{- with $model.tokenSecret -}}
+{{- $env = append $env (dict "name" "HF_TOKEN" "valueFrom" (dict "secretKeyRef" (dict "name" . "key" "HF_TOKEN"))) -}}
+{{- end -}}
+{{- $mounts := list (dict "name" "tmp" "mountPath" "/tmp") (dict "name" "model" "mountPath" "/models") -}}
+{{- $init := dict "name" "model" "image" $image "command" (list "sh" "-c" $script) "env" $env "volumeMounts" $mounts "resources" $model.resources "securityContext" $container.securityContext -}}
+{{- $_ := set .pod "initContainers" (list $init) -}}
+{{- end -}}
+{{- if $source -}}
+{{- $folder := empty $model.claim | ternary "/models/model" (clean (printf "/models/%s" $model.path)) -}}
+{{- $_ := set .pod "volumes" (append .pod.volumes (merge (dict "name" "model") $source)) -}}
+{{- $_ := set $container "volumeMounts" (append $container.volumeMounts (dict "name" "model" "mountPath" "/models" "readOnly" true)) -}}
+{{- $_ := set $container "env" (append $container.env (dict "name" "MILLRACE_MODEL" "value" $folder)) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The files of Redis, as YAML. */}}
+{{- define "millrace.redisConfiguration" -}}
+{{- $files := dict -}}
+{{- range $name := list "redis.conf" "start.sh" "users.acl" -}}
+{{- $_ := set $files $name ($.Files.Get (printf "k8s/base/redis/%s" $name)) -}}
+{{- end -}}
+{{- $_ := set $files "redis.conf" (regexReplaceAll "(?m)^maxmemory .*$" (index $files "redis.conf") (printf "maxmemory %s" .Values.redis.maxmemory)) -}}
+{{ toYaml $files }}
+{{- end -}}
+
+{{/* Prints the ServiceAccount of a part, with the annotations of its values. Takes (dict "name" NAME "root" $). */}}
+{{- define "millrace.serviceAccount" -}}
+{{- $account := .root.Files.Get (printf "k8s/base/%s/serviceaccount.yaml" .name) | fromYaml -}}
+{{- with (index .root.Values .name).serviceAccount.annotations -}}
+{{- $_ := set $account.metadata "annotations" . -}}
+{{- end -}}
+{{- include "millrace.print" (dict "object" $account "component" .name "root" .root) -}}
 {{- end -}}
 
 {{- define "millrace.redisAddress" -}}

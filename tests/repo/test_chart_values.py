@@ -1,0 +1,458 @@
+"""Every value of the chart: what it changes in the objects, and that a misspelt one is refused by name."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from millrace.settings_loader import known_variables
+from model_store.__main__ import _parser as model_store_parser
+from tests.limits import MIB
+from tests.repo.manifests import FIELDS, Object, custom_kind, objects_in, of_kind
+from tests.repo.test_chart import CHART, helm
+from tests.repo.test_manifests import RELEASES
+
+SCHEMA = json.loads((CHART / "values.schema.json").read_text())
+DIGEST = "sha256:" + "a" * 64
+REDIS_IMAGE = f"mirror.example/redis:7.4@{DIGEST}"
+MODEL = "org/name@0123456"
+POD = "spec.template.spec"
+BOX = f"{POD}.containers.0"
+# What a value of all parts is set to, and the field of the workload that then has the last item.
+PARTS: dict[str, tuple[Any, str, Any]] = {
+    "resources": ({"limits": {"memory": "3Gi"}}, f"{BOX}.resources.limits.memory", "3Gi"),
+    "nodeSelector": ({"pool": "amx"}, f"{POD}.nodeSelector.pool", "amx"),
+    "tolerations": ([{"key": "spot", "operator": "Exists"}], f"{POD}.tolerations.0.key", "spot"),
+    "affinity": (
+        {
+            "nodeAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": {
+                    "nodeSelectorTerms": [{"matchExpressions": [{"key": "amx", "operator": "Exists"}]}]
+                }
+            }
+        },
+        f"{POD}.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution"
+        ".nodeSelectorTerms.0.matchExpressions.0.key",
+        "amx",
+    ),
+    "topologySpreadConstraints": (
+        [{"topologyKey": "rack", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule"}],
+        f"{POD}.topologySpreadConstraints.0.topologyKey",
+        "rack",
+    ),
+    "priorityClassName": ("high", f"{POD}.priorityClassName", "high"),
+    "podAnnotations": ({"example/team": "nlp"}, "spec.template.metadata.annotations.example/team", "nlp"),
+    "extraEnv": ([{"name": "EXTRA", "value": "1"}], f"{BOX}.env.EXTRA.value", "1"),
+    "extraVolumes": (
+        [{"name": "extra", "emptyDir": {"sizeLimit": "1Mi"}}],
+        f"{POD}.volumes.extra.emptyDir.sizeLimit",
+        "1Mi",
+    ),
+    "extraVolumeMounts": (
+        [{"name": "tmp", "mountPath": "/extra"}],
+        f"{BOX}.volumeMounts./extra.name",
+        "tmp",
+    ),
+    "startupProbe": ({"failureThreshold": 999}, f"{BOX}.startupProbe.failureThreshold", 999),
+    "readinessProbe": ({"timeoutSeconds": 9}, f"{BOX}.readinessProbe.timeoutSeconds", 9),
+    "livenessProbe": ({"periodSeconds": 99}, f"{BOX}.livenessProbe.periodSeconds", 99),
+}
+ANNOTATIONS = {"eks.amazonaws.com/role-arn": "role"}
+HUB = {"worker.model.pull": MODEL, "worker.model.builder": "builder:1"}
+INIT = f"Deployment/worker {POD}.initContainers.0"
+SECRET = "Secret/redis-{} data.REDIS_PASSWORD"
+# The other values by path: what it is set to, what else is set, and the field that then has the last item.
+OTHERS: dict[str, tuple[Any, dict[str, Any], str, Any]] = {
+    "images.registry": ("r.example", {}, f"Deployment/api {BOX}.image", r"r\.example/millrace-api:\S+"),
+    "images.tag": ("1.2", {}, f"Deployment/jobs {BOX}.image", "millrace-api:1.2"),
+    "images.pullPolicy": ("Always", {}, f"StatefulSet/redis {BOX}.imagePullPolicy", "Always"),
+    "images.pullSecrets": (
+        [{"name": "pull"}],
+        {},
+        f"Deployment/api {POD}.imagePullSecrets.pull.name",
+        "pull",
+    ),
+    "images.api.repository": ("a/api", {}, f"Deployment/api {BOX}.image", r"a/api:\S+"),
+    "images.api.tag": ("1.3", {"images.tag": "1.2"}, f"Deployment/api {BOX}.image", "millrace-api:1.3"),
+    "images.api.digest": (DIGEST, {}, f"Deployment/api {BOX}.image", f"millrace-api@{DIGEST}"),
+    "images.worker.repository": ("reviews", {}, f"Deployment/worker {BOX}.image", r"reviews:\S+"),
+    "images.worker.tag": ("1.4", {}, f"Deployment/worker {BOX}.image", "millrace-worker:1.4"),
+    "images.worker.digest": (DIGEST, {}, f"Deployment/worker {BOX}.image", f"millrace-worker@{DIGEST}"),
+    "settings": ({"MILLRACE_THREADS": 3}, {}, "ConfigMap/settings data.MILLRACE_THREADS", "3"),
+    "apiKeysSecret": (
+        "keys",
+        {},
+        f"Deployment/api {BOX}.env.MILLRACE_API_KEYS.valueFrom.secretKeyRef.name",
+        "keys",
+    ),
+    "api.autoscaling": ({"min": 3, "max": 5}, {}, "HorizontalPodAutoscaler/api spec.minReplicas", 3),
+    "worker.autoscaling": ({"min": 1, "max": 7}, {}, "ScaledObject/worker spec.maxReplicaCount", 7),
+    "api.replicas": (4, {}, "Deployment/api spec.replicas", 4),
+    "worker.replicas": (5, {}, "Deployment/worker spec.replicas", 5),
+    "jobs.replicas": (6, {}, "Deployment/jobs spec.replicas", 6),
+    "worker.model.claim": (
+        "models",
+        {},
+        f"Deployment/worker {POD}.volumes.model.persistentVolumeClaim.claimName",
+        "models",
+    ),
+    "worker.model.path": (
+        "topics/v2",
+        {"worker.model.claim": "models"},
+        f"Deployment/worker {BOX}.env.MILLRACE_MODEL.value",
+        "/models/topics/v2",
+    ),
+    "worker.model.pull": (MODEL, {"worker.model.builder": "builder:1"}, f"{INIT}.env.MODEL.value", MODEL),
+    "worker.model.builder": ("builder:2", HUB, f"{INIT}.image", "builder:2"),
+    "worker.model.tokenSecret": (
+        "hub",
+        HUB,
+        f"{INIT}.env.HF_TOKEN.valueFrom.secretKeyRef.name",
+        "hub",
+    ),
+    "worker.model.size": ("9Gi", HUB, f"Deployment/worker {POD}.volumes.model.emptyDir.sizeLimit", "9Gi"),
+    "worker.model.resources": (
+        {"limits": {"memory": "6Gi"}},
+        HUB,
+        f"{INIT}.resources.limits.memory",
+        "6Gi",
+    ),
+    "service.type": ("LoadBalancer", {}, "Service/api spec.type", "LoadBalancer"),
+    "service.nodePort": (30801, {"service.type": "NodePort"}, "Service/api spec.ports.http.nodePort", 30801),
+    "redis.inside": (False, {"redis.address": "r:6379"}, "ConfigMap/settings data.REDIS_ADDRESS", "r:6379"),
+    "redis.address": ("r:6380", {}, "ConfigMap/settings data.REDIS_ADDRESS", "r:6380"),
+    "redis.tls": (True, {}, "ConfigMap/settings data.REDIS_SCHEME", "rediss"),
+    "redis.jobsAddress": ("j:6379", {}, "ConfigMap/settings data.REDIS_JOBS_ADDRESS", "j:6379"),
+    "redis.clusterAddress": ("c:6379", {}, "ConfigMap/settings data.REDIS_CLUSTER_ADDRESS", "c:6379"),
+    "redis.shards": (4, {"redis.clusterAddress": "c:6379"}, "ConfigMap/settings data.MILLRACE_SHARDS", "4"),
+    "redis.image": (REDIS_IMAGE, {}, f"StatefulSet/redis {BOX}.image", REDIS_IMAGE),
+    "redis.storage": (
+        "8Gi",
+        {},
+        "StatefulSet/redis spec.volumeClaimTemplates.0.spec.resources.requests.storage",
+        "8Gi",
+    ),
+    "redis.storageClass": (
+        "fast",
+        {},
+        "StatefulSet/redis spec.volumeClaimTemplates.0.spec.storageClassName",
+        "fast",
+    ),
+    "redis.maxmemory": ("4gb", {}, "ConfigMap/redis data.redis/conf", r"(?s).*\nmaxmemory 4gb\n.*"),
+    "ingress.kind": ("istio", {}, "VirtualService/millrace spec.gateways.0", "millrace"),
+    "ingress.host": (
+        "h.example",
+        {"ingress.kind": "ingress"},
+        "Ingress/millrace spec.rules.0.host",
+        "h.example",
+    ),
+    "ingress.gatewayNamespace": (
+        "edge",
+        {"ingress.kind": "gateway-api"},
+        "Gateway/millrace metadata.namespace",
+        "edge",
+    ),
+    "ingress.istioGateway": (
+        "edge",
+        {"ingress.kind": "istio"},
+        "Gateway/millrace spec.selector.istio",
+        "edge",
+    ),
+    "ingress.class": (
+        "nginx",
+        {"ingress.kind": "ingress"},
+        "Ingress/millrace spec.ingressClassName",
+        "nginx",
+    ),
+    "ingress.annotations": (
+        {"a/b": "c"},
+        {"ingress.kind": "ingress"},
+        "Ingress/millrace metadata.annotations.a/b",
+        "c",
+    ),
+    "networkPolicies.enabled": (True, {}, "NetworkPolicy/default spec.policyTypes.0", "Ingress"),
+    "networkPolicies.tracing": (True, {}, "ConfigMap/settings data.MILLRACE_TRACING", "true"),
+    "networkPolicies.webhooks": (
+        True,
+        {"networkPolicies.enabled": True},
+        "NetworkPolicy/to-webhooks spec.policyTypes.0",
+        "Egress",
+    ),
+    "monitoring": (True, {}, "PodMonitor/millrace spec.podTargetLabels.0", "app.kubernetes.io/component"),
+}
+
+
+def values_of_all_parts() -> Iterator[tuple[str, tuple[Any, dict[str, Any], str, Any]]]:
+    for part in ("api", "worker", "jobs", "redis"):
+        workload = f"{'StatefulSet' if part == 'redis' else 'Deployment'}/{part}"
+        for name, (value, path, found) in PARTS.items():
+            yield f"{part}.{name}", (value, {}, f"{workload} {path}", found)
+        account = f"ServiceAccount/{part} metadata.annotations.eks/amazonaws/com/role-arn"
+        yield f"{part}.serviceAccount.annotations", (ANNOTATIONS, {}, account, "role")
+    for user in ("api", "worker", "jobs", "autoscaler", "admin"):
+        yield f"redis.passwords.{user}", ("secret", {}, SECRET.format(user), "c2VjcmV0")
+
+
+VALUES = OTHERS | dict(values_of_all_parts())
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1} as {"a": {"b": 1}}."""
+    found: dict[str, Any] = {}
+    for path, value in flat.items():
+        inner = found
+        *parents, last = path.split(".")
+        for name in parents:
+            inner = inner.setdefault(name, {})
+        inner[last] = copy.deepcopy(value)
+    return found
+
+
+# All at once, but for those that exclude each other.
+EVERYTHING = nested(
+    {
+        path: given
+        for path, (given, _, _, _) in VALUES.items()
+        if path not in ("worker.model.claim", "redis.inside")
+    }
+    | {"ingress.kind": "ingress", "service.type": "NodePort"}
+)
+MISSPELT: dict[str, dict[str, Any]] = {
+    "monitor": {"monitor": True},
+    "registery": {"images": {"registery": "r.example"}},
+    "replicaCount": {"worker": {"replicaCount": 5}},
+    "maximum": {"api": {"autoscaling": {"min": 1, "max": 2, "maximum": 3}}},
+    "limit": {"jobs": {"resources": {"limit": {"cpu": "1"}}}},
+    "memroy": {"redis": {"resources": {"limits": {"memroy": "1Gi"}}}},
+    "effects": {"worker": {"tolerations": [{"key": "spot", "effects": "NoSchedule"}]}},
+    "nodeSelectorTerm": {
+        "worker": {
+            "affinity": {
+                "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerm": []}}
+            }
+        }
+    },
+    "claim": {"worker": {"extraVolumes": [{"name": "m", "persistentVolumeClaim": {"claim": "m"}}]}},
+    "MILLRACE_TREADS": {"settings": {"MILLRACE_TREADS": "2"}},
+    "operater": {"redis": {"passwords": {"operater": "secret"}}},
+    "failureTreshold": {"worker": {"startupProbe": {"failureTreshold": 600}}},
+    "labelSelector": {
+        "api": {
+            "topologySpreadConstraints": [
+                {"topologyKey": "a", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", "labelSelector": {}}
+            ]
+        }
+    },
+}
+IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
+    "from zero": ({"worker": {"autoscaling": {"min": 0, "max": 5}}}, "/worker/autoscaling"),
+    "two models": (nested(HUB | {"worker.model.claim": "models"}), "choose one"),
+    "no builder": (nested({"worker.model.pull": MODEL}), "worker.model.builder is required"),
+    "a branch": (nested(HUB | {"worker.model.pull": "org/name@main"}), "/worker/model/pull"),
+    "a tag as digest": ({"images": {"api": {"digest": "1.2"}}}, "/images/api/digest"),
+}
+CASES = (
+    {"plain": {}, "everything": EVERYTHING, "no limit": {"api": {"resources": {"limits": {"cpu": None}}}}}
+    | {f"without {path}": nested(extra) for path, (_, extra, _, _) in VALUES.items()}
+    | {f"with {path}": nested(extra | {path: value}) for path, (value, extra, _, _) in VALUES.items()}
+    | {f"misspelt {name}": values for name, values in MISSPELT.items()}
+    | {f"impossible {name}": values for name, (values, _) in IMPOSSIBLE.items()}
+)
+
+
+@pytest.fixture(scope="module")
+def rendered() -> dict[str, Any]:
+    given = {json.dumps(values): values for values in CASES.values()}
+    found = helm(given)["cases"]
+    return {name: found[json.dumps(values)] for name, values in CASES.items()}
+
+
+def leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """The leaves of an object by dotted path. Items of a list with names or paths are called by them."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from leaves(inner, f"{path}.{key.replace('.', '/')}")
+    elif isinstance(value, list):
+        for at, inner in enumerate(value):
+            name = at
+            if isinstance(inner, dict) and not path.endswith(("ontainers", "listeners", "servers")):
+                name = inner.get("mountPath", inner.get("name", at))
+            yield from leaves(inner, f"{path}.{name}")
+    else:
+        yield path.removeprefix("."), value
+
+
+def flat(text: str) -> dict[str, object]:
+    return {
+        f"{thing['kind']}/{thing['metadata']['name']} {path}": value
+        for thing in objects_in(text)
+        for path, value in leaves(thing)
+    }
+
+
+@pytest.mark.parametrize("path", VALUES)
+def test_a_value_reaches_the_object_that_it_is_about(rendered: dict[str, Any], path: str) -> None:
+    """Sixteen of these were ignored without a word."""
+    for name in (f"with {path}", f"without {path}"):
+        assert isinstance(rendered[name], str), rendered[name]
+    where, expected = VALUES[path][2:]
+    after, before = flat(rendered[f"with {path}"]), flat(rendered[f"without {path}"])
+    assert where in after, sorted(key for key in after if after[key] != before.get(key))
+    if isinstance(expected, str) and "\\" in expected:
+        assert re.fullmatch(expected, str(after[where]))
+    else:
+        assert after[where] == expected
+    assert after[where] != before.get(where) or path == "redis.inside"
+
+
+def own_values(schema: dict[str, Any], path: str = "") -> Iterator[str]:
+    """The paths of the values that the schema itself describes, down to lists and maps."""
+    for name, described in schema["properties"].items():
+        inner = SCHEMA["$defs"]["image"] if described == {"$ref": "#/$defs/image"} else described
+        inner_path = f"{path}.{name}".removeprefix(".")
+        if "properties" in inner:
+            yield from own_values(inner, inner_path)
+        elif inner_path != "global":  # Helm's own
+            yield inner_path
+
+
+def test_every_value_of_the_schema_is_tried_and_documented() -> None:
+    assert sorted(own_values(SCHEMA)) == sorted(VALUES)
+    documented = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert documented["redis"].pop("passwords") == {}, "none by default"
+    for path in VALUES:
+        inner = documented
+        for name in path.split(".") if not path.startswith("redis.passwords.") else ():
+            assert name in inner, f"{path} is not in values.yaml"
+            inner = inner[name]
+
+
+def test_no_object_of_the_schema_takes_names_that_it_does_not_know() -> None:
+    def check(schema: object, path: str) -> None:
+        if isinstance(schema, dict):
+            if "properties" in schema and isinstance(schema["properties"], dict):
+                assert schema.get("additionalProperties") is False, path
+            for name, inner in schema.items():
+                check(inner, f"{path}/{name}")
+
+    check(SCHEMA, "")
+
+
+@pytest.mark.parametrize("name", MISSPELT)
+def test_a_misspelt_value_was_ignored_without_a_word(rendered: dict[str, Any], name: str) -> None:
+    assert name in rendered[f"misspelt {name}"]["error"]
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_impossible_values_are_refused_with_what_to_do(rendered: dict[str, Any], name: str) -> None:
+    assert IMPOSSIBLE[name][1] in rendered[f"impossible {name}"]["error"]
+
+
+def misspellings(value: object) -> Iterator[tuple[str, Any]]:
+    """`value` with each of its names misspelt in turn. Those of maps that may have any name are left out."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in ("nodeSelector", "podAnnotations", "annotations", "settings"):
+                for name, changed in misspellings(inner):
+                    yield name, value | {key: changed}
+            yield f"{key}x", {f"{name}x" if name == key else name: one for name, one in value.items()}
+    elif isinstance(value, list):
+        for at, inner in enumerate(value):
+            for name, changed in misspellings(inner):
+                yield name, [*value[:at], changed, *value[at + 1 :]]
+
+
+def test_every_name_at_every_depth_is_refused_when_it_is_misspelt() -> None:
+    validators = pytest.importorskip("jsonschema", reason="jsonschema is missing")
+    validator = validators.Draft7Validator(SCHEMA)
+    assert list(validator.iter_errors(EVERYTHING)) == []
+    tried = list(misspellings(EVERYTHING))
+    assert len(tried) > 150
+    assert [name for name, values in tried if validator.is_valid(values)] == []
+
+
+def test_all_values_at_once_fit_the_schemas_of_kubernetes_and_its_restricted_pods(
+    rendered: dict[str, Any],
+) -> None:
+    utils = pytest.importorskip("kubernetes_validate.utils", reason="kubernetes-validate is missing")
+    validate: Callable[..., object] = utils.validate
+    objects = objects_in(rendered["everything"])
+    for thing in objects:
+        if custom_kind(thing) not in FIELDS:
+            for release in RELEASES:
+                validate(thing, release, strict=True)
+    for workload in [*of_kind(objects, "Deployment").values(), of_kind(objects, "StatefulSet")["redis"]]:
+        pod = workload["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "to-model-hub" in of_kind(objects, "NetworkPolicy")
+
+
+def worker(text: str) -> dict[str, Any]:
+    return dict(of_kind(objects_in(text), "Deployment")["worker"]["spec"]["template"]["spec"])
+
+
+def test_the_init_container_runs_commands_that_exist_and_leaves_what_the_worker_reads(
+    rendered: dict[str, Any],
+) -> None:
+    pod = worker(rendered["with worker.model.pull"])
+    (init,), (container,) = pod["initContainers"], pod["containers"]
+    shell, option, script = init["command"]
+    assert (shell, option) == ("sh", "-c")
+    words = shlex.split(script.replace('"$MODEL"', MODEL), posix=True)
+    starts = [at for at, word in enumerate(words) if word == "model_store"]
+    commands = [
+        words[at + 1 :][: next(i for i, w in enumerate(words[at:]) if w in ("&&", "}")) - 1] for at in starts
+    ]
+    pull, build = [model_store_parser().parse_args([w.rstrip(";") for w in command]) for command in commands]
+    assert (pull.reference, str(pull.to)) == (MODEL, build.model)
+    folder = {entry["name"]: entry.get("value") for entry in container["env"]}["MILLRACE_MODEL"]
+    assert str(build.out) == folder
+    assert {mount["name"] for mount in init["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_a_limit_of_null_is_no_limit(rendered: dict[str, Any]) -> None:
+    """It was rendered as `cpu: null`."""
+    api: Object = of_kind(objects_in(rendered["no limit"]), "Deployment")["api"]
+    (container,) = api["spec"]["template"]["spec"]["containers"]
+    assert container["resources"]["limits"].keys() == {"memory"}
+
+
+def test_the_schema_knows_every_setting() -> None:
+    """Without one of them, the chart would refuse it: add it to `settings` of values.schema.json."""
+    (_, named) = SCHEMA["properties"]["settings"]["propertyNames"]["anyOf"]
+    assert named["enum"] == sorted(known_variables())
+
+
+def definition(value: Any) -> Any:
+    """A definition of Kubernetes without what only people read."""
+    if isinstance(value, dict):
+        return {
+            key: definition(inner)
+            for key, inner in value.items()
+            if not (key == "description" and isinstance(inner, str)) and not key.startswith("x-")
+        }
+    return [definition(inner) for inner in value] if isinstance(value, list) else value
+
+
+def test_affinities_and_volumes_are_those_of_kubernetes() -> None:
+    utils = pytest.importorskip("kubernetes_validate.utils", reason="kubernetes-validate is missing")
+    file = f"kubernetes-json-schema/v{RELEASES[-1]}.0-local-strict/_definitions.json"
+    published = utils.schema_contents(file, RELEASES[-1])["$defs"]
+    for name, ours in SCHEMA["$defs"].items():
+        if name.startswith("io.k8s."):
+            assert ours == definition(published[name]), name
+
+
+def test_the_memory_of_redis_by_default_leaves_room_for_its_rewrite() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert int(values["redis"]["maxmemory"].removesuffix("mb")) * MIB * 2.5 < 2048 * MIB
