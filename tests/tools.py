@@ -10,6 +10,7 @@ from typing import NoReturn
 
 # Programs by the name in `needs`, in the order in which they are looked for.
 PROGRAMS: dict[str, tuple[str, ...]] = {
+    "caddy": ("caddy",),
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
     "hadolint": ("hadolint",),
     "ip": ("ip",),

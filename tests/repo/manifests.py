@@ -54,7 +54,8 @@ FIELDS: dict[str, str] = {
         selector.* servers.hosts servers.name servers.port.number servers.port.name servers.port.protocol
         servers.tls.mode servers.tls.credentialName servers.tls.httpsRedirect""",
     "networking.istio.io/VirtualService": """
-        hosts gateways http.name http.match.uri.exact http.match.uri.prefix http.timeout http.retries.attempts
+        hosts gateways http.name http.match.uri.exact http.match.uri.prefix http.match.method.exact
+        http.timeout http.retries.attempts
         http.route.destination.host http.route.destination.port.number""",
     "gateway.networking.k8s.io/Gateway": """
         gatewayClassName listeners.name listeners.protocol listeners.port listeners.hostname
@@ -62,7 +63,8 @@ FIELDS: dict[str, str] = {
         listeners.allowedRoutes.namespaces.selector.matchLabels.*""",
     "gateway.networking.k8s.io/HTTPRoute": """
         hostnames parentRefs.name parentRefs.namespace parentRefs.sectionName rules.matches.path.type
-        rules.matches.path.value rules.timeouts.request rules.backendRefs.name rules.backendRefs.port
+        rules.matches.path.value rules.matches.method rules.timeouts.request rules.backendRefs.name
+        rules.backendRefs.port
         rules.filters.type rules.filters.requestRedirect.scheme rules.filters.requestRedirect.statusCode""",
 }
 

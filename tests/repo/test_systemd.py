@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import subprocess
 import tomllib
@@ -11,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
-from tests.repo.manifests import K8S, ROOT
+from tests.repo.manifests import ROOT
 from tests.tools import needs
 
 # What the units refer to but do not install.
@@ -161,12 +159,3 @@ def test_systemd_never_gives_up_on_a_process(root: Path) -> None:
         text = unit.read_text()
         assert "Restart=always" in text
         assert "StartLimitIntervalSec=0" in text.partition("[Service]")[0], unit.name
-
-
-def test_the_proxy_has_the_public_paths_of_the_cluster() -> None:
-    service = yaml.safe_load((K8S / "components/istio/virtualservice.yaml").read_text())["spec"]
-    public = set()
-    for match in (match["uri"] for http in service["http"] for match in http["match"]):
-        public |= {match["prefix"], f"{match['prefix']}/*"} if "prefix" in match else {match["exact"]}
-    (listed,) = re.findall(r"@public path (.*)", (ROOT / "packaging/caddy/Caddyfile").read_text())
-    assert set(listed.split()) == public

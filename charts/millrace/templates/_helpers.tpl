@@ -184,3 +184,32 @@ Gives the pod of the worker a model that is not in its image. Takes (dict "pod" 
 {{- end -}}
 {{ toYaml $settings }}
 {{- end -}}
+
+{{/*
+The paths that gateways publish, with MILLRACE_COMPAT of the settings, as YAML: two lists, `usual` with a timeout and
+`unlimited`, of {path, below: whether it stands for what is below it too, post: whether it is for POST only}.
+*/}}
+{{- define "millrace.paths" -}}
+{{- $public := .Files.Get "k8s/public-paths.yaml" | fromYaml -}}
+{{- $names := $public.default -}}
+{{- $settings := include "millrace.settings" . | fromYaml -}}
+{{- if hasKey $settings "MILLRACE_COMPAT" -}}
+{{- $names = regexFindAll "[^\\s,]+" $settings.MILLRACE_COMPAT -1 -}}
+{{- end -}}
+{{- $groups := dict "usual" $public.api "unlimited" $public.jobs -}}
+{{- range $name := $names -}}
+{{- if not (hasKey $public.dialects $name) -}}
+{{- fail (printf "settings.MILLRACE_COMPAT has %s; known are %s" $name (keys $public.dialects | sortAlpha | join ", ")) -}}
+{{- end -}}
+{{- $_ := set $groups "usual" (concat $groups.usual (index $public.dialects $name)) -}}
+{{- $_ := set $groups "unlimited" (concat $groups.unlimited (index $public.batches $name | default list)) -}}
+{{- end -}}
+{{- range $group, $paths := $groups }}
+{{ $group }}:
+{{- range uniq $paths }}
+  - path: {{ . | trimPrefix "POST " | trimSuffix "/*" }}
+    below: {{ hasSuffix "/*" . }}
+    post: {{ hasPrefix "POST " . }}
+{{- end }}
+{{- end }}
+{{- end -}}
