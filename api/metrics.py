@@ -27,7 +27,6 @@ from prometheus_client.registry import Collector
 
 from api.backend import Cache, Hub
 from batcher.core.buckets import duration_bounds
-from batcher.core.metrics import own_version
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,
@@ -39,6 +38,7 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.publishing.comparisons import SCORE_STEP, label_pairs
+from batcher.version import own_version
 
 # With more labels than this, the pairs of labels are not metrics: they could be too many series.
 MAX_LABELS = 20

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 from millrace.errors import CommandError
-from millrace.installation import DISTRIBUTION, check_packages
+from millrace.installation import check_packages
 from text_files.errors import FileError
 
 # Commands and their summaries. Each is a module of this package with `add_arguments` and `run`.
@@ -157,9 +157,9 @@ def _parser(chosen: str, command: Command | None) -> tuple[argparse.ArgumentPars
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import version
+        from batcher.version import own_version
 
-        print(f"millrace {version(DISTRIBUTION)}")
+        print(f"millrace {own_version()}")
         parser.exit()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from millrace.errors import CommandError
 
-DISTRIBUTION = "millrace-server"
+DISTRIBUTION = "millrace-server"  # as in batcher/version.py
 # The embedded model is a separate distribution, so that an API can be installed without it.
 MODEL_DISTRIBUTION = "millrace-server-model"
 PACKAGES = ("api", "batcher", "model_store", "millrace", "text_files")

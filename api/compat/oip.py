@@ -28,7 +28,7 @@ from api.compat.reading import refused, sentence, text_list
 from api.compat.service import Call, Classified
 from api.compat.tensors import HEADER_LENGTH, Tensor, as_element, flat, split, strings_of
 from api.errors import Problem
-from batcher.core.metrics import own_version
+from batcher.version import own_version
 
 MICROSECONDS = 1e6
 NOT_OFFERED = "Not offered"

@@ -16,7 +16,7 @@ from api.compat.service import Call, Classified
 from api.errors import Problem
 from api.predict.handler import ROUTE
 from api.schemas import LabelScore
-from batcher.core.metrics import own_version
+from batcher.version import own_version
 
 _STATUSES = {413: 422, 500: 424}
 _TYPES = {422: "Validation", 424: "Backend", 429: "Overloaded", 503: "Unhealthy", 504: "Backend"}

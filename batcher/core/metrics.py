@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 from platform import python_version
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+
+from batcher.version import own_version
 
 
 def redis_state(up: bool, outages: int) -> Iterator[Metric]:
     yield GaugeMetricFamily("millrace_redis_up", "1 while Redis answers", float(up))
     yield CounterMetricFamily("millrace_redis_outages", "Times that Redis became unavailable", outages)
-
-
-def own_version() -> str:
-    """Version of this program, or "unknown" if it is not installed as a package."""
-    try:
-        return version("millrace-server")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def build(names: dict[str, str]) -> Metric:

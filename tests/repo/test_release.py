@@ -68,7 +68,67 @@ def test_a_new_version_is_in_every_file(copy: Path, version: ModuleType) -> None
     assert version.notes(changelog, "987.6.5").startswith("### ")
 
 
-@pytest.mark.parametrize("given", ["0.0.1", "next", "v9.0.0"])
+def test_a_development_version_is_between_two_releases(copy: Path, version: ModuleType) -> None:
+    """Commits after a release called themselves that release."""
+    assert version.main(["987.6.5"]) == 0
+    changelog = (copy / "CHANGELOG.md").read_text()
+    assert version.main(["987.7.0.dev0"]) == 0
+    assert version.current(copy) == "987.7.0.dev0"
+    chart = yaml.safe_load((copy / "charts/millrace/Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == ("987.7.0-dev0", "987.7.0.dev0"), "Helm needs SemVer"
+    assert (copy / "CHANGELOG.md").read_text() == changelog
+    assert version.main(["987.6.6"]) == 2
+    assert version.main(["987.7.0"]) == 0
+    assert version.main(["987.7.0.dev0"]) == 2
+    assert "-dev" not in (copy / "charts/millrace/Chart.yaml").read_text()
+
+
+def commit(*words: str) -> str:
+    """A commit of all files of the current folder; returns its hash."""
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.com", "-c", "commit.gpgsign=false"]
+    subprocess.run(["git", "add", "--all"], check=True)
+    subprocess.run(["git", *who, "commit", "--quiet", "--allow-empty", "--message", *words], check=True)
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], text=True).strip()
+
+
+def test_181_commits_after_a_release_still_called_themselves_that_release(
+    copy: Path, version: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`make deliver` refuses them, and the tag is on the commit that set the version."""
+    for name, value in (("NAME", "a"), ("EMAIL", "a@example.com")):
+        monkeypatch.setenv(f"GIT_COMMITTER_{name}", value)
+    (copy / "scripts").mkdir()
+    for name in ("deliver", "version"):
+        shutil.copy(ROOT / "scripts" / name, copy / "scripts" / name)
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    commit("Before")
+    assert version.main(["987.6.5"]) == 0
+    released = commit("Release")
+
+    def deliver() -> tuple[int, str]:
+        command = ["scripts/deliver", "version"]
+        done = subprocess.run(command, cwd=copy, capture_output=True, text=True)
+        return done.returncode, done.stderr
+
+    status, said = deliver()
+    assert (status, "scripts/version --tag" in said, "987.7.0.dev0" in said) == (1, True, True)
+    commit("After")
+    assert version.main(["--tag"]) == 0
+    assert released in capsys.readouterr().out
+    tagged = subprocess.check_output(["git", "rev-list", "-1", "v987.6.5"], text=True).strip()
+    assert tagged == released
+    assert deliver()[0] == 1, "the commit after it"
+    assert version.main(["987.7.0.dev0"]) == 0
+    assert deliver()[0] == 0
+    with pytest.raises(SystemExit, match="only releases are tagged"):
+        version.main(["--tag"])
+    subprocess.run(["git", "checkout", "--quiet", "--force", released], check=True)
+    assert deliver()[0] == 0
+    with pytest.raises(SystemExit, match="already exists"):
+        version.main(["--tag"])
+
+
+@pytest.mark.parametrize("given", ["0.0.1", "next", "v9.0.0", "9.0.0.dev1", "9.0.0-dev0"])
 def test_what_is_not_a_later_version_is_refused(copy: Path, version: ModuleType, given: str) -> None:
     before = version.current(copy)
     assert version.main([given]) == 2

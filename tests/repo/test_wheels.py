@@ -40,13 +40,18 @@ def build(project: Path) -> tuple[set[str], Message]:
     return {name for name in names if ".dist-info/" not in name}, about
 
 
+def version() -> str:
+    done = subprocess.run(["scripts/version"], cwd=ROOT, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
 def files(folder: Path, pattern: str) -> set[str]:
     return {str(path.relative_to(folder.parent)) for path in folder.rglob(pattern)}
 
 
 def test_the_wheel_of_the_service_has_its_packages_without_the_model_and_what_makes_it(source: Path) -> None:
     """Every wheel carried the sentence patterns and lists of emoji that the default model learned from."""
-    names, _ = build(source)
+    names, about = build(source)
     packages = ("api", "batcher", "millrace", "model_store", "text_files")
     assert {name.partition("/")[0] for name in names} == set(packages)
     code = {name for package in packages for name in files(source / package, "*.py")}
@@ -54,10 +59,12 @@ def test_the_wheel_of_the_service_has_its_packages_without_the_model_and_what_ma
     assert not [name for name in names if name.startswith("model_store/") and not name.endswith(".py")]
     assert "api/static/index.html" in names
     assert files(source / "batcher", "*.lua") <= names
+    assert about["Version"] == version()
 
 
 def test_the_wheel_of_the_model_has_the_model_only(source: Path) -> None:
-    names, _ = build(source / "packaging/model")
+    names, about = build(source / "packaging/model")
+    assert about["Version"] == version()
     assert names == {f"model_store/{name}" for name in files(source / "model_store/default", "*")}
 
 
@@ -65,4 +72,5 @@ def test_the_wheel_of_the_client_is_complete_and_needs_httpx_only(source: Path) 
     names, about = build(source / "client")
     package = source / "client/millrace_client"
     assert names == files(package, "*.py") | files(package, "py.typed")
+    assert about["Version"] == version()
     assert about.get_all("Requires-Dist") == ["httpx<1,>=0.28"]
