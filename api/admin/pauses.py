@@ -35,7 +35,7 @@ def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     async def show() -> Pauses:
         """The pauses that hold, as of the last second, and the models that can be paused by name."""
         pauses = pause_facts(first.hub.snapshot.pauses)
-        return {"pauses": pauses, "models": list(models.names), **missing(console.shards_down)}
+        return {"pauses": pauses, "models": list(dict.fromkeys(models.names)), **missing(console.shards_down)}
 
     @router.put("/{lane}")
     async def pause(request: Request, lane: LaneOrAll, pause: LanePause) -> Pauses:

@@ -42,10 +42,11 @@ def _add_show(router: APIRouter, console: Console, models: ServedModels) -> None
         """
         publications = await console.call(console.stores.publications.read)
         found = {}
-        for model in models.ids:
+        # The first of two models of one name: requests find it once the other one has no worker.
+        for name, model in reversed({models.name(one): one for one in reversed(models.ids)}.items()):
             published = publications.of(model)
             numbers = {0: "", **published.references}
-            found[models.name(model)] = {
+            found[name] = {
                 "current": published.current,
                 "previous": published.previous,
                 "candidate": candidate_facts(publications.candidates.get(model)),

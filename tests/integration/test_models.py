@@ -132,6 +132,24 @@ async def test_two_models_of_one_name_were_both_answered_by_the_first(
     await ready(client, "stub")
 
 
+async def test_the_publications_of_the_first_model_were_hidden_by_another_of_its_name(many: Many) -> None:
+    """For an hour after the last worker of the other one, too."""
+    many.worker("stub")
+    client = await many.api()
+    await ready(client, "stub")
+    published = await client.post("/admin/models/publish", json={"reference": "stub@new"})
+    number = str(published.json()["number"])
+    many.worker("-,stub=stub@other")
+
+    async def both() -> bool:
+        return len((await client.get("/models")).json()["models"]) == 2
+
+    await until_async(both, "the API to see both")
+    shown = (await client.get("/admin/models")).json()["models"]
+    assert shown["stub"]["revisions"][number]["reference"] == "stub@new"
+    assert (await client.get("/admin/pauses")).json()["models"] == ["stub"]
+
+
 async def test_a_restart_with_another_setting_was_answered_from_the_cache_of_the_former(
     many: Many,
 ) -> None:
