@@ -84,6 +84,13 @@ test-fast: $(STAMP) ## run the tests that start no service: unit, integration on
 # Options for `make chaos`, e.g. make chaos CHAOS="--minutes 1 --seed 7 8 --shards 3"
 CHAOS ?=
 
+# Options for `make crossings`, e.g. make crossings CROSSINGS="--minutes 60 --seed 7", or CROSSINGS=--planted
+CROSSINGS ?=
+
+.PHONY: crossings
+crossings: $(STAMP) ## draw services, routes and what happens meanwhile for ten minutes, and check every promise (CROSSINGS="--minutes 60 --seed 7")
+	$(BIN)/python -m tests.crossings $(CROSSINGS)
+
 .PHONY: page
 page: $(STAMP) ## run the long forms of the page's tests: 200 presses of a button, five seconds at rest
 	$(BIN)/python -m pytest -n 0 -m long tests/e2e/test_page.py

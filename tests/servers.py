@@ -88,6 +88,8 @@ def contents(client: redis.Redis) -> dict[bytes, object]:
         b"list": lambda key: client.lrange(key, 0, -1),
         b"set": client.smembers,
         b"zset": lambda key: client.zrange(key, 0, -1, withscores=True),
+        b"stream": client.xrange,
+        b"none": lambda key: None,  # gone meanwhile
     }
     # -1: it does not expire. -2: it has just expired.
     lasting = [key for key in client.scan_iter() if (ms := client.pttl(key)) == -1 or ms >= 10_000]

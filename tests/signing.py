@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
+from model_store.classifier import Classifier
 from model_store.stub import StubClassifier
 
 # The model of suites that have one only.
@@ -79,12 +80,12 @@ def rows_of(predictions: Sequence[Sequence[Mapping[str, Any]]], order: Order = "
 
 
 class Revision:
-    """One revision of a model that signs, by its reference."""
+    """One revision of a model that signs, by its reference; or another `classifier` under that name."""
 
-    def __init__(self, reference: str, model: str = "stub") -> None:
+    def __init__(self, reference: str, model: str = "stub", classifier: Classifier | None = None) -> None:
         self.model = model
         self.reference = reference
-        self._classifier = StubClassifier(variant=reference.partition("@")[2])
+        self._classifier: Classifier = classifier or StubClassifier(variant=reference.partition("@")[2])
         self.name = f"{model}@{self._classifier.info.revision[:SHOWN_DIGITS]}"
         self.labels = self._classifier.info.labels
         self.scores = lru_cache(maxsize=100_000)(self._scores)

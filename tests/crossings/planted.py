@@ -1,0 +1,138 @@
+"""Repairs that can be taken out of a copy of the repository, one at a time, for the crossings to notice."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.mutation.running import copy_of_repository
+
+
+class Edit(NamedTuple):
+    """In one file, what makes it right and what was there before."""
+
+    file: str
+    correct: str
+    wrong: str
+
+
+class Planted(NamedTuple):
+    """The opposite of a repair."""
+
+    name: str
+    edits: Sequence[Edit]
+
+    def apply(self, folder: Path) -> None:
+        """Takes the repair out. Raises LookupError if the place has changed."""
+        for edit in self.edits:
+            path = folder / edit.file
+            text = path.read_text()
+            if text.count(edit.correct) != 1:
+                raise LookupError(f"{self.name}: its place in {edit.file} is not found once")
+            path.write_text(text.replace(edit.correct, edit.wrong))
+
+
+PLANTED = (
+    Planted(
+        "a restart of Redis skips what its users may not do",
+        [
+            Edit(
+                "k8s/base/redis/users.acl",
+                "user default off resetpass allkeys allchannels +@all\n",
+                "user default off\n",
+            ),
+            Edit("k8s/base/redis/start.sh", "    exit 1\nfi\n# Redis 6", "fi\n# Redis 6"),
+        ],
+    ),
+    Planted(
+        "an answer mixes the labels of two revisions",
+        [
+            Edit(
+                "batcher/lookup/queue.py",
+                "if request.one_revision and not answer.failed:",
+                "if request.one_revision and False:",
+            )
+        ],
+    ),
+    Planted(
+        "a setting that changes answers leaves the identity of a model",
+        [
+            Edit(
+                "model_store/classifier.py",
+                "replace(self, revision=revision, identity=identity, **changes)",
+                "replace(self, revision=revision, **changes)",
+            )
+        ],
+    ),
+    Planted(
+        "a batch ignores the model of its lines",
+        [
+            Edit(
+                "api/batches/service.py",
+                "json.dumps(batch), sender, model)",
+                'json.dumps(batch), sender, "")',
+            )
+        ],
+    ),
+    Planted(
+        "forgetting misses a revision that was dropped",
+        [
+            Edit(
+                "batcher/admin/forget.py",
+                "for key, match in found if match}",
+                'for key, match in found if match and match["model"] != "@1"}',
+            )
+        ],
+    ),
+    Planted(
+        "texts that were cut short look complete",
+        [
+            Edit(
+                "api/jobs/service.py",
+                'raise DataMissing(f"the texts of job {record.id} were deleted, or have expired")',
+                "return",
+            )
+        ],
+    ),
+    Planted(
+        "a name that two models have finds one of them",
+        [
+            Edit(
+                "api/models/served.py",
+                "return first is not None and second is not None and first.revision != second.revision",
+                "return False",
+            )
+        ],
+    ),
+)
+
+
+def find(names: Sequence[str], minutes: float, seed: int) -> int:
+    """Says for each how long it takes until a promise is broken. Returns the exit status."""
+    missed = [name for name in names if not _noticed(name, minutes, seed)]
+    print(
+        f"{len(names) - len(missed)} of {len(names)} noticed" + "".join(f"\nMISSED {one}" for one in missed)
+    )
+    return 1 if missed else 0
+
+
+def _noticed(name: str, minutes: float, seed: int) -> bool:
+    with tempfile.TemporaryDirectory(prefix="crossings-planted-") as made:
+        folder = copy_of_repository(Path(made))
+        next(one for one in PLANTED if one.name == name).apply(folder)
+        paths = os.pathsep.join([str(folder), str(folder / "client")])
+        command = [sys.executable, "-B", "-m", "tests.crossings", "--first"]
+        command += ["--minutes", str(minutes), "--seed", str(seed)]
+        began = time.monotonic()
+        environment = {**os.environ, "PYTHONPATH": paths}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    broken = [line for line in done.stdout.splitlines() if line.startswith(("BROKEN", "       --only"))]
+    print(f"{time.monotonic() - began:6.0f} s  {name}: {'noticed' if broken else 'MISSED'}", flush=True)
+    print("\n".join(line[:400] for line in broken[:4]) or done.stdout[-600:] + done.stderr[-600:], flush=True)
+    return bool(broken)
