@@ -106,6 +106,13 @@ PROOF ?=
 proof: $(STAMP) ## check every engine, precision and layout under each instruction set (PROOF="--models default")
 	$(BIN)/python -m tests.proof $(PROOF)
 
+# Options for `make families`, e.g. make families FAMILIES="gpt2 bart", or FAMILIES="--slice 1/8"
+FAMILIES ?=
+
+.PHONY: families
+families: $(STAMP) ## compare a small checkpoint of every architecture with transformers' pipeline (an hour; FAMILIES="gpt2 bart", FAMILIES=--write)
+	$(BIN)/python -m tests.families $(FAMILIES)
+
 # Options for `make search`, e.g. make search SEARCH="--machine jobs --minutes 5 --seed 7", or SEARCH=--planted
 SEARCH ?=
 

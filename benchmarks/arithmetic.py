@@ -59,7 +59,7 @@ def measure(model: str, count: int, rounds: int, artefact_dir: Path) -> dict[str
     layout: Layout = "packed" if manifest.rows else "padded"
     tokens = Tokenizer(path / "tokenizer.json", manifest.max_tokens)(texts(count, seed=1))
     plan = share_out([len(one) for one in tokens], layout, BATCH_TOKENS)
-    laid_out = partial(arrange, layout=layout, most=manifest.max_tokens, unnumbered=manifest.unnumbered)
+    laid_out = partial(arrange, layout=layout, most=manifest.max_tokens, inputs=manifest.inputs)
     batches = [laid_out([tokens[index] for index in chosen]) for chosen in plan]
     graphs = {arithmetic: Graph(path, arithmetic) for arithmetic in ARITHMETICS}
     seconds: dict[str, list[float]] = {arithmetic: [] for arithmetic in ARITHMETICS}

@@ -26,6 +26,7 @@ from model_store.classifier import Arithmetic, Engine, Weights
 from model_store.engines.converter import convert
 from model_store.engines.openvino_ir import MODEL
 from model_store.engines.runner import make_runner
+from model_store.inputs import Inputs
 from model_store.random_model import SHAPES
 from model_store.rows import Rows, Runner, Tokenizer, arrange, share_out
 from model_store.weights import Safetensors
@@ -51,7 +52,7 @@ def runners(checkpoint: Checkpoint, engines: Sequence[str], threads: int) -> Ite
             path = checkpoint.path / weights
             if not (path / MODEL).is_file():
                 path.mkdir(exist_ok=True)
-                convert(checkpoint, path, weights=weights, calibration=tokens)
+                convert(checkpoint, path, Inputs(checkpoint.unnumbered), weights=weights, calibration=tokens)
         manifest = Manifest(
             name=checkpoint.path.name,
             revision="",
@@ -74,8 +75,8 @@ def packed(checkpoint: Checkpoint, count: int) -> list[Rows]:
     """The same `count` texts for every family, in packed batches."""
     tokens = Tokenizer(checkpoint.path / TOKENIZER, checkpoint.max_tokens)(texts(count, seed=1))
     chosen = share_out([len(one) for one in tokens], "packed")
-    unnumbered = checkpoint.unnumbered
-    return [arrange([tokens[at] for at in indices], "packed", unnumbered=unnumbered) for indices in chosen]
+    inputs = Inputs(checkpoint.unnumbered)
+    return [arrange([tokens[at] for at in indices], "packed", inputs=inputs) for indices in chosen]
 
 
 def measure(shape: str, args: argparse.Namespace) -> list[float]:

@@ -21,6 +21,7 @@ from typing import Any
 
 from model_store.classifier import Engine, Verdict, Weights
 from model_store.errors import ModelCorrupt, ModelUnsupported, shown
+from model_store.inputs import PLAIN, Inputs, read_inputs
 from model_store.manifest_values import check_manifest
 
 MANIFEST = "manifest.json"
@@ -28,9 +29,9 @@ SUMS = "SHA256SUMS"
 PROBES = "probes.json"
 TOKENIZER = "tokenizer.json"
 # Increase this when the same checkpoint is built into different files.
-FORMAT = 4
+FORMAT = 5
 # Increase this when an artefact built from the same checkpoint gives different answers.
-ANSWERS = 2
+ANSWERS = 3
 
 _REQUIRED: dict[str, tuple[str, ...]] = {
     "openvino": ("model.xml", "model.bin", TOKENIZER, PROBES),
@@ -71,8 +72,7 @@ class Manifest:
 
     `identity` is the digest of the checkpoint's files; `revision` also covers the kind of weights. `proof`
     is the outcome of the gate on the sealed probes, which every int8 build must pass. `text_windows` is the
-    setting in the model's config (see `model_store.windows`). `unnumbered` is the id of tokens that have no
-    position of their own in packed rows, if there is one.
+    setting in the model's config (see `model_store.windows`).
     """
 
     name: str
@@ -91,7 +91,7 @@ class Manifest:
     gate: Gate | None = None
     proof: Verdict | None = None
     text_windows: str = ""
-    unnumbered: int | None = None
+    inputs: Inputs = PLAIN
     format: int = FORMAT
 
 
@@ -160,6 +160,7 @@ def read_manifest(path: Path) -> Manifest:
         known = {field.name for field in fields(Manifest)}
         values = {key: value for key, value in content.items() if key in known}
         values["labels"] = tuple(values["labels"])
+        values["inputs"] = read_inputs(values["inputs"])
         values["files"] = {name: FileDigest(**pinned) for name, pinned in values["files"].items()}
         values["gate"] = Gate(**values["gate"]) if values.get("gate") else None
         values["proof"] = Verdict(**values["proof"]) if values.get("proof") else None

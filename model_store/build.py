@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,14 +22,17 @@ from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import CONFIG, Checkpoint, read_checkpoint, weight_files
 from model_store.classifier import Engine, Weights
 from model_store.drift_reference import REFERENCE
-from model_store.errors import GateFailed, ModelCorrupt, ModelError, ModelUnsupported, shown
+from model_store.errors import GateFailed, ModelCorrupt, ModelError, ModelUnsupported, first_line
+from model_store.inputs import Inputs
 from model_store.phases import phase
 from model_store.probes import write_probes
 from model_store.probing import compute_probes, gate_int8, sealed_probes
 from model_store.rows import Tokenizer
+from model_store.tokenizer_files import copy_tokenizer, write_tokenizer
 from model_store.vocabulary import check_tokenizer, require_vocabulary
 from model_store.weights import Safetensors
 
+log = logging.getLogger(__name__)
 # Compares an unfinished artefact with the checkpoint it was built from.
 Check = Callable[[Path, Manifest, Checkpoint], Gate]
 
@@ -57,15 +61,11 @@ def build(
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        _write_tokenizer(checkpoint, scratch)
-        check_tokenizer(scratch / TOKENIZER, checkpoint.vocabulary, checkpoint.max_tokens)
+        checkpoint, inputs = _read_texts(checkpoint, scratch)
         if (source / REFERENCE).is_file():
             shutil.copyfile(source / REFERENCE, scratch / REFERENCE)
-        probes = sealed_probes(checkpoint) or compute_probes(checkpoint, scratch / TOKENIZER)
-        write_probes(scratch, probes)
-        checkpoint = replace(checkpoint, max_tokens=len(probes.tokens[-1]))
         phase(f"writing the model for {engine}")
-        _write_model(checkpoint, scratch, engine, weights)
+        _write_model(checkpoint, scratch, engine, weights, inputs)
         manifest = Manifest(
             name=name,
             revision=revision(named, weights),
@@ -76,7 +76,7 @@ def build(
             max_tokens=checkpoint.max_tokens,
             temperature=checkpoint.temperature,
             text_windows=checkpoint.text_windows,
-            unnumbered=checkpoint.unnumbered,
+            inputs=inputs,
             engine=engine,
             weights=weights,
             rows=checkpoint.packable,
@@ -96,6 +96,14 @@ def build(
         scratch.rename(out)
     except OSError as error:
         raise ModelError(f"{out} cannot be built: {error.strerror}: {error.filename}.") from error
+    except ModelError:
+        raise
+    except Exception as error:  # libraries raise anything
+        log.debug("a build failed", exc_info=error, extra={"action": "model.raised"})
+        raise ModelUnsupported(
+            f"{source}, a {checkpoint.architecture}, cannot be built for {engine} with {weights} weights "
+            f"({first_line(error)}); MILLRACE_LOG_LEVEL=debug logs the traceback."
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return manifest
@@ -127,7 +135,26 @@ def _require_passed(manifest: Manifest, *, force: bool) -> None:
         )
 
 
-def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, weights: Weights) -> None:
+def _read_texts(checkpoint: Checkpoint, out: Path) -> tuple[Checkpoint, Inputs]:
+    """Write the tokenizer and the probes. Returns the inputs, and the checkpoint with what these showed."""
+    sealed, tokenizer = sealed_probes(checkpoint), out / TOKENIZER
+    if sealed is not None and (checkpoint.path / TOKENIZER).is_file():
+        types = None
+        copy_tokenizer(checkpoint, out)
+    else:
+        types = write_tokenizer(checkpoint, out)
+    check_tokenizer(tokenizer, checkpoint.vocabulary, checkpoint.max_tokens)
+    if types is not None and not types.all_zero:  # graphs of packed rows have the sum of row 0
+        checkpoint, sealed = replace(checkpoint, packable=False), None
+    if sealed is None:
+        probes, inputs = compute_probes(checkpoint, tokenizer, types)
+    else:
+        probes, inputs = sealed, Inputs(checkpoint.unnumbered)
+    write_probes(out, probes)
+    return replace(checkpoint, max_tokens=len(probes.tokens[-1])), inputs
+
+
+def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, weights: Weights, inputs: Inputs) -> None:
     """Write the files that the engine loads."""
     if engine == "torch":
         for path in (checkpoint.path / CONFIG, *weight_files(checkpoint.path)):
@@ -136,23 +163,4 @@ def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, weights: Wei
     from model_store.engines.converter import convert
 
     tokens = Tokenizer(out / TOKENIZER, checkpoint.max_tokens)(CALIBRATION_TEXTS)
-    convert(checkpoint, out, weights=weights, calibration=tokens)
-
-
-def _write_tokenizer(checkpoint: Checkpoint, out: Path) -> None:
-    """Copy tokenizer.json, or create it from the files of a slow tokenizer."""
-    if (checkpoint.path / TOKENIZER).is_file():
-        shutil.copyfile(checkpoint.path / TOKENIZER, out / TOKENIZER)
-        return
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            checkpoint.path, local_files_only=True, trust_remote_code=False
-        )
-        tokenizer.backend_tokenizer.save(str(out / TOKENIZER))
-    except Exception as error:  # transformers has separate errors for every kind of tokenizer
-        raise ModelUnsupported(
-            f"{checkpoint.path} has no tokenizer.json, and its other files cannot be converted to one "
-            f"({shown(str(error) or type(error).__name__)})."
-        ) from error
+    convert(checkpoint, out, inputs, weights=weights, calibration=tokens)

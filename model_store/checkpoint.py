@@ -13,30 +13,47 @@ from model_store.config_values import (
     check_labels,
     check_sizes,
     read_labels,
+    read_settings,
     read_temperature,
     read_thresholds,
 )
 from model_store.errors import ModelNotFound, ModelUnsupported
 
 CONFIG = "config.json"
-# Keys of config.json. The old name is one of transformers' options of text generation, so that transformers 5
-# loads a classifier with it but refuses to save it.
-TEMPERATURE, THRESHOLDS = "calibration_temperature", "label_thresholds"
-_OLD_TEMPERATURE = "temperature"
-TEXT_WINDOWS = "text_windows"
+# The key of config.json with settings of this package, which others neither write nor read, and its keys.
+SETTINGS = "millrace"
+TEMPERATURE, THRESHOLDS, TEXT_WINDOWS = "temperature", "thresholds", "text_windows"
+# Their former names at the top of config.json. `temperature` there is an option of text generation.
+_FORMER = {
+    TEMPERATURE: "calibration_temperature",
+    THRESHOLDS: "label_thresholds",
+    TEXT_WINDOWS: "text_windows",
+}
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
-# Files that tokenizers and transformers may need to create a tokenizer.
-TOKENIZER_FILES = (
+TOKENIZER_CONFIG = "tokenizer_config.json"
+# Files with a vocabulary, of which every tokenizer has one.
+VOCABULARIES = (
     "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
     "vocab.txt",
     "vocab.json",
-    "merges.txt",
+    "spm.model",
     "spiece.model",
+    "sentencepiece.model",
     "sentencepiece.bpe.model",
+    "tokenizer.model",
+)
+# Files that tokenizers and transformers may need to create a tokenizer.
+TOKENIZER_FILES = (
+    *VOCABULARIES,
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "bpe.codes",
+    "word_shape.json",
+    "word_pronunciation.json",
+    "entity_vocab.json",
 )
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 
@@ -73,7 +90,7 @@ _AFTER_PADDING = (
     "xmod",
 )
 # What families call the number of their positions.
-_POSITIONS = ("max_position_embeddings", "n_positions")
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 _NO_LIMIT = 1_000_000
 _DEFAULT_MAX_TOKENS = 512
 # Proofs try every length in steps, and attention over a longer text takes minutes on a processor.
@@ -105,11 +122,19 @@ class Checkpoint:
     unnumbered: int | None
     config: dict[str, Any]
 
+    @property
+    def special_ids(self) -> list[int]:
+        """The ids that its config names, which its code may look for in a text."""
+        named = [value for key, value in self.config.items() if key.endswith("_token_id")]
+        return [one for one in named if type(one) is int and 0 <= one < (self.vocabulary or 0)]
+
     def files(self) -> list[Path]:
         """Every file that affects the model's answers, sorted by name."""
-        names = [CONFIG, *TOKENIZER_FILES]
-        found = [self.path / name for name in names if (self.path / name).is_file()]
-        return sorted(found + weight_files(self.path))
+        return sorted([self.path / CONFIG, *self.tokenizer_files(), *weight_files(self.path)])
+
+    def tokenizer_files(self) -> list[Path]:
+        """The files of its tokenizer."""
+        return [self.path / name for name in TOKENIZER_FILES if (self.path / name).is_file()]
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -143,6 +168,7 @@ def _architecture(config: dict[str, Any]) -> str:
 def _checkpoint(path: Path, architecture: str, config: dict[str, Any]) -> Checkpoint:
     file = path / CONFIG
     check_sizes(config, file)
+    settings = read_settings(config, SETTINGS, _FORMER, file)
     labels = read_labels(config, file)
     check_labels(labels, config, file)
     return Checkpoint(
@@ -152,14 +178,22 @@ def _checkpoint(path: Path, architecture: str, config: dict[str, Any]) -> Checkp
         labels=labels,
         multi_label=config.get("problem_type") == MULTI_LABEL,
         max_tokens=_max_tokens(config, path),
-        temperature=read_temperature(config, file, TEMPERATURE, _OLD_TEMPERATURE),
-        thresholds=read_thresholds(config, THRESHOLDS, len(labels), file),
-        text_windows=str(config.get(TEXT_WINDOWS, "")),
+        temperature=read_temperature(settings[TEMPERATURE], file),
+        thresholds=read_thresholds(settings[THRESHOLDS], len(labels), file),
+        text_windows=str(settings[TEXT_WINDOWS][1] or ""),
         vocabulary=config.get("vocab_size"),
         packable=_is_packable(architecture, config),
         unnumbered=unnumbered(config),
         config=config,
     )
+
+
+def with_settings(config: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """A config.json with these settings under `SETTINGS`, and without former names; None removes one."""
+    known = read_settings(config, SETTINGS, _FORMER, Path(CONFIG))
+    settings = {key: value for key, (_, value) in known.items()} | changes
+    others = {key: value for key, value in config.items() if key not in _FORMER.values()}
+    return others | {SETTINGS: {key: value for key, value in settings.items() if value is not None}}
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -220,7 +254,7 @@ def _max_tokens(config: dict[str, Any], path: Path) -> int:
     positions = next(filter(None, map(config.get, _POSITIONS)), _DEFAULT_MAX_TOKENS)
     if (padding := unnumbered(config)) is not None:
         positions -= padding + 1
-    tokenizer_config = path / "tokenizer_config.json"
+    tokenizer_config = path / TOKENIZER_CONFIG
     limit = read_json(tokenizer_config).get("model_max_length") if tokenizer_config.is_file() else None
     most = min(positions, int(limit)) if limit and limit < _NO_LIMIT else positions
     if most < 1:

@@ -5,6 +5,7 @@ Tries the following in order until one passes (see `model_store.proof`):
     2. f32 with the same weights
     3. f32 with the same weights, one text per row
     4. instead of int8: float weights in f32, in packed rows and then with one text per row
+    5. the engine torch, if `auto` has chosen OpenVINO and torch is installed
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 from model_store import hardware
 from model_store.artefact import MANIFEST, Manifest, revision_in, verify
 from model_store.classifier import Arithmetic, Classifier, Layout, Verdict
 from model_store.engines.runner import LayoutChoice, open_verified
-from model_store.errors import EngineUnavailable, GateFailed, Unproven
+from model_store.errors import EngineUnavailable, GateFailed, NotConverted, Unproven
 from model_store.phases import phase
-from model_store.prepare import EngineChoice, PrecisionChoice, locate, prepare, remember
+from model_store.prepare import EngineChoice, PrecisionChoice, choose, locate, prepare, remember
 from model_store.probes import EVERY, Probes
 from model_store.proof import SAME_ANSWERS, limits, prove
 from model_store.proven import Proven, with_sample
@@ -73,28 +75,32 @@ class Choice:
 def load_proven(options: LoadOptions) -> RowClassifier:
     """Returns a classifier with the first setting that passes its proof. Raises ModelError."""
     failures: list[str] = []
-    try:
-        found = _first_proven(options, failures)
-    except GateFailed as error:
-        if options.precision != "int8":
-            raise
-        failures.append(str(error).rstrip("."))
-        found = None
-    if found is None and options.precision == "int8" and not _is_artefact(options):
+    first, *others = _attempts(options)
+    for attempt in (first, *others):
         try:
-            found = _first_proven(replace(options, precision="f32"), failures)
-        except EngineUnavailable as error:
+            if found := _first_proven(attempt, failures):
+                return found
+        except (GateFailed, NotConverted, EngineUnavailable) as error:
+            if not others or (attempt is first and isinstance(error, EngineUnavailable)):
+                raise
             failures.append(str(error).rstrip("."))
-    if found is None:
-        raise Unproven(
-            f"{options.reference} cannot be served: on this processor, no setting of its engine passes its "
-            f"proof ({'; '.join(failures)}); see docs/models.md, and try another engine."
-        )
-    return found
+    raise Unproven(
+        f"{options.reference} cannot be served: no setting of its engine gives the answers of transformers "
+        f"to its probes ({'; '.join(failures)}); see docs/models.md#the-proof."
+    )
 
 
-def _is_artefact(options: LoadOptions) -> bool:
-    return (locate(options.reference, options.artefact_dir)[1] / MANIFEST).is_file()
+def _attempts(options: LoadOptions) -> Iterator[LoadOptions]:
+    """The options to try one after the other: an artefact that is given is not replaced by another."""
+    yield options
+    if (locate(options.reference, options.artefact_dir)[1] / MANIFEST).is_file():
+        return
+    if options.precision == "int8":
+        options = replace(options, precision="f32")
+        yield options
+    engine, _ = choose(options.engine, options.precision)
+    if options.engine == "auto" and engine == "openvino" and find_spec("torch") and find_spec("transformers"):
+        yield replace(options, engine="torch")
 
 
 def _first_proven(options: LoadOptions, failures: list[str]) -> RowClassifier | None:

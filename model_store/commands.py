@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from model_store import Classifier, load
 from model_store.errors import ModelError
+
+_PADDED = {"any": "padded", "equal": "equally long texts together", "none": "each text alone"}
 
 
 def pull(args: Namespace) -> Iterator[str]:
@@ -114,10 +118,21 @@ def seal(args: Namespace) -> Iterator[str]:
     if args.probes:
         from model_store.probes import write_probes
         from model_store.probing import compute_probes
+        from model_store.tokenizer_files import (
+            copy_tokenizer,
+            read_token_types,
+            read_tokenizer,
+            require_same,
+        )
 
         if TOKENIZER not in files:
             raise ModelError(f"{args.directory} has no {TOKENIZER}: add it, or leave out --probes.")
-        write_probes(args.directory, compute_probes(checkpoint, args.directory / TOKENIZER))
+        tokenizer = read_tokenizer(checkpoint)
+        with TemporaryDirectory() as scratch:
+            copy_tokenizer(checkpoint, Path(scratch))
+            require_same(checkpoint, tokenizer, file := Path(scratch) / TOKENIZER)
+            probes, _ = compute_probes(checkpoint, file, read_token_types(tokenizer))
+        write_probes(args.directory, probes)
         files.append(PROBES)
     write_sums(args.directory, files)
     yield f"{args.directory / SUMS}: {len(files)} files"
@@ -138,7 +153,7 @@ def info(args: Namespace) -> Iterator[str]:
     yield f"parameters  {manifest.parameters / 1e6:.1f} M"
     yield f"size        {size / 1e6:.1f} MB"
     yield f"max tokens  {manifest.max_tokens}"
-    yield f"layout      {'packed' if manifest.rows else 'padded'}"
+    yield f"layout      {'packed' if manifest.rows else _PADDED[manifest.inputs.sharing]}"
     yield f"directory   {path}"
 
 

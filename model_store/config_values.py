@@ -6,6 +6,7 @@ Standard library only. All functions raise ModelUnsupported, which names the fil
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,24 +83,34 @@ def check_labels(labels: tuple[str, ...], config: dict[str, Any], file: Path) ->
         )
 
 
-def read_temperature(config: dict[str, Any], file: Path, *keys: str) -> float:
-    """The value of the first of these keys that is there; 1 without any."""
-    for key in keys:
-        value = config.get(key)
-        if value is not None:
-            return _temperature(value, key, file)
-    return 1.0
+def read_settings(
+    config: dict[str, Any], under: str, former: Mapping[str, str], file: Path
+) -> dict[str, tuple[str, Any]]:
+    """For each key of `former`, its name in the file and its value: that `under` a key, or the former one."""
+    own = config.get(under) or {}
+    if not isinstance(own, dict) or not own.keys() <= former.keys():
+        raise ModelUnsupported(
+            f"{file} has {under} {shown(own)}; it must be an object with some of {', '.join(former)}."
+        )
+    return {
+        key: (f"{under}.{key}", own[key]) if key in own else (name, config.get(name))
+        for key, name in former.items()
+    }
 
 
-def _temperature(value: Any, key: str, file: Path) -> float:
+def read_temperature(named: tuple[str, Any], file: Path) -> float:
+    """The number that divides the logits; 1 if the value is None."""
+    key, value = named
+    if value is None:
+        return 1.0
     if type(value) not in (int, float) or not _MIN_TEMPERATURE <= value <= 1 / _MIN_TEMPERATURE:
         raise ModelUnsupported(f"{file} has {key} {shown(value)}; it must be greater than 0, such as 1.")
     return float(value)
 
 
-def read_thresholds(config: dict[str, Any], key: str, labels: int, file: Path) -> tuple[float, ...] | None:
+def read_thresholds(named: tuple[str, Any], labels: int, file: Path) -> tuple[float, ...] | None:
     """The scores from which each label is chosen; None if the config has none."""
-    values = config.get(key)
+    key, values = named
     if values is None:
         return None
     numbers = values if isinstance(values, list) else [None]

@@ -7,10 +7,11 @@ single text, so adding row 0 of their table to every position gives the same hid
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from model_store.checkpoint import TEMPERATURE
+from model_store.checkpoint import with_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,12 +50,17 @@ def encoder_weights(bert: dict[str, Tensor], kept: list[int]) -> dict[str, Tenso
 
 
 def export(
-    model: DistilBertForSequenceClassification, source: Path, out: Path, *, temperature: float, **keys: Any
+    model: DistilBertForSequenceClassification,
+    source: Path,
+    out: Path,
+    *,
+    temperature: float,
+    thresholds: Sequence[float] | None = None,
 ) -> None:
     """Write `model` in fp16 with the tokenizer of `source`: a plain Hugging Face directory.
 
     `dtype` in config.json stays float32, so that transformers computes in float32. transformers keeps the
-    temperature and further `keys` of config.json, but does not use them.
+    temperature and the thresholds in config.json, but does not use them.
     """
     from safetensors.torch import save_file
 
@@ -62,8 +68,8 @@ def export(
     weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     (out / "model.safetensors").chmod(0o644)  # otherwise only its owner could read it, and not every worker
-    config = model.config.to_dict() | {"dtype": "float32", TEMPERATURE: round(temperature, 4)} | keys
-    config["architectures"] = [type(model).__name__]
+    config = with_settings(model.config.to_dict(), temperature=round(temperature, 4), thresholds=thresholds)
+    config |= {"dtype": "float32", "architectures": [type(model).__name__]}
     for key in ("_name_or_path", "temperature"):
         config.pop(key, None)
     write_json(out / "config.json", config)

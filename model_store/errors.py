@@ -6,6 +6,7 @@ from __future__ import annotations
 EXTRAS = {"openvino": "worker", "torch": "build"}
 # Characters of a value in a message.
 MAX_SHOWN = 100
+MAX_CAUSE = 200
 
 
 class ModelError(Exception):
@@ -22,6 +23,10 @@ class ModelCorrupt(ModelError):
 
 class ModelUnsupported(ModelError):
     """The files exist, but they are not a supported checkpoint."""
+
+
+class NotConverted(ModelUnsupported):
+    """An engine has no counterpart of what the model computes; another engine may run it."""
 
 
 class EngineUnavailable(ModelError):
@@ -54,6 +59,13 @@ class BadTraining(ModelError):
 
 class PushFailed(ModelError):
     """A checkpoint could not be uploaded to the hub."""
+
+
+def first_line(error: BaseException) -> str:
+    """The cause of an error of a library, as far as it fits into a sentence."""
+    text = next(filter(None, (line.strip(" -:.") for line in str(error).splitlines())), "")
+    cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return cause if len(cause) <= MAX_CAUSE else f"{cause[:MAX_CAUSE]}..."
 
 
 def shown(value: object) -> str:

@@ -68,9 +68,9 @@ _KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "gate": (_is_outcome, "an object or null"),
     "proof": (_is_outcome, "an object or null"),
     "text_windows": (_is_text, "text"),
-    "unnumbered": (lambda value: value is None or _is_count(value), "a whole number or null"),
+    "inputs": (lambda value: isinstance(value, dict), "an object"),
 }
-_OPTIONAL = ("gate", "proof", "text_windows", "unnumbered")
+_OPTIONAL = ("gate", "proof", "text_windows")
 
 
 def check_manifest(content: Any) -> None:

@@ -41,6 +41,9 @@ _SPECIAL_STEP = 9
 # Tokens of a padded batch, in which a token takes half the time of one in a short text alone. Larger batches
 # are hardly faster, and need more padding.
 _PADDED_TOKENS = 256
+# Lengths of texts, without special tokens, that are run together to see whether they change each other; that
+# of those with special ids inside, and the most such ids.
+_SEVERAL, _SHORT, _MAX_EACH = (1, 2, 7, 7, 20, 40, 61), 7, 24
 # Decimal digits of the sealed scores.
 _DIGITS = 9
 
@@ -104,6 +107,22 @@ class Source:
                 body[at] = body[at] if (one := next(special)) is None else one
         return [*self._before, *body, *self._after]
 
+    def with_each(self, special: Sequence[int], most: int) -> Iterator[list[int]]:
+        """Texts of a few lengths, and short ones with each `special` id once and twice, first and last.
+
+        Some models look for such an id: two of these texts side by side show whether it changes the other.
+        """
+        room = most - len(self._before) - len(self._after)
+        for length in dict.fromkeys(min(self.least + size, most) for size in _SEVERAL):
+            yield self.text(length)
+        for one in special[:_MAX_EACH]:
+            for places in ((0,), (1, 2), (_SHORT - 1,)):
+                if room >= _SHORT:
+                    text = self.text(self.least + _SHORT)
+                    for place in places:
+                        text[len(self._before) + place] = one
+                    yield text
+
 
 def make_probes(
     source: Source, most: int, answer: Callable[[Sequence[Sequence[int]]], Scores], batch: Batching
@@ -122,6 +141,11 @@ def make_probes(
         tokens.append(Tokens(texts[chosen], truncated=0, unknown=0))
         reference.append(scores[chosen])
     return tuple(tokens), np.array(reference)
+
+
+def single(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """Each text alone."""
+    yield from ([text] for text in texts)
 
 
 def equally_long(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:

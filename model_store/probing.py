@@ -14,9 +14,9 @@ from model_store.artefact import PROBES, Manifest, check_seal, digest, write_man
 from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import Checkpoint
 from model_store.errors import GateFailed, ModelUnsupported
+from model_store.inputs import Inputs, TokenTypes
 from model_store.phases import phase
 from model_store.probes import (
-    EVERY,
     Probes,
     Scores,
     Source,
@@ -24,51 +24,61 @@ from model_store.probes import (
     make_probes,
     padded,
     read_probes,
+    single,
     write_probes,
 )
 from model_store.proof import INT8_GATE, prove
 from model_store.rows import Tokenizer, special_ids
+
+# How torch computes the probes of a model whose texts can share a forward pass.
+_BATCHING = {"any": padded, "equal": equally_long, "none": single}
 
 
 def sealed_probes(checkpoint: Checkpoint) -> Probes | None:
     """The probes beside the weights, if SHA256SUMS pins them together with every file of the model, and if
     the longest one is as long as the longest text that the model accepts.
 
-    With them, building does not need torch. Raises ModelCorrupt if a file differs from its digest.
+    With them, building a packable model does not need torch; for others they are computed again. Raises
+    ModelCorrupt if a file differs from its digest.
     """
     pinned = set(check_seal(checkpoint.path))
-    if not pinned.issuperset([PROBES, *(path.name for path in checkpoint.files())]):
+    needed = [PROBES, *(path.name for path in checkpoint.files())]
+    if not (checkpoint.packable and pinned.issuperset(needed)):
         return None
     probes = read_probes(checkpoint.path)
     return probes if len(probes.tokens[-1]) == checkpoint.max_tokens else None
 
 
-def compute_probes(checkpoint: Checkpoint, tokenizer: Path) -> Probes:
-    """The probes with the checkpoint's answers in torch f32; `tokenizer` is its tokenizer.json.
+def compute_probes(
+    checkpoint: Checkpoint, tokenizer: Path, token_types: TokenTypes | None = None
+) -> tuple[Probes, Inputs]:
+    """The probes with the checkpoint's answers in torch f32, and the inputs of the model.
 
-    The last one has as many tokens as the model accepts, which may be fewer than its config says. Raises
-    ModelUnsupported if it accepts no text.
+    `tokenizer` is its tokenizer.json, and gives `token_types`. The last probe has as many tokens as the model
+    accepts, which may be fewer than its config says. Raises ModelUnsupported if it accepts no text.
     """
     _import_reference()
     from model_store.engines.reference import Reference
 
     empty, *texts = Tokenizer(tokenizer, checkpoint.max_tokens)(["", *CALIBRATION_TEXTS])
-    source = Source(empty, texts, special_ids(tokenizer), checkpoint.unnumbered)
+    special = sorted({*special_ids(tokenizer), *checkpoint.special_ids})
+    source = Source(empty, texts, special, checkpoint.unnumbered)
     phase(f"loading {checkpoint.path} in torch, for the answers to its probes")
-    reference = Reference(
-        checkpoint.path, temperature=checkpoint.temperature, multi_label=checkpoint.multi_label
-    )
+    reference = Reference(checkpoint, token_types)
     most = checkpoint.max_tokens  # of packed families, the graph is checked against the tables
-    if not checkpoint.packable and not (most := _accepted(Source(empty, texts), most, reference)):
-        raise ModelUnsupported(f"transformers cannot run {checkpoint.path} with a text of any length.")
+    if not checkpoint.packable:
+        most = _accepted(Source(empty, texts), most, reference)
     phase(f"computing the answers to texts of up to {most} tokens")
-    short, long = (Source(empty, texts).text(min(most, length)) for length in (source.least + 1, EVERY))
-    batch = padded if checkpoint.packable and reference.ignores_padding(short, long) else equally_long
+    tried = list(Source(empty, texts).with_each(() if checkpoint.packable else special, most))
+    inputs = reference.inputs([tried[0], tried[-1]] if checkpoint.packable else tried)
+    batch = _BATCHING[inputs.sharing]
     tokens, scores = make_probes(source, most, reference, batch)
     rounding = reference.rounding([one.ids for one in tokens], scores, batch)
     del reference
     gc.collect()  # before the engine loads the same weights: its parts refer to each other
-    return Probes(tokens, reference=scores, answers=scores, rounding=rounding)
+    if checkpoint.packable:  # their graphs have neither padding nor types
+        inputs = Inputs(checkpoint.unnumbered)
+    return Probes(tokens, reference=scores, answers=scores, rounding=rounding), inputs
 
 
 def _import_reference() -> None:
@@ -88,7 +98,10 @@ def _import_reference() -> None:
 
 
 def _accepted(source: Source, most: int, answer: Callable[[Sequence[Sequence[int]]], Scores]) -> int:
-    """The greatest length up to `most` that transformers accepts, found by bisection; 0 if there is none."""
+    """The greatest length up to `most` that transformers accepts, found by bisection.
+
+    Raises ModelUnsupported if there is none.
+    """
 
     def refused(length: int) -> bool:
         try:
@@ -99,8 +112,8 @@ def _accepted(source: Source, most: int, answer: Callable[[Sequence[Sequence[int
 
     if not refused(most):
         return most
-    accepted = bisect_left(range(most), True, lo=source.least, key=refused) - 1
-    return accepted if accepted > source.least else 0
+    answer([source.text(source.least + 1)])
+    return bisect_left(range(most), True, lo=source.least, key=refused) - 1
 
 
 def gate_int8(out: Path, manifest: Manifest, *, force: bool) -> Manifest:

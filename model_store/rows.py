@@ -23,6 +23,7 @@ from tokenizers.normalizers import BertNormalizer
 
 from model_store.classifier import Layout, ModelInfo
 from model_store.errors import NotComputed
+from model_store.inputs import PLAIN, Inputs, shared
 from model_store.tokens import Tokens
 from model_store.windows import Windows, classify_long
 
@@ -52,16 +53,17 @@ Floats = NDArray[np.float32]
 
 
 class Tokenizer:
-    """The tokenizer of one model, truncating at its limit. Thread-safe."""
+    """The tokenizer of one model, truncating at its limit, on the side that its file names. Thread-safe."""
 
     def __init__(self, path: Path, max_tokens: int) -> None:
         # A text takes only 25 us, so threads of the tokenizer would merely compete with those of the engine.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._rust = RustTokenizer.from_file(str(path))
         self._plain = _for_plain_texts(self._rust)
+        direction = truncation_side(self._rust)
         for rust in filter(None, (self._rust, self._plain)):
             rust.no_padding()
-            rust.enable_truncation(max_tokens)
+            rust.enable_truncation(max_tokens, direction=direction)
         self._lowercase = bool(getattr(self._rust.normalizer, "lowercase", False))
         self._max_tokens = max_tokens
         self._windows: Windows | None = None
@@ -112,6 +114,11 @@ class Tokenizer:
         return [next(encoded if one else others) for one in plain]
 
 
+def truncation_side(rust: RustTokenizer) -> str:
+    """Where a text that is too long loses tokens: "left" or "right"."""
+    return str((rust.truncation or {}).get("direction", "right")).lower()
+
+
 def special_ids(path: Path) -> list[int]:
     """The ids of a tokenizer.json that a text gets by naming a special token, such as "[SEP]"."""
     added = RustTokenizer.from_file(str(path)).get_added_tokens_decoder()
@@ -150,7 +157,8 @@ class Rows:
     """One forward pass: `ids`, `positions`, `segments` of shape (R, T), `first` of shape (at least texts,).
 
     `positions` restart with each text, `segments` number the texts of the batch, and `first` holds the
-    flat indices of their first tokens, padded with zeros.
+    flat indices of their first tokens, padded with zeros. A model that numbers its positions itself gets the
+    types of its tokens as `positions`, if it needs them.
     """
 
     ids: Integers
@@ -175,16 +183,19 @@ class Runner(Protocol):
 
 
 def arrange(
-    batch: Sequence[Tokens], layout: Layout, *, most: int = sys.maxsize, unnumbered: int | None = None
+    batch: Sequence[Tokens], layout: Layout, *, most: int = sys.maxsize, inputs: Inputs = PLAIN
 ) -> Rows:
     """The arrays for `batch`, which has at least one text. Results come in the order of the batch.
 
-    A padded row has at most `most` tokens, since models number the places after a text, too. Tokens with the
-    id `unnumbered` have position 0, and the others are counted from 1; None: all are counted from 0.
+    A padded row has at most `most` tokens, since models number the places after a text, too. It has no
+    padding if `inputs` does not allow any.
     """
     lay = plan([len(text.ids) for text in batch], layout)
-    shape = (len(lay.rows), min(lay.length, most) if layout == "padded" else lay.length)
-    ids, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+    length = lay.length
+    if layout == "padded":
+        length = min(length, most if inputs.sharing == "any" else max(len(text.ids) for text in batch))
+    shape = (len(lay.rows), length)
+    ids, positions = np.full(shape, inputs.filler, np.int32), np.zeros(shape, np.int32)
     segments = np.full(shape, FILLER, np.int32)
     first = np.zeros(round_up(len(batch), _TEXT_STEP), np.int32)
     for number, row in enumerate(lay.rows):
@@ -192,17 +203,19 @@ def arrange(
         for text in row:
             end = start + len(batch[text].ids)
             ids[number, start:end] = batch[text].ids
-            positions[number, start:end] = _positions(ids[number, start:end], unnumbered)
+            positions[number, start:end] = _positions(ids[number, start:end], inputs)
             segments[number, start:end] = text
             first[text] = number * shape[1] + start
             start = end
     return Rows(ids, positions, segments, first)
 
 
-def _positions(ids: Integers, unnumbered: int | None) -> Integers:
-    if unnumbered is None:
+def _positions(ids: Integers, inputs: Inputs) -> Integers:
+    if inputs.token_types is not None:
+        return np.array(inputs.token_types.of(len(ids)), np.int32)
+    if inputs.unnumbered is None:
         return np.arange(len(ids), dtype=np.int32)
-    counted: Integers = (ids != unnumbered).astype(np.int32)
+    counted: Integers = (ids != inputs.unnumbered).astype(np.int32)
     return np.cumsum(counted, dtype=np.int32) * counted
 
 
@@ -324,7 +337,7 @@ class RowClassifier:
         self.probes = probes
         self._tokenizer = tokenizer
         self._runner: Runner | None = runner
-        self._temperature, self._unnumbered = manifest.temperature, manifest.unnumbered
+        self._temperature, self._inputs = manifest.temperature, manifest.inputs
         # The last batch and its logits.
         self._last: tuple[Sequence[Tokens], Floats] = (), np.empty((0, len(info.labels)), np.float32)
 
@@ -335,8 +348,12 @@ class RowClassifier:
         self._tokenizer.read_in(windows)
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        """Token ids of each text, in windows or truncated to `info.max_tokens`. Releases the GIL."""
-        return self._tokenizer(texts)
+        """Token ids of each text, in windows or truncated to `info.max_tokens`. Releases the GIL.
+
+        A text without any is one token of padding, as in a batch of transformers.
+        """
+        nothing = Tokens((self._inputs.filler,), truncated=0, unknown=0)
+        return [tokens if tokens.ids else nothing for tokens in self._tokenizer(texts)]
 
     def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
         """Scores of shape (len(batch), len(info.labels)), in order. Raises ValueError after `close`."""
@@ -381,10 +398,20 @@ class RowClassifier:
             raise NotComputed("the engine returned its last output instead of the scores of a batch")
 
     def _output(self, batch: Sequence[Tokens]) -> Floats:
-        """What the engine returns: a row for each text, all of them finite, and others after these."""
+        """What the engine returns: a row for each text, all finite, and perhaps others after these."""
+        groups = shared([len(text.ids) for text in batch], self._inputs.sharing)
+        if len(groups) == 1:
+            return self._computed(batch)
+        output = np.empty((len(batch), len(self.info.labels)), np.float32)
+        for group in groups:
+            output[group] = self._computed([batch[index] for index in group])[: len(group)]
+        return output
+
+    def _computed(self, batch: Sequence[Tokens]) -> Floats:
+        """What one forward pass returns."""
         assert self._runner is not None
         info = self.info
-        rows = arrange(batch, info.layout, most=info.max_tokens, unnumbered=self._unnumbered)
+        rows = arrange(batch, info.layout, most=info.max_tokens, inputs=self._inputs)
         output = self._runner.run(rows)
         copied = output.copy()
         output.fill(np.nan)  # an engine that returns the same array again has not computed it

@@ -7,11 +7,10 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as RustTokenizer
 
+from model_store.checkpoint import VOCABULARIES
 from model_store.errors import ModelUnsupported
 from model_store.rows import Tokenizer
 
-# Every tokenizer has one of these files; without one, transformers invents a vocabulary of five pieces.
-VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model")
 # A model often has a few more embeddings than its tokenizer has pieces, but never twice as many.
 MIN_SHARE = 0.5
 # A tokenizer whose share of unknown pieces is above this in each of the languages below knows none of them.
@@ -32,11 +31,14 @@ _LANGUAGES = (
 
 
 def require_vocabulary(path: Path) -> None:
-    """Raises ModelUnsupported if the checkpoint at `path` has no file with a vocabulary."""
+    """Raises ModelUnsupported if the checkpoint at `path` has no file with a vocabulary.
+
+    transformers would invent a vocabulary of five pieces.
+    """
     if not any((path / name).is_file() for name in VOCABULARIES):
+        first, *others = VOCABULARIES
         raise ModelUnsupported(
-            f"{path} has no tokenizer: put its tokenizer.json (or vocab.txt, vocab.json, or the "
-            "SentencePiece model) next to config.json."
+            f"{path} has no tokenizer: put its {first} (or {', '.join(others)}) next to config.json."
         )
 
 

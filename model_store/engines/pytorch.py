@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -43,15 +44,27 @@ def read_model(path: Path) -> Any:
 
 
 class PaddedModel(torch.nn.Module):
-    """Adapts any transformers classifier to the arguments of `PackedEncoder`, with one text per row."""
+    """Adapts any transformers classifier to the arguments of `PackedEncoder`, with one text per row.
 
-    def __init__(self, model: Any) -> None:
+    It gets what transformers' pipeline gives it: with `token_types`, these are the `positions`.
+    """
+
+    def __init__(self, model: Any, *, token_types: bool) -> None:
         super().__init__()
         self.model = model
+        known = inspect.signature(model.forward).parameters
+        self.token_types = token_types and "token_type_ids" in known
+        self._masked = "attention_mask" in known
+        self._options = {"use_cache": False} if "use_cache" in known else {}
 
     def forward(self, ids: Tensor, positions: Tensor, segments: Tensor, first: Tensor) -> Tensor:
         """Returns logits (R, labels). The model computes positions and first tokens itself."""
-        logits: Tensor = self.model(input_ids=ids, attention_mask=(segments != FILLER).long()).logits
+        given: dict[str, Any] = {"input_ids": ids, **self._options}
+        if self._masked:
+            given["attention_mask"] = (segments != FILLER).long()
+        if self.token_types:
+            given["token_type_ids"] = positions
+        logits: Tensor = self.model(**given).logits
         return logits
 
 
@@ -62,7 +75,8 @@ class TorchRunner:
         torch.set_num_threads(threads)
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = read_model(path)
-        module = packed_encoder(model) if manifest.rows else PaddedModel(model)
+        types = manifest.inputs.token_types is not None
+        module = packed_encoder(model) if manifest.rows else PaddedModel(model, token_types=types)
         self._module = module.to(self._device, _DTYPES[arithmetic])
 
     @torch.inference_mode()

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from pathlib import Path
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import torch
 
-from model_store.engines.pytorch import read_model
-from model_store.errors import ModelUnsupported, shown
+from model_store.checkpoint import Checkpoint
+from model_store.engines.pytorch import PaddedModel, read_model
+from model_store.errors import ModelUnsupported, first_line
+from model_store.inputs import Inputs, Sharing, TokenTypes
 from model_store.probes import Batching, Scores
-from model_store.rows import scores
+from model_store.rows import FILLER, scores
+
+log = logging.getLogger(__name__)
 
 # The effect of rounding is measured on all texts up to this length: longer ones take more time and show the
 # same.
@@ -24,39 +29,74 @@ _SAME = 1e-5
 class Reference:
     """Computes scores of token sequences with the model of a checkpoint."""
 
-    def __init__(self, checkpoint: Path, *, temperature: float, multi_label: bool) -> None:
-        self._path, self._model = checkpoint, read_model(checkpoint)
-        self._temperature = temperature
-        self._multi_label = multi_label
+    def __init__(self, checkpoint: Checkpoint, token_types: TokenTypes | None = None) -> None:
+        """`token_types` are those that the tokenizer gives; not every model takes them."""
+        self._checkpoint, self._model = checkpoint, read_model(checkpoint.path)
+        self._padded = PaddedModel(self._model, token_types=token_types is not None)
+        self._types = token_types if self._padded.token_types else None
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[Sequence[int]]) -> Scores:
         """Scores (texts, labels). Texts of different lengths are padded, which not every model ignores: see
-        `ignores_padding`. Raises ModelUnsupported if the model cannot run them.
+        `inputs`. Raises ModelUnsupported if the model cannot run them.
         """
         longest = max(map(len, texts))
-        padding = getattr(self._model.config, "pad_token_id", None) or 0
-        rows = torch.tensor([[*text, *[padding] * (longest - len(text))] for text in texts])
-        mask = torch.tensor([[at < len(text) for at in range(longest)] for text in texts]).long()
-        masked = {} if mask.all() else {"attention_mask": mask}
+        ids, types = np.full((len(texts), longest), self._filler), np.zeros((len(texts), longest), np.int64)
+        segments = np.full((len(texts), longest), FILLER)
+        for row, text in enumerate(texts):
+            ids[row, : len(text)] = text
+            segments[row, : len(text)] = row
+            if self._types is not None:
+                types[row, : len(text)] = self._types.of(len(text))
         try:
-            logits = self._model(input_ids=rows, **masked).logits
+            logits = self._padded(*map(torch.from_numpy, (ids, types, segments, np.zeros(0))))
+            found = logits.float().numpy()
         except Exception as error:  # architectures differ in what they need beside ids, and in which lengths
+            log.debug("transformers cannot run a text", exc_info=error, extra={"action": "model.raised"})
             raise ModelUnsupported(
-                f"transformers cannot run {self._path}, a {type(self._model).__name__}, on texts of "
-                f"{longest} tokens ({shown(str(error) or type(error).__name__)})."
+                f"transformers cannot run {self._checkpoint.path}, a {type(self._model).__name__}, on texts "
+                f"of {longest} tokens ({first_line(error)})."
             ) from error
-        return np.array(
-            scores(logits.float().numpy(), temperature=self._temperature, multi_label=self._multi_label)
-        )
+        labels = len(self._checkpoint.labels)
+        if found.shape != (len(texts), labels):
+            raise ModelUnsupported(
+                f"{self._checkpoint.path}, a {type(self._model).__name__}, gives outputs of shape "
+                f"{found.shape} for {len(texts)} texts and {labels} labels."
+            )
+        checkpoint = self._checkpoint
+        return np.array(scores(found, temperature=checkpoint.temperature, multi_label=checkpoint.multi_label))
 
-    def ignores_padding(self, short: Sequence[int], long: Sequence[int]) -> bool:
-        """Whether a text has the same scores beside a longer one as alone."""
-        try:
-            beside = self([short, long])[0]
-        except ModelUnsupported:
-            return False
-        return bool(np.abs(beside - self([short])[0]).max() <= _SAME)
+    @property
+    def _filler(self) -> int:
+        """The id of padding, which some families look for in the ids; without one, another special id."""
+        config = self._model.config.get_text_config()
+        named = (getattr(config, f"{kind}_token_id", None) for kind in ("pad", "eos", "bos"))
+        return next((one for one in named if type(one) is int and one >= 0), 0)
+
+    def inputs(self, texts: Sequence[Sequence[int]]) -> Inputs:
+        """The inputs of the model, and which texts may share a forward pass.
+
+        This is tried with `texts` of several lengths: each must have the same scores as alone.
+        """
+        alone = [self([text])[0] for text in texts]
+        sharing: Sharing = "none"
+        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
+        by_length = [list(same) for _, same in groupby(order, key=lambda at: len(texts[at]))]
+        if self._agree(texts, alone, [order]):
+            sharing = "any"
+        elif self._agree(texts, alone, by_length):
+            sharing = "equal"
+        return Inputs(self._checkpoint.unnumbered, self._filler, sharing, self._types)
+
+    def _agree(self, texts: Sequence[Sequence[int]], alone: Sequence[Any], batches: list[list[int]]) -> bool:
+        for batch in batches:
+            try:
+                found = self([texts[at] for at in batch])
+            except ModelUnsupported:
+                return False
+            if not np.abs(found - np.array([alone[at] for at in batch])).max() <= _SAME:
+                return False
+        return True
 
     def rounding(self, texts: Sequence[Sequence[int]], exact: Scores, batch: Batching) -> float:
         """The largest change of a score when weights and the output of every layer are rounded to bf16.

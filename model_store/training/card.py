@@ -20,7 +20,7 @@ Classifies texts into {count} labels, {several} a text. A plain `DistilBertForSe
 
 {accuracy:.1%} of {texts:,} test texts got {meaning} (95 % interval: {low:.1%} to {high:.1%}). A bag of words
 gets {bag_of_words:.1%}. Calibration error {error:.3f}; logits are divided by {temperature} before scores are
-computed (`calibration_temperature` in config.json).
+computed (`millrace.temperature` in config.json).
 
 | label | test texts | precision | recall | F1 | threshold |
 |---|---|---|---|---|---|

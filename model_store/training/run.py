@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from model_store.calibration import Scores, fit_binary_temperature, fit_temperature, sigmoid, softmax
-from model_store.checkpoint import THRESHOLDS
 from model_store.figures import Chosen, choose, figures, fit_thresholds, right_texts
 from model_store.training.card import card
 from model_store.training.data import Data, Order, read_data
@@ -119,9 +118,8 @@ class _Run:
     def _write(self, work: Path, network: Any, result: Result, scores: Scores) -> None:
         from model_store.convert import export
 
-        keys = {THRESHOLDS: result.thresholds} if result.thresholds else {}
         # First the weights, whose error is the clearest one if the disk is full.
-        export(network, work, work, temperature=result.temperature, **keys)
+        export(network, work, work, temperature=result.temperature, thresholds=result.thresholds or None)
         self._tokenizer.save_pretrained(work)
         (work / "README.md").write_text(card(result), "utf-8")
         (work / "report.html").write_text(page(result, serve_command(self._order.out)), "utf-8")

@@ -39,7 +39,7 @@ def test_its_sealed_probes_have_the_answers_of_torch() -> None:
     checkpoint = read_checkpoint(DEFAULT)
     probes = sealed_probes(checkpoint)
     assert probes is not None
-    reference = Reference(DEFAULT, temperature=checkpoint.temperature, multi_label=checkpoint.multi_label)
+    reference = Reference(checkpoint)
     for at in range(0, len(probes.tokens), 7):
         (scores,) = reference([probes.tokens[at].ids])
         assert scores == pytest.approx(probes.reference[at], abs=1e-5)

@@ -325,8 +325,8 @@ def test_both_temperatures_are_fitted_and_written(
     model = copy(checkpoint, tmp_path / "model")
     temperature, joined = calibrate.calibrate(model, mixture.sets, "20:5:mean")
     config = json.loads((model / "config.json").read_text("utf-8"))
-    assert config["calibration_temperature"] == temperature
-    assert config["text_windows"] == f"20:5:mean:{joined:g}"
+    assert config["millrace"]["temperature"] == temperature
+    assert config["millrace"]["text_windows"] == f"20:5:mean:{joined:g}"
     printed = list(measure.lines(load(str(model), artefact_dir=tmp_path), mixture.sets, "choose"))
     assert [line.split()[0] for line in printed] == ["first", "reviews", "neutral"]
     assert "above 0.9" in printed[2]

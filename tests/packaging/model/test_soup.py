@@ -31,7 +31,7 @@ def test_the_mean_of_two_runs(tmp_path: Path) -> None:
     assert not torch.equal(one["classifier.weight"], other["classifier.weight"])
     assert json.loads((tmp_path / "soup" / "metrics.json").read_text())["runs"][1]["recipe"]["seed"] == 1
     config = json.loads((tmp_path / "soup" / "config.json").read_text())
-    assert result["temperature"] == config["calibration_temperature"]
+    assert result["temperature"] == config["millrace"]["temperature"]
 
 
 def test_a_run_counts_as_often_as_it_is_named(tmp_path: Path) -> None:

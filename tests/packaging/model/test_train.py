@@ -48,7 +48,7 @@ def test_a_run_writes_a_plain_model_and_its_metrics(data: Path, bert: Path, tmp_
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["recipe"]["epochs"] == len(metrics["epochs"]) == 12
     assert metrics["epochs"][-1]["train_loss"] < metrics["epochs"][0]["train_loss"]
-    assert metrics["temperature"] == json.loads((out / "config.json").read_text())["calibration_temperature"]
+    assert metrics["temperature"] == json.loads((out / "config.json").read_text())["millrace"]["temperature"]
     assert not (out / "checkpoint.safetensors").exists()
 
 

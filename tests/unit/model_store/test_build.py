@@ -15,6 +15,7 @@ from model_store.__main__ import main
 from model_store.artefact import read_manifest, verify
 from model_store.errors import ModelCorrupt, ModelError, ModelUnsupported
 from model_store.prepare import prepare
+from tests.families.checkpoints import write_family
 from tests.unit.model_store.checkpoints import copy, write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -92,7 +93,7 @@ def test_a_full_disk_is_named(checkpoint: Path, tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device", str(to))
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(ModelError, match=r"cannot be built: No space left on device: .*tokenizer\.json"):
+    with pytest.raises(ModelError, match=r"cannot be built: No space left on device: .*config\.json"):
         prepare(str(checkpoint), "torch", "f32", tmp_path / "kept")
 
 
@@ -110,12 +111,13 @@ def test_a_model_may_have_the_longest_name_of_a_directory(
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_that_openvino_cannot_convert_ended_in_a_traceback(tmp_path: Path) -> None:
     source = write_checkpoint(tmp_path / "xlm", "XLM")
-    with pytest.raises(
-        ModelUnsupported, match=r"a XLMForSequenceClassification \(.*: choose the engine torch"
-    ):
+    with pytest.raises(ModelUnsupported, match=r"a XLMForSequenceClassification \(.*; the engine torch may"):
         building.build(source, tmp_path / "out", name="xlm", engine="openvino")
     assert not (tmp_path / "out").exists()
-    assert building.build(source, tmp_path / "out", name="xlm", engine="torch").engine == "torch"
+    served = load(str(source), precision="f32", artefact_dir=tmp_path / "kept")
+    served.close()
+    assert served.info.engine == "torch"
+    assert "OpenVINO cannot convert" in served.info.fallback_reason
 
 
 def test_a_tokenizer_that_needs_another_package_ended_in_a_traceback(tmp_path: Path) -> None:
@@ -124,13 +126,25 @@ def test_a_tokenizer_that_needs_another_package_ended_in_a_traceback(tmp_path: P
     (source / "vocab.json").write_text('{"<unk>": 0, "a</w>": 1}')
     (source / "merges.txt").write_text("#version: 0.2\na b</w>\n")
     (source / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMTokenizer"}')
-    with pytest.raises(ModelUnsupported, match=r"cannot be converted to one .*sacremoses"):
+    with pytest.raises(ModelUnsupported, match=r"transformers cannot read .*sacremoses"):
         building.build(source, tmp_path / "out", name="xlm", engine="torch")
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_model_that_runs_on_no_short_text_ended_in_a_traceback(tmp_path: Path) -> None:
-    """Funnel pools its rows, and cannot halve those of short texts."""
-    source = write_checkpoint(tmp_path / "funnel", "Funnel")
-    with pytest.raises(ModelUnsupported, match=r"a FunnelForSequenceClassification, on texts of \d tokens"):
-        building.build(source, tmp_path / "out", name="funnel", engine="torch")
+def test_a_model_that_runs_on_no_text_ended_in_a_traceback(tmp_path: Path) -> None:
+    source = write_family(tmp_path / "t5", "t5", decoder_start_token_id=None)
+    with pytest.raises(ModelUnsupported, match=r"a T5\w+, on texts of \d tokens \(.*start"):
+        building.build(source, tmp_path / "out", name="t5", engine="torch")
+
+
+def test_an_error_of_a_library_while_building_ended_in_a_traceback(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("a library divides\nby zero")
+
+    monkeypatch.setattr(building, "_write_model", fails)
+    why = r"a DistilBert\w+, cannot be built for torch .*ZeroDivisionError: a library divides\)"
+    with caplog.at_level("DEBUG", logger="model_store.build"), pytest.raises(ModelUnsupported, match=why):
+        prepare(str(checkpoint), "torch", "f32", tmp_path / "kept")
+    assert any(record.exc_info for record in caplog.records)

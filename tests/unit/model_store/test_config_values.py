@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model_store.checkpoint import Checkpoint, read_checkpoint
+from model_store.checkpoint import Checkpoint, read_checkpoint, with_settings
 from model_store.errors import ModelUnsupported
 from model_store.prepare import check_source
 
@@ -46,9 +46,15 @@ def read(path: Path, **changed: Any) -> Checkpoint:
         ({"id2label": {"0": "a"}}, "has one label, whose score would be 1 for every text"),
         ({"problem_type": "regression"}, "the model gives numbers and no labels"),
         ({"calibration_temperature": 0}, "has calibration_temperature 0; it must be greater than 0"),
+        ({"millrace": {"temperature": -1}}, r"has millrace\.temperature -1; it must be greater than 0"),
+        (
+            {"millrace": {"heat": 1}},
+            r"has millrace \{'heat': 1\}; it must be an object with some of temperature",
+        ),
+        ({"millrace": [1]}, r"has millrace \[1\]; it must be an object"),
         ({"calibration_temperature": float("nan")}, "has calibration_temperature nan"),
         ({"calibration_temperature": float("inf")}, "has calibration_temperature inf"),
-        ({"temperature": "hot"}, "has temperature 'hot'"),
+        ({"calibration_temperature": "hot"}, "has calibration_temperature 'hot'"),
         ({"label_thresholds": 5}, "has label_thresholds 5; it must be a list of numbers from 0 to 1"),
         ({"label_thresholds": [float("nan"), 0.5]}, "has label_thresholds"),
         ({"label_thresholds": []}, "has 0 thresholds for 2 labels"),
@@ -74,6 +80,18 @@ def test_labels_of_any_language_and_number_are_fine(tmp_path: Path) -> None:
     assert found.labels == tuple(names)
     assert read(tmp_path / "model", id2label={"1": "b", "0": "a"}).labels == ("a", "b")
     assert read(tmp_path / "model", id2label=None).labels == ("LABEL_0", "LABEL_1")
+
+
+def test_options_of_text_generation_divided_the_logits(tmp_path: Path) -> None:
+    """A classifier that is fine-tuned from a chat model has `temperature` in its config."""
+    assert read(tmp_path / "model", temperature=0.6, top_p=0.9, do_sample=True).temperature == 1
+    former = {"calibration_temperature": 1.25, "text_windows": "24:6"}
+    assert read(tmp_path / "model", temperature=0.6, **former).temperature == 1.25
+    own = read(tmp_path / "model", millrace={"temperature": 2}, **former)
+    assert (own.temperature, own.text_windows) == (2, "24:6")
+    written = with_settings(own.config, temperature=3, text_windows=None)
+    assert written["millrace"] == {"temperature": 3}
+    assert written.keys().isdisjoint(former)
 
 
 def test_one_label_with_a_score_of_its_own_is_fine(tmp_path: Path) -> None:

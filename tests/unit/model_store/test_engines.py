@@ -144,7 +144,7 @@ def test_other_architectures_with_many_labels(architecture: str, engine: Any, tm
 def test_several_labels_at_once_and_temperature(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "model", labels=3, problem_type="multi_label_classification")
     config = json.loads((path / "config.json").read_text("utf-8"))
-    (path / "config.json").write_text(json.dumps(config | {"temperature": 2.0}), "utf-8")
+    (path / "config.json").write_text(json.dumps(config | {"millrace": {"temperature": 2.0}}), "utf-8")
     loaded = load(str(path), engine="torch", precision="f32", artefact_dir=tmp_path / "kept")
     assert loaded.info.multi_label
     wanted = 1 / (1 + np.exp(-reference(path, loaded, [TEXT, *SHORT]) / 2.0))

@@ -278,7 +278,7 @@ def test_a_limit_that_is_too_high_for_the_family_is_found_while_building(
 def test_probes_have_the_last_length_and_special_ids(camembert: Path) -> None:
     checkpoint = read_checkpoint(camembert)
     special = special_ids(camembert / "tokenizer.json")
-    probes = compute_probes(checkpoint, camembert / "tokenizer.json")
+    probes, _ = compute_probes(checkpoint, camembert / "tokenizer.json")
     assert len(probes.tokens[-1]) == checkpoint.max_tokens
     inside = {number for tokens in probes.tokens for number in tokens.ids[1:-1]}
     assert inside.issuperset(special)

@@ -199,7 +199,7 @@ def test_a_pickle_is_refused_with_the_way_to_convert_it(checkpoint: Path, tmp_pa
     ("change", "sentence"),
     [
         ({"architectures": ["DistilBertForMaskedLM"]}, "is not a text classifier"),
-        ({"temperature": -1}, "must be greater than 0"),
+        ({"millrace": {"temperature": -1}}, "must be greater than 0"),
     ],
 )
 def test_configs_that_cannot_be_served(

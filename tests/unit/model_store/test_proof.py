@@ -24,6 +24,7 @@ from model_store.classifier import Verdict
 from model_store.engines import runner
 from model_store.engines.reference import Reference
 from model_store.errors import GateFailed, Unproven
+from model_store.inputs import Inputs
 from model_store.probes import EVERY, Probes, Scores, Source, read_probes
 from model_store.probing import compute_probes
 from model_store.proof import SAME_ANSWERS, Limits, batches, limits, prove, sampled
@@ -256,7 +257,7 @@ def test_with_no_setting_left_the_start_fails_with_one_sentence(
         load(str(checkpoint), engine="torch", precision="bf16", artefact_dir=kept)
     settings = WorkerSettings(model=str(checkpoint), engine="torch", artefact_dir=kept)
     assert main(settings) == EXIT_UNABLE
-    assert "cannot be served: on this processor, no setting of its engine passes its proof" in caplog.text
+    assert "cannot be served: no setting of its engine gives the answers of transformers" in caplog.text
 
 
 def test_an_engine_that_raises_has_failed_its_proof(
@@ -523,12 +524,12 @@ def test_the_reference_of_a_model_that_does_not_ignore_padding_is_computed_witho
 
     monkeypatch.setattr(Reference, "__call__", recorded)
     tokenizer = checkpoint / "tokenizer.json"
-    padded = compute_probes(read_checkpoint(checkpoint), tokenizer)
+    padded, _ = compute_probes(read_checkpoint(checkpoint), tokenizer)
     batches = len(shapes)
     assert any(len({*shape}) > 1 for shape in shapes)
-    monkeypatch.setattr(Reference, "ignores_padding", lambda *_: False)
+    monkeypatch.setattr(Reference, "inputs", lambda *_: Inputs(sharing="equal"))
     shapes.clear()
-    alone = compute_probes(read_checkpoint(checkpoint), tokenizer)
+    alone, _ = compute_probes(read_checkpoint(checkpoint), tokenizer)
     assert all(len({*shape}) == 1 for shape in shapes)
     assert 3 * batches < len(shapes)
     assert padded.tokens == alone.tokens

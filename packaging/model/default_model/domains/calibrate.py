@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from default_model.domains.sets import LabelledSet, read_mixture
 from model_store import load
 from model_store.calibration import Labels, Scores, fit_temperature
-from model_store.checkpoint import CONFIG, TEMPERATURE, TEXT_WINDOWS
+from model_store.checkpoint import CONFIG, with_settings
 from model_store.convert import write_json
 from model_store.evaluate import classify_all
 
@@ -50,7 +50,7 @@ def _logits(model: Path, texts: Sequence[str]) -> tuple[Scores, NDArray[np.bool_
 
 def _write(model: Path, temperature: float, windows: str) -> None:
     config = json.loads((model / CONFIG).read_text("utf-8"))
-    write_json(model / CONFIG, config | {TEMPERATURE: temperature, TEXT_WINDOWS: windows})
+    write_json(model / CONFIG, with_settings(config, temperature=temperature, text_windows=windows))
 
 
 def main(arguments: list[str] | None = None) -> int:

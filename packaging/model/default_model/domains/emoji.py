@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from default_model.corpus import Row
-from model_store.checkpoint import TEMPERATURE
+from model_store.checkpoint import with_settings
 from model_store.convert import LABELS, write_json
 
 BOOK: dict[str, dict[str, str]] = tomllib.loads(
@@ -48,8 +48,8 @@ def add_pieces(start: Path, out: Path) -> None:
     config.setdefault("id2label", dict(enumerate(LABELS)))
     config.setdefault("label2id", {label: number for number, label in enumerate(LABELS)})
     content["truncation"] = content["padding"] = None
-    for key in (TEMPERATURE, "temperature"):
-        config.pop(key, None)
+    config = with_settings(config, temperature=None)
+    config.pop("temperature", None)
     out.mkdir(parents=True, exist_ok=True)
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
     write_json(out / "config.json", config)

@@ -27,6 +27,7 @@ from model_store.engines.graph import packed_graph
 from model_store.engines.parts import ACTIVATIONS
 from model_store.engines.pytorch import read_model
 from model_store.errors import ModelUnsupported
+from model_store.inputs import Inputs
 from model_store.rows import Floats, arrange
 from model_store.tokens import Tokens
 from model_store.weights import Safetensors
@@ -49,7 +50,7 @@ def batch() -> list[Tokens]:
 def graph_logits(path: Path, texts: Sequence[Tokens]) -> Floats:
     checkpoint = read_checkpoint(path)
     graph = packed_graph(checkpoint, Safetensors(path))
-    rows = arrange(texts, "packed", unnumbered=checkpoint.unnumbered)
+    rows = arrange(texts, "packed", inputs=Inputs(checkpoint.unnumbered))
     settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = openvino.Core().compile_model(graph, "CPU", settings)
     logits: Floats = np.array(compiled(list(rows.inputs))[0])
@@ -58,7 +59,7 @@ def graph_logits(path: Path, texts: Sequence[Tokens]) -> Floats:
 
 @torch.inference_mode()
 def torch_logits(path: Path, texts: Sequence[Tokens], layout: Layout) -> Floats:
-    rows = arrange(texts, layout, unnumbered=read_checkpoint(path).unnumbered)
+    rows = arrange(texts, layout, inputs=Inputs(read_checkpoint(path).unnumbered))
     logits: Floats = packed_encoder(read_model(path))(*map(torch.from_numpy, rows.inputs)).numpy()
     return logits[: len(texts)]
 

@@ -1,0 +1,179 @@
+"""Writes the tokenizer.json of an artefact, which reads texts as transformers reads them.
+
+What a tokenizer does stands in several files: transformers applies settings of tokenizer_config.json to what
+tokenizer.json says. So it is transformers that reads a checkpoint's files, and its tokenizer that is written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as RustTokenizer
+
+from model_store.artefact import TOKENIZER
+from model_store.calibration_texts import CALIBRATION_TEXTS
+from model_store.checkpoint import TOKENIZER_CONFIG, Checkpoint, read_json
+from model_store.errors import ModelUnsupported, first_line, shown
+from model_store.inputs import TokenTypes
+from model_store.rows import Tokenizer
+
+log = logging.getLogger(__name__)
+
+# What tokenizers disagree about, beside the calibration texts.
+_AWKWARD = (
+    "", " ", "  two  spaces ", "A", "ÉCOLE élève naïve", "don't  STOP\r\n\tnow", "日本語とEnglish",
+    "e\u0301\u200b\u00ad", "👩‍👩‍👧 ok", "Ǆ ﬁne ½", "\x00\x1f", "a" * 150,
+)  # fmt: skip
+
+
+def copy_tokenizer(checkpoint: Checkpoint, out: Path) -> None:
+    """Write tokenizer.json to the directory `out` as it is, with the truncation of tokenizer_config.json.
+
+    For a sealed checkpoint, of which `require_same` has found that transformers does nothing else.
+    """
+    config = checkpoint.path / TOKENIZER_CONFIG
+    side = read_json(config).get("truncation_side") if config.is_file() else None
+    if side is None:
+        shutil.copyfile(checkpoint.path / TOKENIZER, out / TOKENIZER)
+        return
+    if side not in ("left", "right"):
+        raise ModelUnsupported(f"{config} has truncation_side {shown(side)}; it must be left or right.")
+    rust = RustTokenizer.from_file(str(checkpoint.path / TOKENIZER))
+    rust.enable_truncation(checkpoint.max_tokens, direction=side)
+    rust.save(str(out / TOKENIZER))
+
+
+def write_tokenizer(checkpoint: Checkpoint, out: Path) -> TokenTypes | None:
+    """Write tokenizer.json to the directory `out`, and return the token types that it gives, if it does.
+
+    Raises ModelUnsupported if transformers cannot read the tokenizer, or if the file reads texts otherwise.
+    """
+    tokenizer = read_tokenizer(checkpoint)
+    rust = tokenizer.backend_tokenizer
+    rust.no_padding()
+    rust.enable_truncation(checkpoint.max_tokens, direction=tokenizer.truncation_side)
+    content = json.loads(rust.to_str())
+    content["added_tokens"] = list(_without_invented(content["added_tokens"], checkpoint))
+    (out / TOKENIZER).write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+    require_same(checkpoint, tokenizer, out / TOKENIZER)
+    return read_token_types(tokenizer)
+
+
+def _without_invented(added: list[dict[str, Any]], checkpoint: Checkpoint) -> Iterator[dict[str, Any]]:
+    """The added tokens without those that only transformers has, beyond the ids of the model.
+
+    It adds the special tokens of a class to every tokenizer, such as "<unk>NOTUSED" of CamemBERT. A text with
+    the name of one would end in an error.
+    """
+    own: set[str] = set()
+    for file in checkpoint.tokenizer_files():
+        if file.suffix == ".json":
+            own.update(_strings(read_json(file)))
+    for token in added:
+        if checkpoint.vocabulary is None or token["id"] < checkpoint.vocabulary or token["content"] in own:
+            yield token
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """All texts in a JSON value, keys among them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from value
+        for one in value.values():
+            yield from _strings(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from _strings(one)
+
+
+def require_same(checkpoint: Checkpoint, tokenizer: Any, file: Path) -> None:
+    """Raises ModelUnsupported, which names the text, if `tokenizer` of transformers and `file` differ on one.
+
+    Compares short and long texts, some that contain the name of each special token, and one that is too long.
+    """
+    named = [
+        token.content for token in RustTokenizer.from_file(str(file)).get_added_tokens_decoder().values()
+    ]
+    texts = [*_AWKWARD, *CALIBRATION_TEXTS, *(f"a {name} b{name}" for name in named)]
+    texts += ["first half " * checkpoint.max_tokens + "last words " * checkpoint.max_tokens]
+    ours = Tokenizer(file, checkpoint.max_tokens)(texts)
+    theirs = tokenizer(texts, truncation=True, max_length=checkpoint.max_tokens)["input_ids"]
+    for text, one, other in zip(texts, ours, theirs, strict=True):
+        if list(one.ids) != list(other):
+            raise ModelUnsupported(
+                f"{checkpoint.path}: transformers reads {shown(text)} as {shown(list(other))}, because of "
+                f"{TOKENIZER_CONFIG} or its {type(tokenizer).__name__}, and {file.name} as "
+                f"{shown(list(one.ids))}; save the tokenizer again with transformers' save_pretrained."
+            )
+
+
+def read_tokenizer(checkpoint: Checkpoint) -> Any:
+    """The tokenizer that transformers makes of a checkpoint's files. Raises ModelUnsupported."""
+    from transformers import AutoTokenizer
+
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(
+                checkpoint.path, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:  # transformers has separate errors for every kind of tokenizer
+            log.debug(
+                "transformers cannot read a tokenizer", exc_info=error, extra={"action": "model.raised"}
+            )
+            why = first_line(error)
+            if any(path.suffix == ".model" for path in checkpoint.tokenizer_files()) and not (
+                find_spec("sentencepiece") and find_spec("google.protobuf")
+            ):
+                why = "the packages for this are not installed: pip install sentencepiece protobuf"
+            raise ModelUnsupported(
+                f"transformers cannot read the tokenizer of {checkpoint.path} from {_found(checkpoint)} "
+                f"({why})."
+            ) from error
+    if not hasattr(tokenizer, "backend_tokenizer"):
+        raise ModelUnsupported(
+            f"{checkpoint.path} has {_found(checkpoint)}, which transformers reads with "
+            f"{type(tokenizer).__name__} in Python: only a tokenizer that it writes as {TOKENIZER} is served."
+        )
+    return tokenizer
+
+
+def _found(checkpoint: Checkpoint) -> str:
+    names = [path.name for path in checkpoint.tokenizer_files()]
+    return ", ".join(names)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, transformers' warnings about a tokenizer go to the log at debug: what matters is raised."""
+    library = logging.getLogger("transformers")
+    level = library.level
+    library.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        library.setLevel(level)
+
+
+def read_token_types(tokenizer: Any) -> TokenTypes | None:
+    """The types of the special tokens before and after a text, and of its own tokens."""
+    empty, text = tokenizer(""), tokenizer(CALIBRATION_TEXTS[2])
+    if "token_type_ids" not in text:
+        return None
+    ids, types = text["input_ids"], text["token_type_ids"]
+    special = empty["input_ids"]
+    before = 0
+    while before < len(special) and ids[before] == special[before]:
+        before += 1
+    after = len(ids) - (len(special) - before)
+    own = set(types[before:after])
+    if len(own) != 1:
+        raise ModelUnsupported(f"The tokenizer gives the tokens of one text several types: {shown(types)}.")
+    return TokenTypes(tuple(types[:before]), own.pop(), tuple(types[after:]))

@@ -1,0 +1,95 @@
+"""Compares what is served with what transformers' pipeline answers, for one checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import transformers
+
+from model_store import load
+from model_store.errors import ModelError
+from model_store.rows import RowClassifier
+
+# Scores of float weights in f32 may differ by this.
+LIMIT = 1e-4
+_LONG = "it begins well, " + "and goes on and on, " * 40 + "but the end is bad."
+TEXTS = (
+    "A good film, we like it.", "I hate the film!", "a", "A", "", " ", "  two  spaces ", "never again",
+    "don't  STOP\r\n\tnow", "ÉCOLE élève naïve", "e\u0301\u200b\u00ad",
+    "日本語とEnglish", "👩‍👩‍👧 ok", "\x00 nul",
+    "a <pad> b <pad> c </s> film", "I </s> hate </s> you", "<s> a </s>", "[PAD] a [SEP] b [CLS] c",
+    "[MASK] <mask> a",
+    "a <|end|> b <|pad|> c <|pad|>", "<|end|>", "<cls> a <sep> b <unk> [UNK]", "x " * 37, _LONG,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`how` it is served, or why it is `refused`; the largest difference of a score `alone` and in a `batch`,
+    and `spread`, the largest difference between the logarithms of the scores of two texts.
+    """
+
+    family: str
+    how: str = ""
+    refused: str = ""
+    alone: float = 0.0
+    batch: float = 0.0
+    spread: float = 0.0
+    labels: bool = True
+    fallback: str = ""
+
+    @property
+    def right(self) -> bool:
+        return self.labels and (bool(self.refused) or max(self.alone, self.batch) <= LIMIT)
+
+
+def compare(path: Path, kept: Path, family: str, **options: Any) -> Comparison:
+    """Serve the checkpoint at `path` and ask both for each of TEXTS."""
+    settings: dict[str, Any] = {"precision": "f32", "threads": 1, "artefact_dir": kept, **options}
+    try:
+        classifier = load(str(path), **settings)
+    except ModelError as error:
+        return Comparison(family, refused=str(error).replace(str(path), "MODEL"))
+    assert isinstance(classifier, RowClassifier)
+    info = classifier.info
+    try:
+        wanted, answered = reference(path, info.labels, info.max_tokens)
+        texts = classifier.tokenize([text for text, known in zip(TEXTS, answered, strict=True) if known])
+        alone = np.array([classifier.classify([text])[0] for text in texts])
+        batch = np.array(classifier.classify(texts))
+    finally:
+        classifier.close()
+    shares = {"any": "", "equal": ", equally long", "none": ", alone"}[classifier._inputs.sharing]
+    return Comparison(
+        family,
+        how=f"{info.engine}, {info.layout}{shares}",
+        alone=float(np.abs(alone - wanted).max()),
+        batch=float(np.abs(batch - wanted).max()),
+        spread=float(np.ptp(np.log(wanted), axis=0).max()),
+        labels=info.labels == tuple(labels_of(path)),
+        fallback=info.fallback_reason.replace(str(path), "MODEL"),
+    )
+
+
+def labels_of(path: Path) -> list[str]:
+    """The labels in the order of transformers."""
+    return list(transformers.AutoConfig.from_pretrained(path).id2label.values())
+
+
+def reference(path: Path, labels: tuple[str, ...], most: int) -> tuple[Any, list[bool]]:
+    """Scores of the pipeline (texts, labels), each text alone, and which of TEXTS it answers at all."""
+    pipeline = transformers.pipeline("text-classification", model=str(path), device="cpu", top_k=None)
+    rows, answered = [], []
+    for text in TEXTS:
+        try:
+            (scores,) = pipeline(text, truncation=True, max_length=most)
+            found = {one["label"]: one["score"] for one in scores}
+        except Exception:
+            answered.append(False)  # a text without a token
+            continue
+        answered.append(True)
+        rows.append([found[label] for label in labels])
+    return np.array(rows), answered

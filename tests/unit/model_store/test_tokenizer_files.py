@@ -1,0 +1,161 @@
+"""Texts are read as transformers reads them, whichever of a checkpoint's files says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+from tokenizers import Tokenizer as RustTokenizer
+
+from model_store import load
+from model_store.__main__ import main as model_store
+from model_store.checkpoint import read_checkpoint
+from model_store.errors import ModelUnsupported
+from model_store.rows import Tokenizer
+from model_store.tokenizer_files import write_tokenizer
+from tests.families.tokenizers import KINDS
+from tests.families.tokenizers import write_tokenizer as write_small
+from tests.unit.model_store.checkpoints import copy
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+MOST = 24
+TEXTS = [
+    "A good film", "I HATE it, naïve élève", "", "x [MASK] <mask> y", "[PAD] a [NEW] [SEP]b",
+    " a <s> b</s> <pad><new>",
+    "it begins well " * 9 + "and ends badly",
+]  # fmt: skip
+ADDED = {
+    "content": "[NEW]", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False,
+    "special": True,
+}  # fmt: skip
+
+
+def small(path: Path, kind: str, **edited: Any) -> Path:
+    """A checkpoint without weights, and tokenizer_config.json as a person edits it."""
+    path.mkdir()
+    family = {"wordpiece": "Bert", "bpe": "Roberta"}[kind]
+    write_small(path, kind)
+    config = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
+    config |= {"tokenizer_class": f"{family}Tokenizer", "model_max_length": MOST, **edited}
+    (path / "tokenizer_config.json").write_text(json.dumps(config), "utf-8")
+    model = {
+        "architectures": [f"{family}ForSequenceClassification"], "model_type": family.lower(),
+        "vocab_size": 600,
+        "max_position_embeddings": 64, **KINDS[kind].ids(),
+    }  # fmt: skip
+    (path / "config.json").write_text(json.dumps(model), "utf-8")
+    (path / "model.safetensors").touch()
+    return path
+
+
+def ids_of_transformers(path: Path) -> list[list[int]]:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    limit = min(tokenizer.model_max_length, 62)
+    return [tokenizer(text, truncation=True, max_length=limit)["input_ids"] for text in TEXTS]
+
+
+@pytest.mark.parametrize(
+    ("kind", "edited"),
+    [
+        ("wordpiece", {}),
+        ("bpe", {}),
+        ("wordpiece", {"truncation_side": "left"}),
+        ("bpe", {"truncation_side": "left"}),
+        ("wordpiece", {"do_lower_case": False}),
+        ("wordpiece", {"do_lower_case": True, "strip_accents": False}),
+        ("wordpiece", {"tokenize_chinese_chars": False}),
+        ("bpe", {"add_prefix_space": True}),
+        ("bpe", {"model_max_length": 9}),
+        ("wordpiece", {"pad_token": "[MASK]"}),
+        ("wordpiece", {"unk_token": "[PAD]"}),
+        ("wordpiece", {"cls_token": "[MASK]"}),
+        ("wordpiece", {"sep_token": "[MASK]"}),
+        ("bpe", {"sep_token": "<mask>"}),
+        ("wordpiece", {"added_tokens_decoder": {"599": ADDED}}),
+    ],
+)
+def test_a_setting_in_tokenizer_config_was_ignored_beside_a_tokenizer_json(
+    kind: str, edited: dict[str, Any], tmp_path: Path
+) -> None:
+    path = small(tmp_path / "model", kind, **edited)
+    wanted = ids_of_transformers(path)
+    checkpoint = read_checkpoint(path)
+    write_tokenizer(checkpoint, tmp_path)
+    found = Tokenizer(tmp_path / "tokenizer.json", checkpoint.max_tokens)(TEXTS)
+    assert [list(tokens.ids) for tokens in found] == wanted
+
+
+def test_a_setting_that_tokenizer_json_cannot_have_is_refused_with_a_text(tmp_path: Path) -> None:
+    path = small(tmp_path / "model", "wordpiece", split_special_tokens=True)
+    with pytest.raises(ModelUnsupported, match=r"transformers reads 'a \[\w+\] b"):
+        write_tokenizer(read_checkpoint(path), tmp_path)
+
+
+def test_edits_change_what_is_read(tmp_path: Path) -> None:
+    """Otherwise the test above would compare the same ids each time."""
+    plain = ids_of_transformers(small(tmp_path / "plain", "wordpiece"))
+    for number, edited in enumerate(
+        (
+            {"truncation_side": "left"},
+            {"do_lower_case": False},
+            {"strip_accents": False},
+            {"model_max_length": 9},
+        )
+    ):
+        assert ids_of_transformers(small(tmp_path / str(number), "wordpiece", **edited)) != plain, edited
+
+
+def test_truncation_on_the_left_kept_the_beginning(checkpoint: Path, tmp_path: Path) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    config = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
+    (path / "tokenizer_config.json").write_text(json.dumps(config | {"truncation_side": "left"}), "utf-8")
+    text = "I love this film and it is great. " + "the queue waits for the worker " * 30 + "I hate you"
+    pipeline = transformers.pipeline("text-classification", model=str(path), device="cpu", top_k=None)
+    (scores,) = pipeline(text, truncation=True, max_length=128)
+    wanted = {one["label"]: one["score"] for one in scores}
+    for sealed in (False, True):  # which is built without transformers
+        if sealed:
+            assert model_store(["seal", str(path), "--probes"]) == 0
+        kept = tmp_path / f"kept-{sealed}"
+        model = load(str(path), engine="openvino", precision="f32", threads=1, artefact_dir=kept)
+        (tokens,) = model.tokenize([text])
+        assert tokens.truncated > 50
+        found = dict(zip(model.info.labels, model.classify([tokens])[0], strict=True))
+        model.close()
+        assert found == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_tokenizer_json_that_transformers_reads_otherwise_is_not_sealed(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy(checkpoint, tmp_path / "model")
+    config = json.loads((path / "tokenizer_config.json").read_text("utf-8"))
+    changed = config | {"do_lower_case": False, "tokenizer_class": "BertTokenizer"}
+    (path / "tokenizer_config.json").write_text(json.dumps(changed), "utf-8")
+    assert model_store(["seal", str(path), "--probes"]) == 2
+    message = capsys.readouterr().err
+    assert "transformers reads 'A' as" in message
+    assert "save the tokenizer again with transformers' save_pretrained" in message
+
+
+def test_a_tokenizer_that_only_python_has_is_refused_by_name(tmp_path: Path) -> None:
+    path = small(tmp_path / "model", "wordpiece", tokenizer_class="CanineTokenizer")
+    with pytest.raises(ModelUnsupported, match=r"transformers reads with CanineTokenizer in Python"):
+        write_tokenizer(read_checkpoint(path), tmp_path)
+
+
+def test_a_text_without_a_token_was_an_error(tmp_path: Path) -> None:
+    from tests.families.checkpoints import write_family
+
+    path = write_family(tmp_path / "model", "qwen2")
+    model = load(str(path), engine="torch", precision="f32", threads=1, artefact_dir=tmp_path / "kept")
+    empty, other = model.tokenize(["", "a good film"])
+    assert not RustTokenizer.from_file(str(path / "tokenizer.json")).encode("").ids
+    alone = [model.classify([text])[0] for text in (empty, other)]
+    assert np.abs(np.array(model.classify([empty, other])) - alone).max() < 1e-4
+    model.close()
