@@ -103,7 +103,7 @@ def require_same(checkpoint: Checkpoint, tokenizer: Any, file: Path) -> None:
         token.content for token in RustTokenizer.from_file(str(file)).get_added_tokens_decoder().values()
     ]
     texts = [*_AWKWARD, *CALIBRATION_TEXTS, *(f"a {name} b{name}" for name in named)]
-    texts += ["first half " * checkpoint.max_tokens + "last words " * checkpoint.max_tokens]
+    texts += ["first half " * checkpoint.max_tokens + "second half " * checkpoint.max_tokens]
     ours = Tokenizer(file, checkpoint.max_tokens)(texts)
     theirs = tokenizer(texts, truncation=True, max_length=checkpoint.max_tokens)["input_ids"]
     for text, one, other in zip(texts, ours, theirs, strict=True):
@@ -163,7 +163,7 @@ def _quiet() -> Iterator[None]:
 
 
 def read_token_types(tokenizer: Any) -> TokenTypes | None:
-    """The types of the special tokens before and after a text, and of its own tokens."""
+    """The types of the special tokens before and after a text, and of the others."""
     empty, text = tokenizer(""), tokenizer(CALIBRATION_TEXTS[2])
     if "token_type_ids" not in text:
         return None
