@@ -41,6 +41,15 @@ class FileDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
+class ExpiresAfter(BaseModel):
+    """When a file expires, in seconds after it was created."""
+
+    model_config = ConfigDict(strict=True)
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=1)
+
+
 class BatchRequest(BaseModel):
     """`completion_window` has no effect: a batch begins when the jobs before it have ended."""
 
@@ -59,6 +68,7 @@ class BatchRequest(BaseModel):
         ]
         | None
     ) = None
+    output_expires_after: ExpiresAfter | None = None
 
 
 class RequestCounts(BaseModel):
@@ -131,13 +141,18 @@ def file_body(record: FileRecord) -> FileObject:
     )
 
 
-def output_body(file_id: str, record: JobRecord, size: int) -> FileObject:
-    """The file with the results or the errors of a batch, of `size` bytes."""
+def output_body(file_id: str, record: JobRecord, ttl_s: int) -> FileObject:
+    """The file with the results or the errors of a batch, which are kept for `ttl_s` after its end.
+
+    Its size is that of the results as they are stored: the file is made when it is read.
+    """
+    failed = file_id.endswith("-errors")
+    ended_s = record.finished_ms // 1000 if record.finished_ms else None
     return FileObject(
         id=file_id,
-        bytes=size,
-        created_at=(record.finished_ms or record.created_ms) // 1000,
-        expires_at=None,
+        bytes=record.failed_bytes if failed else record.output_bytes - record.failed_bytes,
+        created_at=ended_s or record.created_ms // 1000,
+        expires_at=ended_s + (record.ttl_ms // 1000 or ttl_s) if ended_s else None,
         filename=f"{file_id}.jsonl",
         purpose="batch_output",
     )

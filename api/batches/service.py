@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 
@@ -14,7 +14,7 @@ from api.batches.answers import BatchAnswers
 from api.batches.lines import STATUS_OF, BatchLines, custom_ids, error_body, first_model, output_line
 from api.batches.multipart import FormReader, boundary_of, malformed
 from api.batches.schemas import BatchRequest, FileObject, file_body, output_body
-from api.errors import Problem
+from api.errors import Problem, invalid_body
 from api.jobs.body import Sender
 from api.jobs.service import BatchFacts, JobService
 from api.jobs.upload import no_room
@@ -25,8 +25,7 @@ from batcher.jobs.records import JobRecord
 from batcher.jobs.upload import NoRoom
 
 MAX_NAME = 255
-# How many sizes of files of results are remembered.
-MAX_SIZES = 1024
+ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
 _file_id = re.compile(r"file-([0-9a-f]{32})(?:-(output|errors))?").fullmatch
 _batch_id = re.compile(r"batch_([0-9a-f]{32})").fullmatch
 
@@ -38,7 +37,6 @@ class BatchService:
         self._jobs = jobs
         self._answers = answers
         self._files = jobs.store.files
-        self._sizes: dict[str, int] = {}
 
     # -- files -------------------------------------------------------------------------------------
 
@@ -59,21 +57,22 @@ class BatchService:
         file_id = secrets.token_hex(16)
         budget = self._jobs.limits.budget
         try:
-            purpose = name = ""
+            name = ""
+            fields = dict[str, str]()
             stored: tuple[int, int] | None = None
             for part in form.parts():
-                if part.name == "purpose":
-                    purpose = part.value()
+                if part.name in ("purpose", ANCHOR, SECONDS):
+                    fields[part.name] = part.value()
                 elif part.name == "file":
                     if stored is not None:
                         raise malformed("the form has more than one file")
                     name = (part.filename or "").encode("utf-8", "replace").decode()[:MAX_NAME]
                     stored = self._files.put(file_id, part.content, client, budget)
-            if stored is None or purpose != "batch":
+            if stored is None or fields.get("purpose") != "batch":
                 raise malformed(
                     'the form must have the fields "file" and "purpose", and the purpose must be batch'
                 )
-            record = self._files.complete(file_id, name, *stored, owner)
+            record = self._files.complete(file_id, name, stored, owner, self._ttl_s(fields))
             if record is None:
                 raise malformed("the file is empty")
             return record
@@ -84,6 +83,15 @@ class BatchService:
             self._discard(file_id)
             raise
 
+    def _ttl_s(self, fields: Mapping[str, str]) -> int:
+        """How long a file is kept, by the fields of its form. Raises Problem 422."""
+        if ANCHOR not in fields and SECONDS not in fields:
+            return self._files.ttl_s
+        seconds = fields.get(SECONDS, "")
+        if fields.get(ANCHOR) != "created_at" or not re.fullmatch("[1-9][0-9]{0,9}", seconds):
+            raise malformed(f"{ANCHOR} must be created_at, and {SECONDS} a number of seconds from 1 on")
+        return shorter(int(seconds), self._files.ttl_s, SECONDS)
+
     def _discard(self, file_id: str) -> None:
         with suppress(*REDIS_ERRORS):  # else it expires
             self._files.delete(file_id)
@@ -93,20 +101,7 @@ class BatchService:
         given = await self._find(file_id, owner)
         if isinstance(given, FileRecord):
             return file_body(given)
-        key = f"{file_id} {given.done}"  # a batch that runs has more results later
-        if (size := self._sizes.get(key)) is None:
-            self._sizes[key] = size = await self._size(given, file_id)
-            while len(self._sizes) > MAX_SIZES:
-                del self._sizes[next(iter(self._sizes))]
-        return output_body(file_id, given, size)
-
-    async def _size(self, record: JobRecord, file_id: str) -> int:
-        """The bytes of a file of results, which is written to count them, block by block."""
-        size = 0
-        blocks = self._content(record, file_id)
-        while (block := await self._jobs.call(next, blocks, None)) is not None:
-            size += len(block)
-        return size
+        return output_body(file_id, given, self._jobs.store.ttl_s)
 
     async def content(self, file_id: str, owner: str) -> Iterator[bytes]:
         """The content of a file of `owner`, read block by block. Raises Problem 404, DataMissing."""
@@ -194,7 +189,10 @@ class BatchService:
         )
         options = {"endpoint": asked.endpoint, "metadata": asked.metadata}
         facts = json.dumps({"file": file.id, **options})
-        batch = BatchFacts(facts, lambda: {**options, "custom_ids": lines.digest})
+        ttl_s = None
+        if (expiry := asked.output_expires_after) is not None:
+            ttl_s = shorter(expiry.seconds, self._jobs.store.ttl_s, "output_expires_after")
+        batch = BatchFacts(facts, lambda: {**options, "ttl_s": ttl_s, "custom_ids": lines.digest}, ttl_s)
         record, _ = await self._jobs.take_batch(headers, lines.texts(), batch, sender, model)
         return record
 
@@ -226,3 +224,13 @@ class BatchService:
 
 def _no_file(detail: str = "no such file, or it has expired") -> Problem:
     return Problem(404, detail)
+
+
+def shorter(seconds: int, most: int, name: str) -> int:
+    """A lifetime that a client asks for, which may be shorter than the service's. Raises Problem 422."""
+    if seconds > most:
+        why = (
+            f"{name}: this service keeps it for {most} s (MILLRACE_JOB_TTL_S): ask for less, or leave it out"
+        )
+        raise invalid_body("less_than_equal", why, name)
+    return seconds

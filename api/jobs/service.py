@@ -88,11 +88,12 @@ class JobHooks:
 class BatchFacts:
     """What the record of a job keeps of its batch, as JSON, and what identifies the batch beside its texts.
 
-    The latter is asked for once the texts have been read.
+    The latter is asked for once the texts have been read. `ttl_s`: as in Submission.
     """
 
     facts: str
     identity: Callable[[], Mapping[str, object]]
+    ttl_s: int | None = None
 
 
 class JobService:
@@ -215,8 +216,11 @@ class JobService:
             asked = {**options, **(batch.identity() if batch else {})}
             return json.dumps(asked, sort_keys=True) if any(asked.values()) else ""
 
-        facts, trace = batch.facts if batch else "", tracing.current()
-        return Submission(owner, client, keep_input, trace, facts, webhook, file, model, size, identity)
+        facts, ttl_s = (batch.facts, batch.ttl_s) if batch else ("", None)
+        trace = tracing.current()
+        return Submission(
+            owner, client, keep_input, trace, facts, webhook, file, model, size, identity, ttl_s
+        )
 
     def _webhook(self, headers: RequestHeaders) -> str:
         """The `Webhook-URL` or "". Its addresses are checked when it is used. Raises Problem 422."""

@@ -62,12 +62,21 @@ class FileStore:
             number += 1
         return size, number
 
-    def complete(self, file_id: str, name: str, size: int, chunks: int, owner: str) -> FileRecord | None:
-        """Makes a file visible; None if it has expired meanwhile, or is empty."""
+    @property
+    def ttl_s(self) -> int:
+        """How long files are kept."""
+        return self._ttl_ms // 1000
+
+    def complete(
+        self, file_id: str, name: str, stored: tuple[int, int], owner: str, ttl_s: int
+    ) -> FileRecord | None:
+        """Makes a file visible for `ttl_s`; None if it has expired meanwhile, or is empty.
+
+        `stored` are its bytes and chunks, as `put` has returned them.
+        """
         now_s = int(time.time())
-        expires_s = now_s + self._ttl_ms // 1000
-        record = FileRecord(file_id, name, size, chunks, now_s, expires_s, owner)
-        kept = self._run("file_keep", file_id, self._ttl_ms, json.dumps(asdict(record)))
+        record = FileRecord(file_id, name, *stored, now_s, now_s + ttl_s, owner)
+        kept = self._run("file_keep", file_id, ttl_s * 1000, json.dumps(asdict(record)))
         return record if kept else None
 
     def record(self, file_id: str) -> FileRecord | None:

@@ -36,8 +36,8 @@ class JobRecord:
     place: str
     # The owner, as the start of the digest of an API key; "": every client may see the job.
     owner: str
-    # Bytes of texts and results that it holds in Redis, and whether its texts are kept after it ends.
-    held_bytes: int
+    # Bytes of texts that it holds in Redis, and whether they are kept after it ends.
+    input_bytes: int
     keep_input: bool
     # Facts about the batch that it belongs to, as JSON; "" if it does not belong to one.
     batch: str
@@ -54,6 +54,11 @@ class JobRecord:
     queue: str
     # name@revision of all models that have answered its texts.
     models: Sequence[str]
+    # Bytes of results, and those of errors among them.
+    output_bytes: int
+    failed_bytes: int
+    # How long it is kept after its end; 0: as all jobs are.
+    ttl_ms: int
 
     def shown_to(self, owner: str) -> bool:
         """Whether `owner` may see this job; the owner "" may see all jobs."""
@@ -63,6 +68,11 @@ class JobRecord:
     def file_name(self) -> str:
         """The name of the file that it came from; "" if it came without one."""
         return str(json.loads(self.file).get("name", "")) if self.file else ""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of texts and results that it holds in Redis."""
+        return self.input_bytes + self.output_bytes
 
     @property
     def ended(self) -> bool:
@@ -117,6 +127,7 @@ class Counts(NamedTuple):
     failed: int = 0
     truncated: int = 0
     truncated_tokens: int = 0
+    failed_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +166,6 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         return None
     fields = {name.decode(): value.decode() for name, value in raw.items()}
 
-    def number(name: str) -> int | None:
-        return int(fields[name]) if name in fields else None
-
     return JobRecord(
         id=job_id,
         status=cast(JobStatus, fields["status"]),
@@ -165,8 +173,8 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         done=int(fields["done"]),
         failed=int(fields["failed"]),
         created_ms=int(fields["created_ms"]),
-        started_ms=number("started_ms"),
-        finished_ms=number("finished_ms"),
+        started_ms=_number(fields, "started_ms"),
+        finished_ms=_number(fields, "finished_ms"),
         chunk_texts=int(fields["chunk_texts"]),
         attempt=int(fields["attempt"]),
         rate=float(fields.get("rate", 0)),
@@ -176,15 +184,22 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         error=fields.get("error", ""),
         place=fields["place"],
         owner=fields.get("owner", ""),
-        held_bytes=int(fields.get("input_bytes", 0)) + int(fields.get("output_bytes", 0)),
+        input_bytes=int(fields.get("input_bytes", 0)),
         keep_input=fields.get("keep_input") == "1",
         batch=fields.get("batch", ""),
         webhook=fields.get("webhook", ""),
         deliveries=json.loads(fields.get("deliveries", "[]")),
-        next_delivery_ms=number("next_delivery_ms"),
+        next_delivery_ms=_number(fields, "next_delivery_ms"),
         file=fields.get("file", ""),
         truncated=int(fields.get("truncated", 0)),
         truncated_tokens=int(fields.get("truncated_tokens", 0)),
         queue=fields.get("queue", ""),
         models=[name for name in fields.get("models", "").split("\n") if name],
+        output_bytes=int(fields.get("output_bytes", 0)),
+        failed_bytes=int(fields.get("failed_bytes", 0)),
+        ttl_ms=int(fields.get("ttl_ms") or 0),
     )
+
+
+def _number(fields: Mapping[str, str], name: str) -> int | None:
+    return int(fields[name]) if name in fields else None

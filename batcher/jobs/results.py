@@ -33,7 +33,7 @@ def chunk_results(
 ) -> ChunkResults:
     """Encodes the outcomes of a chunk. `None` stands for a text that was too long to be sent."""
     lines: list[bytes] = []
-    failed = truncated = left_out = 0
+    failed = truncated = left_out = failed_bytes = 0
     name = asked.name if asked else ""
     model = ""
     models = list[str]()
@@ -50,8 +50,9 @@ def chunk_results(
             continue
         failed += 1
         lines.append(TOO_LONG if outcome is None else _error(outcome))
+        failed_bytes += len(lines[-1]) + 1
         models.append("")
-    counts = Counts(failed, truncated, left_out)
+    counts = Counts(failed, truncated, left_out, failed_bytes)
     return ChunkResults(b"\n".join(lines), len(lines), counts, model, encode_models(models))
 
 

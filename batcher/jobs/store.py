@@ -61,6 +61,7 @@ class JobStore(JobReader):
     def __init__(self, client: redis.Redis, name: str, ttl_s: float, budget: Budget = UNBOUNDED) -> None:
         super().__init__(client, jobs_prefix(name), int(ttl_s * 1000))
         self._budget = budget
+        self.ttl_s = self._ttl_ms // 1000
         self.files = FileStore(client, self._run, self._prefix, self._ttl_ms)
 
     # -- uploading ---------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ class JobStore(JobReader):
         args = [upload.total, upload.chunk_texts, upload.chunks, digest, self._ttl_ms, most_waiting]
         options = [submission.owner, submission.client, int(submission.keep_input), submission.trace]
         options += [submission.batch, submission.webhook, submission.file(), submission.model]
-        options += [upload.input_bytes]
+        options += [upload.input_bytes, "" if submission.ttl_s is None else submission.ttl_s * 1000]
         outcome, known = self._run("job_create", upload.job_id, upload.nonce, *args, *options)
         return Created(outcome.decode(), (known or b"").decode())
 

@@ -47,7 +47,8 @@ class Submission:
     the URL that is notified of its end, and `file` describes the file it came from as JSON, once that has
     been read. `model` is the name of a model's queue; "" for the first. `result_bytes` are reserved for each
     result. `identity` is what a repeat of the request must have beside the same texts for the same model, as
-    JSON once these have been read; "": nothing.
+    JSON once these have been read; "": nothing. `ttl_s` is how long it is kept after its end, if not as all
+    jobs are.
     """
 
     owner: str = ""
@@ -60,6 +61,7 @@ class Submission:
     model: str = ""
     result_bytes: int = RESULT_BYTES
     identity: Callable[[], str] = str
+    ttl_s: int | None = None
 
 
 def result_bytes(labels: Sequence[str]) -> int:

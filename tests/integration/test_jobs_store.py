@@ -88,7 +88,7 @@ def test_a_job_that_waited_for_longer_than_its_lifetime_was_dropped(client: redi
     """Behind another one, or while no jobs worker was there to renew it. Only ended jobs have a lifetime."""
     store = JobStore(client, "jobs", 0.3)
     assert store.files.put("f" * 32, [b"lines"], "one", Budget(10_000, 10_000)) == (5, 1)
-    store.files.complete("f" * 32, "in.jsonl", 5, 1, "")
+    store.files.complete("f" * 32, "in.jsonl", (5, 1), "", 1)
     create(store, submission=Submission(batch=json.dumps({"file": "f" * 32})))
     create(store, "b" * 32)
     running = store.start("b" * 32)

@@ -81,7 +81,8 @@ local function keep(member, keys)
   for _, key in ipairs(keys) do redis.call('PERSIST', key) end
 end
 
--- Notes that a batch uses its file (1), or no longer does (-1). The last one that ends begins its lifetime: twice that of jobs.
+-- Notes that a batch uses its file (1), or no longer does (-1). Once none does, the file is kept to the end of its lifetime, and
+-- as long as the results of the batch that has ended last, whose ids it has.
 local function use_file(batch, by, ttl)
   local id = batch and batch ~= '' and cjson.decode(batch).file
   if not id then return end
@@ -89,7 +90,7 @@ local function use_file(batch, by, ttl)
   if redis.call('EXISTS', file) == 0 then return end
   if redis.call('HINCRBY', file, 'batches', by) > 0 then return keep(member, { file }) end
   redis.call('HSET', file, 'batches', 0)
-  set_lifetime(member, 2 * ttl, { file })
+  set_lifetime(member, math.max((tonumber(redis.call('HGET', file, 'ends_ms')) or 0) - now, ttl), { file })
 end
 
 -- Removes what lists have of a job, an upload or a file.
@@ -135,8 +136,10 @@ end
 -- Ends a job: removes its input unless it should be kept, makes its webhook due, and accounts for the bytes that remain.
 local function finish(id, status, ttl, code, message)
   local job = job_key(id)
-  local fields = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input', 'webhook', 'batch')
+  local fields = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input', 'webhook', 'batch',
+    'ttl_ms')
   local place, input = fields[2], tonumber(fields[3]) or 0
+  ttl = math.min(ttl, tonumber(fields[8]) or ttl)
   -- A Redis that is full refuses writes that need memory, but not after another one in the same script.
   redis.call('HDEL', job, 'rate')
   redis.call('HSET', job, 'status', status, 'finished_ms', now, 'rate', 0)

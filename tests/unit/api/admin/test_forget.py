@@ -103,7 +103,7 @@ async def test_a_text_is_gone_from_all_of_redis(start: Start, separate: bool) ->
     finish(api, ended)
     line = json.dumps({"custom_id": "1", "body": {"input": ["x", TEXT]}}).encode()
     api.store.files.put("f" * 32, [line + b"\n"], "someone", api.store.upload("x")._budget)
-    api.store.files.complete("f" * 32, "in.jsonl", len(line), 1, "")
+    api.store.files.complete("f" * 32, "in.jsonl", (len(line), 1), "", 60)
     api.cache.keep(TEXT)
     await api.client.post("/predict", json={"text": [TEXT]}, headers={"x-api-key": "one"})
 
@@ -226,7 +226,7 @@ async def test_a_file_that_only_mentions_a_text_was_deleted(api: AdminApi) -> No
     }
     for name, content in files.items():
         api.store.files.put(name * 32, [content], "someone", api.store.upload("x")._budget)
-        api.store.files.complete(name * 32, "in.jsonl", len(content), 1, "")
+        api.store.files.complete(name * 32, "in.jsonl", (len(content), 1), "", 60)
     answer = await api.post("/forget", text="POST")
     assert answer.json()["removed"]["files"] == 2
     assert [name for name in files if api.store.files.record(name * 32)] == ["c", "d", "e"]
@@ -257,7 +257,7 @@ async def test_a_client_is_gone_with_its_jobs(start: Start, client: str) -> None
             finish(api, found)
     other = job(api, "of another", client="key:phone", owner="key:phone")
     api.store.files.put("f" * 32, [b"a file of it"], account_of(client), api.store.upload("x")._budget)
-    api.store.files.complete("f" * 32, "name.jsonl", 12, 1, owner)
+    api.store.files.complete("f" * 32, "name.jsonl", (12, 1), owner, 60)
     refuse(api, "refused of it", client)
     api.redis.hset(f"{P}:usage:2026-01-01", "web texts", 1)
     answer = (await api.post("/forget", client=client)).json()

@@ -13,11 +13,12 @@ import pytest
 from api.settings import ApiSettings
 from batcher.jobs.files import FileStore
 from batcher.jobs.records import Counts
-from batcher.jobs.results import encode_models
+from batcher.jobs.results import TOO_LONG, chunk_results, encode_models
 from batcher.jobs.store import JobStore
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, serving
 from tests.unit.api.service import assert_problem
+from tests.unit.fakes import prediction
 
 
 @pytest.fixture
@@ -168,8 +169,8 @@ async def test_the_results_of_a_batch_are_a_file(api: JobsApi) -> None:
     assert_problem(await api.client.delete(f"/v1/files/{name}"), 409, "batch_running")
     ended(api, batch, POSITIVE)
     found = (await api.client.get(f"/v1/files/{name}")).json()
-    content = (await api.client.get(f"/v1/files/{name}/content")).content
-    assert (found["id"], found["purpose"], found["bytes"]) == (name, "batch_output", len(content))
+    assert (found["id"], found["purpose"]) == (name, "batch_output")
+    assert found["expires_at"] - found["created_at"] == 86_400
     assert (await api.client.delete(f"/v1/files/{name}")).status_code == 200
     assert_problem(await api.client.get(f"/v1/batches/{batch['id']}"), 404, "not_found")
     await api.client.delete(f"/v1/files/{batch['input_file_id']}")
@@ -179,16 +180,61 @@ async def test_the_results_of_a_batch_are_a_file(api: JobsApi) -> None:
 async def test_a_file_of_results_was_written_for_each_question_about_its_size(
     api: JobsApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    batch = (await create(api, jsonl(request("one", "a")))).json()
+    """0.5 s of processor time for each 30,000 lines. Its size is that of the results as they are stored."""
+    batch = (await create(api, jsonl(*(request(one, one) for one in "abc")))).json()
+    job_id = batch["id"].removeprefix("batch_")
+    attempt, chunk = api.start(job_id), chunk_results([prediction("a"), None, prediction("c")], None)
+    api.store.append(attempt, 0, [chunk.lines], counts=chunk.counts, rate=2.0, model="m@r")
+    api.store.end(attempt, "finished")
+
+    def read(*args: object) -> None:
+        raise AssertionError("nothing that grows with the file is read")
+
+    for name in ("output", "texts", "models"):
+        monkeypatch.setattr(JobStore, name, read)
+    monkeypatch.setattr(FileStore, "content", read)
+    sizes = [
+        (await api.client.get(f"/v1/files/file-{job_id}-{kind}")).json()["bytes"]
+        for kind in ("output", "errors")
+    ]
+    assert sum(sizes) == len(chunk.lines)
+    assert sizes[1] == len(TOO_LONG) + 1
+
+
+async def test_files_and_results_expire_sooner_if_that_is_asked_for(api: JobsApi) -> None:
+    def after(seconds: int) -> dict[str, Any]:
+        return {"anchor": "created_at", "seconds": seconds}
+
+    answer = await upload(
+        api,
+        jsonl(request("one", "a")),
+        **{"expires_after[anchor]": "created_at", "expires_after[seconds]": "90"},
+    )
+    file = answer.json()
+    assert file["expires_at"] - file["created_at"] == 90
+    key = f"{{millrace-jobs:default}}:file:{file['id'].removeprefix('file-')}"
+    assert 0 < api.redis.pttl(key) <= 90_000
+    body = {"input_file_id": file["id"], "endpoint": "/v1/moderations", "completion_window": "24h"}
+    batch = (await api.client.post("/v1/batches", json={**body, "output_expires_after": after(3600)})).json()
+    assert api.redis.ttl(key) == -1, "its batch has not ended"
     ended(api, batch, POSITIVE)
-    path = "/v1/files/file-" + batch["id"].removeprefix("batch_") + "-output"
-    reads = []
-    output = JobStore.output
-    monkeypatch.setattr(JobStore, "output", lambda *args: reads.append(1) or output(*args))
-    found = [(await api.client.get(path)).json() for _ in range(3)]
-    assert found[0] == found[1] == found[2]
-    assert found[0]["bytes"] == len((await api.client.get(f"{path}/content")).content) > 0
-    assert len(reads) == 2  # the size, once, and the content
+    job_id = batch["id"].removeprefix("batch_")
+    assert 3_500_000 < api.redis.pttl(f"{{millrace-jobs:default}}:job:{job_id}:output") <= 3_600_000
+    assert 3_500_000 < api.redis.pttl(key) <= 3_600_000, "the results need its ids"
+    output = (await api.client.get(f"/v1/files/file-{job_id}-output")).json()
+    assert output["expires_at"] - output["created_at"] == 3600
+    for expiry in (after(86_401), after(0), {"anchor": "other", "seconds": 60}):
+        refused = await api.client.post("/v1/batches", json={**body, "output_expires_after": expiry})
+        assert "output_expires_after" in str(assert_problem(refused, 422, "invalid_request")["detail"])
+    for anchor, seconds in (
+        ("created_at", "172801"),
+        ("created_at", "soon"),
+        ("other", "60"),
+        ("created_at", ""),
+    ):
+        fields = {"expires_after[anchor]": anchor, "expires_after[seconds]": seconds}
+        refused = await upload(api, b"x", **fields)
+        assert "expires_after[seconds]" in str(assert_problem(refused, 422, "invalid_request")["detail"])
 
 
 async def test_results_need_the_ids_in_the_input_file(api: JobsApi) -> None:
@@ -211,8 +257,7 @@ async def test_a_file_that_was_cut_meanwhile_logged_a_traceback(
         (key,) = api.redis.scan_iter(f"*:file:{batch['input_file_id'].removeprefix('file-')}")
         api.redis.hset(key, "0", content) if content else api.redis.hdel(key, "0")
         output = f"/v1/files/file-{batch['id'].removeprefix('batch_')}-output"
-        for path in (output, f"{output}/content"):
-            assert assert_problem(await api.client.get(path), 404, "not_found")["error"]
+        assert assert_problem(await api.client.get(f"{output}/content"), 404, "not_found")["error"]
     body = {
         "input_file_id": batch["input_file_id"],
         "endpoint": "/v1/moderations",
