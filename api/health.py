@@ -81,7 +81,7 @@ def why_not_ready(hub: Queue, lifecycle: Lifecycle) -> Problem | None:
     if lifecycle.draining:
         return Problem(503, "this process is stopping", code="draining")
     if not hub.reachable:
-        return Problem(503, "Redis does not answer", code="redis_unavailable")
+        return Problem(503, hub.trouble, code="redis_unavailable")
     if not hub.snapshot.workers or hub.snapshot.model is None:
         return Problem(503, "no worker is running", code="no_worker")
     return None

@@ -132,6 +132,7 @@ class KnownMill:
     """A hub whose model is known and whose queue is never asked: every text is in the cache."""
 
     alive = reachable = True
+    trouble = ""
     looks = False
     waiting = 0
     counts = HubCounts()

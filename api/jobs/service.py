@@ -28,7 +28,7 @@ from api.settings import ApiSettings
 from batcher import tracing
 from batcher.admin.job_eraser import JobEraser
 from batcher.connection.clients import connect
-from batcher.connection.outage import FULL, REDIS_ERRORS, full
+from batcher.connection.outage import REDIS_ERRORS, unavailable
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
@@ -366,4 +366,4 @@ def not_found() -> Problem:
 
 
 def _unavailable(error: BaseException) -> QueueUnavailable:
-    return QueueUnavailable(FULL if full(error) else "Redis does not answer", retry_after_s=1.0)
+    return QueueUnavailable(unavailable(error), retry_after_s=1.0)

@@ -11,6 +11,7 @@ from api.errors import Problem
 from api.metrics import Metrics
 from api.models.served import Handle, Served, ServedModels
 from batcher.cascades import Cascade, read_cascade
+from batcher.connection.outage import NO_ANSWER
 from batcher.core.cascade import Mismatch, combined, mismatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
 from batcher.lookup.cascade import CascadeLookup
@@ -79,6 +80,12 @@ class Members:
     @property
     def reachable(self) -> bool:
         return all(served.hub.reachable for served in self._found() or ())
+
+    @property
+    def trouble(self) -> str:
+        return next(
+            (served.hub.trouble for served in self._found() or () if not served.hub.reachable), NO_ANSWER
+        )
 
     @property
     def snapshot(self) -> Snapshot:

@@ -34,6 +34,13 @@ _ELSEWHERE = re.compile(r"(^|-)(READONLY|MASTERDOWN|LOADING|NOREPLICAS|CLUSTERDO
 # Redis 6 puts this inside the error of a script, too.
 _FULL = re.compile(r"(^|-)OOM ")
 FULL = "Redis is full and stores nothing new: delete jobs that have ended, or raise its maxmemory"
+# What Redis says of itself in replies to all writes, or to all commands, and what to do about it.
+_STATES = {
+    "MISCONF": "Redis refuses writes because it cannot save its data (MISCONF): look at its disk and its log",
+    "BUSY": "Redis is busy with the script of a client (BUSY): SCRIPT KILL ends it",
+}
+_STATE = re.compile(f"(?:^|-)({'|'.join(_STATES)}) ")
+NO_ANSWER = "Redis does not answer"
 REFUSED = "Redis refused to queue the text; try again"
 # An error may contain the address of another server: MOVED 3999 10.0.0.7:6379.
 _ADDRESS = re.compile(r"\S+:\d{1,5}\b")
@@ -81,6 +88,14 @@ def refused_cache(error: BaseException | None) -> bool:
     return refused(error) and not full(error)
 
 
+def unavailable(error: BaseException) -> str:
+    """What to say to a client of a command that failed: that Redis does not answer, or what it answers."""
+    if full(error):
+        return FULL
+    state = _STATE.search(str(error)) if refused(error) else None
+    return _STATES[state[1]] if state else NO_ANSWER
+
+
 def reason(error: BaseException) -> str:
     """Describes an error for the log, without the address or the user of Redis.
 
@@ -108,6 +123,8 @@ def _system_message(error: OSError | None) -> str:
 class Outage:
     """Whether a Redis is unavailable, since when, why, and how often it was. One for each Redis of a process.
 
+    `reason` is for the log, and `said` for clients.
+
     `now` is a clock in seconds.
     """
 
@@ -117,6 +134,7 @@ class Outage:
         self.over = True
         self.count = 0
         self.reason = ""
+        self.said = NO_ANSWER
         self.now = now
         self._what = what
         self._since = 0.0
@@ -137,7 +155,7 @@ class Outage:
             self.over = False
             self._since = self.now()
             self.count += 1
-            self.reason = reason(error)
+            self.reason, self.said = reason(error), unavailable(error)
             log.error(
                 "%s is unavailable: %s", self._what, self.reason, extra={"action": f"{self._what}.lost"}
             )

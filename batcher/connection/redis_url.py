@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -39,12 +40,18 @@ def _seconds(value: str) -> float:
         raise ValueError(f"{value} is not a number of seconds") from None
 
 
+def _verification(value: str) -> str:
+    if value not in ("none", "optional", "required"):
+        raise ValueError(f"ssl_cert_reqs is none, optional or required, and not {value[:32]}")
+    return value
+
+
 # How the value of an option is read, by the option's name in redis-py.
 Options = Mapping[str, Callable[[str], object]]
 _TLS_OPTIONS: Options = {
     "ssl_ca_certs": str,
     "ssl_ca_path": str,
-    "ssl_cert_reqs": str,
+    "ssl_cert_reqs": _verification,
     "ssl_certfile": str,
     "ssl_keyfile": str,
     "ssl_check_hostname": _is_true,
@@ -76,17 +83,20 @@ def check_url(url: str) -> None:
     if not url.startswith(SCHEMES):
         raise ValueError(f"must begin with {', '.join(SCHEMES[:-1])} or {SCHEMES[-1]}")
     if is_sentinel(url):
-        sentinel_parts(url)
+        *_, options = sentinel_parts(url)
     elif is_cluster(url):
-        cluster_parts(url)
+        _, options = cluster_parts(url)
     else:
         host, _ = _address(url)
         parts = urlsplit(url)
         if parts.scheme == "unix" and (host or not parts.path.strip("/")):
             raise ValueError("a unix:// URL needs the whole path of a socket: unix:///run/redis.sock")
-        _read_options(parts.scheme, parts.query, _UNIX_OPTIONS if parts.scheme == "unix" else _OPTIONS)
+        options = _read_options(
+            parts.scheme, parts.query, _UNIX_OPTIONS if parts.scheme == "unix" else _OPTIONS
+        )
         if parts.scheme != "unix":
             _database(parts.path.strip("/"))
+    _check_files(options)
 
 
 def _read_options(scheme: str, query: str, known: Options) -> dict[str, Any]:
@@ -103,6 +113,25 @@ def _read_options(scheme: str, query: str, known: Options) -> dict[str, Any]:
             )
         options[name] = most[name](values[-1])
     return options
+
+
+def _check_files(options: Mapping[str, Any]) -> None:
+    """Raises ValueError if certificates cannot be loaded, which redis-py finds out when it connects."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    ca_file, ca_path = options.get("ssl_ca_certs"), options.get("ssl_ca_path")
+    certificate, key = options.get("ssl_certfile"), options.get("ssl_keyfile")
+    what = f"ssl_ca_certs={ca_file}" if ca_file else f"ssl_ca_path={ca_path}"
+    try:
+        if ca_file or ca_path:
+            context.load_verify_locations(ca_file, ca_path)
+        what = f"ssl_certfile={certificate}" + (f" with ssl_keyfile={key}" if key else "")
+        if certificate:
+            context.load_cert_chain(certificate, key)
+    except OSError as error:  # SSLError is one
+        why = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise ValueError(f"{what} cannot be loaded: {why}") from None
+    if key and not certificate:
+        raise ValueError("ssl_keyfile needs ssl_certfile")
 
 
 def _address(url: str) -> tuple[str | None, int | None]:

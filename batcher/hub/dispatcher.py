@@ -499,7 +499,8 @@ class Dispatcher:
         """Reports that Redis did not answer. Pending requests fail once the outage has lasted for a while."""
         self._outage.lost(error)
         if self._outage.seconds > OUTAGE_GRACE_S:
-            self.resolve_all(QueueUnavailable("the queue is unavailable; try again", retry_after_s=1.0))
+            said = f"the queue is unavailable: {self._outage.said}"
+            self.resolve_all(QueueUnavailable(said, retry_after_s=1.0))
 
     def _forget(self, entry: PendingEntry) -> None:
         if self.pending.get(entry.id) is entry:

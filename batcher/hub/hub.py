@@ -249,7 +249,7 @@ class ShardHub:
     def admit(self, lane: Lane, budget_s: float) -> None:
         """Raises QueueUnavailable, NoWorker or Paused if entries cannot be enqueued now."""
         if not self.reachable or self._stopping:
-            raise QueueUnavailable("the queue is unavailable; try again shortly", retry_after_s=1.0)
+            raise QueueUnavailable(f"the queue is unavailable: {self.outage.said}", retry_after_s=1.0)
         if not self._workers:
             raise NoWorker("no workers are running; try again shortly", retry_after_s=2.0)
         self._admission.check(lane, budget_s)
@@ -363,6 +363,11 @@ class ReplyHub:
     def reachable(self) -> bool:
         """Whether any shard is available."""
         return any(part.reachable for part in self.parts)
+
+    @property
+    def trouble(self) -> str:
+        """Why it is not reachable."""
+        return self.parts[0].outage.said
 
     @property
     def shards_up(self) -> tuple[bool, ...]:

@@ -162,6 +162,7 @@ def test_settings_and_ports_agree(
     objects: list[Object], component: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The values are accepted by the settings themselves, and probes and ports name what is opened."""
+    monkeypatch.setattr("batcher.connection.redis_url._check_files", lambda options: None)
     (container,) = pod_specs(objects)[component]["containers"]
     known = config(objects) | {"REDIS_USERNAME": "user", "REDIS_PASSWORD": "secret"}
     for name, value in config(objects).items():

@@ -276,10 +276,11 @@ class JobsMachine(RuleBasedStateMachine):
     def is_interrupted(self, data: st.DataObject) -> None:
         run = self.draw_run(data)
         self.runs.remove(run)
-        self.each(lambda store: store.forgive(run.attempt))
+        self.each(lambda store: store.release(run.attempt, 0))
         job = self.jobs.get(run.attempt.job_id)
         if job and job.token == run.attempt.token:
             job.stalled -= 1
+            job.token = ""
 
     @rule()
     def recover(self) -> None:
@@ -292,8 +293,9 @@ class JobsMachine(RuleBasedStateMachine):
 
     @rule(job_id=ANY_JOB)
     def lifetime_ends(self, job_id: str) -> None:
-        """Of a job, and of every upload that has not become one."""
-        self.jobs.pop(job_id, None)
+        """Of a job that has ended, and of every upload that has not become one."""
+        if job_id in self.jobs and self.jobs[job_id].status not in OPEN:
+            del self.jobs[job_id]
         for client, store in zip(self.clients, self.stores, strict=True):
             every: Any = client.zrange(f"{P}:jobs:ends", 0, -1)
             over = [name for name in every if name.startswith(b"upload:") or name.endswith(job_id.encode())]
@@ -329,9 +331,18 @@ class JobsMachine(RuleBasedStateMachine):
             for job_id, record in zip(IDS, store.records(IDS), strict=True):
                 check_job(store, record, self.jobs.get(job_id))
             every: Any = client.keys(f"{P}:*")
-            assert not [key for key in every if client.pttl(key) < 0], "keys without an end"
+            self.check_ends(client, every)
             if not self.damaged:
                 self.check_lists(client, every)
+
+    def check_ends(self, client: Any, keys: list[bytes]) -> None:
+        """Jobs that have not ended have no lifetime, nor do the lists meanwhile; all else has one."""
+        endless = {key for key in keys if client.pttl(key) < 0}
+        of_open = {f"{P}:job:{job_id}".encode() for job_id in self.of_status(*OPEN)}
+        kept = {key for key in keys if key.rpartition(b":")[0] in of_open or key in of_open}
+        lists = {key for key in keys if key.startswith(f"{P}:jobs".encode()) and not key.endswith(b":totals")}
+        if not self.damaged:
+            assert endless == (kept | lists if of_open else set()), "lifetimes"
 
     def check_lists(self, client: Any, keys: list[bytes]) -> None:
         for status in ("queued", "running", "finished", "failed", "cancelled"):

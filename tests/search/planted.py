@@ -174,7 +174,7 @@ PLANTED = (
     ),
     Fault(
         "a start that is sent twice is two attempts",
-        "job_start",
+        "common",
         "if is_open(status) and fields[7] ~= token then",
         "if is_open(status) then",
         "jobs",

@@ -60,6 +60,7 @@ class FakeHub:
     live: tuple[WorkerRecord, ...] = (WORKER,)
     alive: bool = True
     reachable: bool = True
+    trouble: str = "Redis does not answer"
     looks: bool = False
     asked: list[list[str]] = field(default_factory=list)
     budgets: list[float] = field(default_factory=list)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock, Mock
 
@@ -89,8 +91,11 @@ PLAIN = "db=1&username=u&password=p&client_name=c&socket_timeout=0.5&socket_conn
         f"rediss://a/?{PLAIN}&socket_keepalive=true&{TLS}&ssl_ca_path=/c&ssl_cert_reqs=none",
     ],
 )
-def test_an_option_that_is_accepted_is_one_of_the_connection(url: str, make: Any) -> None:
+def test_an_option_that_is_accepted_is_one_of_the_connection(
+    url: str, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An option that redis-py does not know made each connection fail, as if Redis were unavailable."""
+    monkeypatch.setattr("batcher.connection.redis_url._check_files", lambda options: None)
     check_url(url)
     pool = make(url, timeout_s=1, retries=0).connection_pool
     connection = pool.connection_class(**pool.connection_kwargs)
@@ -134,3 +139,43 @@ def test_an_outage_says_why() -> None:
     assert reason(full) == "OutOfMemoryError: command not allowed when used memory > 'maxmemory'."
     moved = redis.exceptions.ResponseError("MOVED 3999 10.0.0.7:6379")
     assert reason(moved) == "ResponseError: MOVED 3999 ..."
+
+
+@pytest.mark.parametrize("scheme", ["rediss://h/", "rediss+sentinel://h:1/m", "rediss+cluster://h:1"])
+@pytest.mark.parametrize(
+    ("option", "why"),
+    [
+        ("ssl_cert_reqs=CERT_NONE", "ssl_cert_reqs is none, optional or required, and not CERT_NONE"),
+        ("ssl_ca_certs=/no/ca.pem", "ssl_ca_certs=/no/ca.pem cannot be loaded: No such file or directory"),
+        ("ssl_ca_certs={path}", "ssl_ca_certs={path} cannot be loaded: NO_CERTIFICATE_OR_CRL_FOUND"),
+        (
+            "ssl_certfile={path}&ssl_keyfile=/no/key",
+            "ssl_certfile={path} with ssl_keyfile=/no/key cannot be loaded",
+        ),
+        ("ssl_keyfile={path}", "ssl_keyfile needs ssl_certfile"),
+    ],
+)
+def test_an_option_that_redis_py_checks_when_it_connects_is_checked_at_the_start(
+    scheme: str, option: str, why: str, tmp_path: Path
+) -> None:
+    """A process started, and logged for ever that Redis was unavailable: RedisError."""
+    path = tmp_path / "empty.pem"
+    path.touch()
+    with pytest.raises(ValueError, match=re.escape(why.format(path=path))):
+        check_url(f"{scheme}?{option.format(path=path)}")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (redis.exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots"), "(MISCONF)"),
+        (redis.exceptions.ResponseError("ERR Error running script: -MISCONF Redis is"), "(MISCONF)"),
+        (redis.exceptions.ResponseError("BUSY Redis is busy running a script."), "SCRIPT KILL"),
+        (redis.exceptions.ConnectionError("BUSY waiting"), "Redis does not answer"),
+        (redis.exceptions.OutOfMemoryError("OOM command not allowed"), "Redis is full"),
+    ],
+)
+def test_clients_were_told_that_redis_did_not_answer_while_it_did(error: Exception, said: str) -> None:
+    outage = Outage()
+    outage.lost(error)
+    assert said in outage.said
