@@ -98,8 +98,8 @@ class Traffic:
         """Counts the texts of a new job."""
         self.count(client, texts, 0, 0, 202)
 
-    def check_quota(self, client: str) -> None:
-        """Raises Problem 429 `quota_exceeded` until midnight (UTC) once the texts of a key are used up."""
+    def check_quota(self, client: str, texts: int = 1) -> None:
+        """Raises Problem 429 `quota_exceeded` if a key has fewer texts left until midnight (UTC)."""
         name = key_name(client)
         quota = self._quotas.get(name)
         if quota is None:
@@ -107,9 +107,11 @@ class Traffic:
         now = datetime.now(UTC)
         counts = self._clients.get(client)
         used = (self._today.get(name, 0) if self._day == f"{now:%F}" else 0) + (counts.texts if counts else 0)
-        if used >= quota:
+        if used + texts > quota:
             ends = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
             detail = f"{used} of {quota} texts of this day are used; the next day begins at {ends:%FT%TZ}"
+            if used < quota:
+                detail = f"more than {quota - used} texts, and {detail}: send fewer"
             wait_s = (ends - now).total_seconds()
             raise Problem(429, detail, code="quota_exceeded", retry_after_s=wait_s)
 

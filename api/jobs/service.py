@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import TypeVar
 
@@ -71,14 +72,15 @@ class JobBackend:
 class JobHooks:
     """What jobs ask of the rest of the service.
 
-    `check_client` is called with the client before a job is accepted, and may raise Problem 429;
+    `check_client` is called with the client and a number of texts before a job is accepted, and may raise
+    Problem 429;
     `count_texts` afterwards, with its number of texts too. `find_model` returns the name of a model's queue
     by the name that a client uses, and raises Problem if there is none. `labels` returns those of the model
     of such a queue, none while they are not known.
     """
 
     draining: Callable[[], bool] = lambda: False
-    check_client: Callable[[str], None] = lambda client: None
+    check_client: Callable[[str, int], None] = lambda client, texts: None
     count_texts: Callable[[str, int], None] = lambda client, texts: None
     find_model: Callable[[str], str] = lambda name: name
     labels: Callable[[str], Sequence[str]] = lambda queue: ()
@@ -206,8 +208,8 @@ class JobService:
         file: Callable[[], str] = str,
         model: str = "",
     ) -> Submission:
-        owner = self.owner(headers)
-        client = self.account(headers)
+        owner, sender = self.owner(headers), self._keys.client(headers)
+        admit = partial(self._hooks.check_client, sender)
         webhook = self._webhook(headers)
         size = result_bytes(self._hooks.labels(model))
         options = {"keep_input": keep_input, "webhook": webhook}
@@ -217,10 +219,8 @@ class JobService:
             return json.dumps(asked, sort_keys=True) if any(asked.values()) else ""
 
         facts, ttl_s = (batch.facts, batch.ttl_s) if batch else ("", None)
-        trace = tracing.current()
-        return Submission(
-            owner, client, keep_input, trace, facts, webhook, file, model, size, identity, ttl_s
-        )
+        own = keep_input, tracing.current(), facts, webhook, file, model
+        return Submission(owner, account_of(sender), *own, size, identity, ttl_s, admit)
 
     def _webhook(self, headers: RequestHeaders) -> str:
         """The `Webhook-URL` or "". Its addresses are checked when it is used. Raises Problem 422."""
@@ -237,7 +237,7 @@ class JobService:
     def check_sender(self, headers: RequestHeaders) -> str:
         """The client of a request. Raises Problem 429 if an operator holds it back, or above its quota."""
         client = self._keys.client(headers)
-        self._hooks.check_client(client)
+        self._hooks.check_client(client, 1)
         return client
 
     def account(self, headers: RequestHeaders) -> str:

@@ -111,6 +111,7 @@ class JobUploader:
         # Encode each text as it arrives: a chunk of strings or overlong texts could use hundreds of MiB.
         entries = (encode_text(text if len(text) <= longest else None) for text in texts)
         while chunk := list(islice(entries, CHUNK_TEXTS)):
+            upload.submission.admit(upload.total + len(chunk))
             with self._storing:
                 upload.add(chunk)
         if not upload.total:

@@ -173,6 +173,8 @@ class Predictor:
         not wait for anything. Raises Problem, MillraceError or ClientDisconnect.
         """
         texts, client = context.texts, context.client
+        if self.limits.traffic.has_quotas:
+            self.limits.check(client, len(texts))
         started = perf_counter()
         tenant = client if self.settings.separate_clients else ""
         results = lookup.known(texts, client, tenant, one_revision)

@@ -13,6 +13,9 @@ from api.traffic import Traffic
 
 log = logging.getLogger(__name__)
 
+# Requests whose texts were not looked up, so that they do not count as used.
+REFUSED = (429, 503)
+
 
 class RequestLog:
     """Counts, remembers and logs requests for predictions. It does nothing before the answer is sent."""
@@ -36,7 +39,7 @@ class RequestLog:
         elif context.hit:
             metrics.hit_local(len(context.texts))
         client = context.client or client_address(context.headers.scope)
-        texts = len(context.texts)
+        texts = 0 if status in REFUSED else len(context.texts)
         self._traffic.count(client, texts, texts - context.computed, context.tokens, status)
         self.recent.add(context, status, seconds)
         level = logging.DEBUG if context.hit else logging.INFO

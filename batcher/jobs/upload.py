@@ -48,7 +48,7 @@ class Submission:
     been read. `model` is the name of a model's queue; "" for the first. `result_bytes` are reserved for each
     result. `identity` is what a repeat of the request must have beside the same texts for the same model, as
     JSON once these have been read; "": nothing. `ttl_s` is how long it is kept after its end, if not as all
-    jobs are.
+    jobs are. `admit` is called with the number of texts that have been read, and may raise.
     """
 
     owner: str = ""
@@ -62,6 +62,7 @@ class Submission:
     result_bytes: int = RESULT_BYTES
     identity: Callable[[], str] = str
     ttl_s: int | None = None
+    admit: Callable[[int], None] = lambda texts: None
 
 
 def result_bytes(labels: Sequence[str]) -> int:

@@ -119,6 +119,14 @@ async def test_a_key_without_quota_left_gets_429_until_midnight(start: Start) ->
     assert (await service.predict("d", x_api_key="two")).status_code == 200
 
 
+async def test_one_request_could_have_any_number_of_texts_above_a_quota(start: Start) -> None:
+    service = await start(api_keys=keys(web="one"), quotas="web=3")
+    problem = assert_problem(await service.predict(*"abcd", x_api_key="one"), 429, "quota_exceeded")
+    assert "more than 3 texts" in str(problem["detail"])
+    assert service.hub.asked == []
+    assert (await service.predict(*"abc", x_api_key="one")).status_code == 200
+
+
 async def test_a_quota_counts_what_other_processes_have_added(fake_redis: FakeRedis) -> None:
     settings = ApiSettings(quotas="web=10")
     other, own = (Traffic(settings, hub_of(fake_redis), {}) for _ in range(2))

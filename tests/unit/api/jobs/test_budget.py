@@ -114,3 +114,22 @@ async def _pieces(lines: int) -> AsyncIterator[bytes]:
     """A body without Content-Length."""
     for _ in range(lines):
         yield LINE
+
+
+async def test_one_job_could_have_any_number_of_texts_above_a_quota(start: Start) -> None:
+    """A quota of 10 texts accepted a job of 20,000."""
+    api = await start(api_keys=f"web:{sha256(b'one').hexdigest()}", quotas="web=600")
+    key = {"x-api-key": "one"}
+
+    def lines(count: int) -> bytes:
+        return b"".join(b'"text %d"\n' % number for number in range(count))
+
+    answer = await api.client.post("/jobs", content=lines(601), headers={**NDJSON, **key})
+    problem = assert_problem(answer, 429, "quota_exceeded")
+    assert "more than 600 texts" in problem["detail"]
+    assert not uploads(api)
+    once = {**NDJSON, **key, "idempotency-key": "k"}
+    for status in (202, 200):  # a repeat is not another job
+        assert (await api.client.post("/jobs", content=lines(599), headers=once)).status_code == status
+    answer = await api.client.post("/jobs", content=lines(2), headers={**NDJSON, **key})
+    assert_problem(answer, 429, "quota_exceeded")
