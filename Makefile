@@ -66,9 +66,9 @@ TIMES ?= 20
 BUSY ?= 0
 
 .PHONY: other-clients
-other-clients: $(STAMP) ## install the clients of other servers that conflict with our packages, and run their tests
+other-clients: $(STAMP) ## install clients of other services and tools for OpenAPI that conflict with our packages, and run their tests
 	scripts/other-clients
-	$(BIN)/python -m pytest -n 0 -rs tests/compat/test_kserve_client.py tests/compat/test_huggingface.py
+	$(BIN)/python -m pytest -n 0 -rs tests/compat
 
 .PHONY: repeat
 repeat: $(STAMP) ## run the same tests repeatedly (TESTS=tests/faults TIMES=20; BUSY=2 adds busy processes)

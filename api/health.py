@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -22,6 +22,10 @@ from batcher.lookup.queue import Models
 
 # The used share of its memory above which Redis is nearly full. The alert MillraceRedisMemory has the same.
 MEMORY_ABOVE = 0.9
+FAILURES: dict[int | str, dict[str, Any]] = {
+    431: error("The headers are too large"),
+    503: error("Service Unavailable"),
+}
 
 
 class Healthy(BaseModel):
@@ -123,7 +127,7 @@ def health_routes(
         "/health",
         summary="Health as load balancers and clients of other services ask for it",
         response_model=Healthy,
-        responses={503: error("Service Unavailable")},
+        responses=FAILURES,
     )
     async def health() -> Response:
         return ASGIResponse(direct)
@@ -131,7 +135,7 @@ def health_routes(
     @router.get(
         "/livez",
         summary="Liveness: restart the process if it fails",
-        responses={503: error("Service Unavailable")},
+        responses=FAILURES,
     )
     async def livez() -> Live:
         if not lifecycle.started:
@@ -143,7 +147,7 @@ def health_routes(
     @router.get(
         "/readyz",
         summary="Readiness: send requests only while this is 200",
-        responses={503: error("Service Unavailable")},
+        responses=FAILURES,
         response_model_exclude_none=True,
     )
     async def readyz() -> Ready:
@@ -166,7 +170,7 @@ def health_routes(
         "/metrics",
         summary="Metrics in the Prometheus text format",
         response_class=Response,
-        responses={200: {"content": {"text/plain": {}}}},
+        responses={200: {"content": {"text/plain": {}}}, 431: FAILURES[431]},
     )
     async def scrape() -> Response:
         publish()

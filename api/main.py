@@ -91,7 +91,9 @@ def _framework(parts: Parts) -> FastAPI:
         error_fields=lambda path, problem: parts.dialects.error_fields(path, problem),
     )
     return FastAPI(
-        title="Millrace",
+        # Generated clients are named after it; millrace_client is our own.
+        title="Millrace API",
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         version=parts.metrics.version,
         description=DESCRIPTION,
         openapi_url=None,

@@ -37,8 +37,18 @@ def described(schema: dict[str, Any], *, keys: bool) -> dict[str, Any]:
     components["schemas"] = dict(sorted({**components["schemas"], **error_schemas()}.items()))
     for path, methods in schema["paths"].items():
         for route in methods.values():
+            _name_body(route, components["schemas"])
             route["security"] = security(required=keys, is_open=path in OPEN_PATHS)
     if "/predict" in schema["paths"] and "Job" in components["schemas"]:
         answer = schema["paths"]["/predict"]["post"]["responses"]["200"]["content"]["application/json"]
         answer["schema"] = {"oneOf": [answer["schema"], {"$ref": "#/components/schemas/Job"}]}
     return schema
+
+
+def _name_body(route: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Moves the schema of a body that has a title to the components: generators name classes after it."""
+    content = route.get("requestBody", {}).get("content", {}).get("application/json", {})
+    body = content.get("schema", {})
+    if name := body.get("title"):
+        schemas[name] = body
+        content["schema"] = {"$ref": f"#/components/schemas/{name}"}

@@ -36,12 +36,13 @@ def describe(schema: dict[str, Any], endpoints: Mapping[str, Sequence[Endpoint]]
 
     `keys` says whether the service requires them.
     """
-    all_endpoints = [
-        (name, endpoint)
-        for name, routes in endpoints.items()
-        for endpoint in routes
-        if endpoint.route.answer and (endpoint.path != ROUTE or ROUTE in schema["paths"])
-    ]
+    served: dict[tuple[str, str, str], tuple[str, Endpoint]] = {}
+    for name, routes in endpoints.items():
+        for endpoint in routes:
+            shared = name if endpoint.path == ROUTE else ""
+            if endpoint.route.answer and (not shared or ROUTE in schema["paths"]):
+                served.setdefault((endpoint.path, endpoint.route.method, shared), (name, endpoint))
+    all_endpoints = list(served.values())
     models = {pair for _, endpoint in all_endpoints for pair in _models(endpoint)}
     ordered = sorted(models, key=lambda pair: pair[0].__name__)
     _, document = models_json_schema(ordered, ref_template=REFERENCE)
@@ -51,10 +52,10 @@ def describe(schema: dict[str, Any], endpoints: Mapping[str, Sequence[Endpoint]]
         path = re.sub(r":path\}", "}", endpoint.path)
         methods = schema["paths"].setdefault(path, {})
         method = endpoint.route.method.lower()
-        if path == ROUTE and method in methods:
+        if method in methods:
             _add_alternative(methods[method], operation)
         else:
-            methods.setdefault(method, operation)
+            methods[method] = operation
 
 
 def _models(endpoint: Endpoint) -> Iterator[tuple[type[BaseModel], JsonSchemaMode]]:
@@ -68,7 +69,7 @@ def _models(endpoint: Endpoint) -> Iterator[tuple[type[BaseModel], JsonSchemaMod
 def _operation(name: str, route: Route, dialect: Dialect, *, keys: bool) -> dict[str, Any]:
     responses = {"200": _content(route.answer, "The answer in the form of the dialect")}
     for status, text in FAILURES.items():
-        if not route.open or status in (500, 503):
+        if not route.open or status in (403, 500, 503):
             responses[str(dialect.statuses.get(status, status))] = _content(dialect.error, text)
     operation: dict[str, Any] = {
         "tags": [f"compatible: {name}"],

@@ -121,6 +121,7 @@ class Compat:
     def _below(self, path: str) -> Dialect | None:
         """The dialect of the prefix of a path."""
         names = next((names for prefix, names in PREFIXES.items() if f"{path}/".startswith(prefix)), ())
+        names = ("kserve", *names) if path.endswith(":predict") else names
         return next((self.endpoints[name][0].dialect for name in names if name in self.endpoints), None)
 
     def describe(self, schema: dict[str, Any]) -> None:

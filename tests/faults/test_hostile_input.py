@@ -21,6 +21,7 @@ from schemathesis.specs.openapi.checks import response_schema_conformance, statu
 
 from api.asgi.http import Receive, Scope, Send
 from api.jobs.service import JobBackend
+from api.lifecycle import Lifecycle
 from api.main import create_app
 from api.parts import Backends
 from api.predict.handler import PredictMiddleware
@@ -48,7 +49,9 @@ def edge() -> PredictMiddleware:
     chosen = ApiSettings(max_body_bytes=65536, max_text_chars=2000, allowed_hosts="*")
     client = fakeredis.FakeRedis(server=fakeredis.FakeServer(version=(7,)))
     store, queue = JobStore(client, "t", 3600), JobQueue(client, chosen)
-    return create_app(chosen, Backends(FakeHub(), FakeCache(), JobBackend(store, queue)))
+    lifecycle = Lifecycle()
+    lifecycle.start()  # its lifespan does not run
+    return create_app(chosen, Backends(FakeHub(), FakeCache(), JobBackend(store, queue)), lifecycle=lifecycle)
 
 
 async def endless(scope: Scope, receive: Receive, send: Send) -> None:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
 from api.auth import OPEN_PATHS
+from api.dialect_names import DIALECTS
 from tests.unit.api.service import Service, Start
 
 
@@ -92,3 +98,62 @@ def test_dialects_are_documented_with_their_own_errors(
         alternatives = content["content"]["application/json"]["schema"]["oneOf"]
         assert any("Tei" in part.get("$ref", "") for part in alternatives)
     assert len({route["operationId"] for _, route in added}) == len(added)
+
+
+def parts_of(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every object within the document, and where."""
+    if isinstance(schema, dict):
+        yield place, schema
+    listed = enumerate(schema) if isinstance(schema, list) else ()
+    for name, part in schema.items() if isinstance(schema, dict) else listed:
+        yield from parts_of(part, f"{place}/{name}")
+
+
+@pytest.mark.parametrize("dialects", [",".join(DIALECTS), "openai", ""])
+async def test_the_document_crashed_the_tools_that_read_it(start: Start, dialects: str) -> None:
+    """`make other-clients` runs these tools; here is what they stumbled over."""
+    service = await start(compat=dialects)
+    document = (await service.client.get("/openapi.json")).json()
+    for place, part in parts_of(document):
+        assert part.get("type") != "null" or "/anyOf/" in place, f"{place}: only null"
+        values = (
+            [str(value).casefold() for value in part["enum"]] if isinstance(part.get("enum"), list) else []
+        )
+        assert len(values) == len(set(values)), f"{place}: values that differ in case only become one name"
+        if "default" in part and ("type" in part or "anyOf" in part):
+            jsonschema.validate(part["default"], {**part, "components": document["components"]})
+        if isinstance(part.get("$ref"), str):
+            name = part["$ref"].rpartition("/")[2]
+            assert name in document["components"]["schemas"], place
+    used = json.dumps(document)
+    for name in document["components"]["schemas"]:
+        assert f'"#/components/schemas/{name}"' in used, f"{name} is never used"
+    operations = [route for methods in document["paths"].values() for route in methods.values()]
+    ids = [route["operationId"] for route in operations]
+    assert len(ids) == len(set(ids))
+    for route in operations:
+        assert "security" in route
+        assert any(status.startswith("4") for status in route["responses"]), route["operationId"]
+        assert "title" not in route.get("requestBody", {}).get("content", {}).get("application/json", {})
+    assert document["servers"]
+    assert document["info"]["license"]["identifier"] == "Apache-2.0"
+    assert document["info"]["title"] != "Millrace", "generated clients would have the name of our own"
+
+
+async def test_the_version_was_unknown_everywhere(start: Start) -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    service = await start()
+    document, info, server = [
+        (await service.client.get(path)).json() for path in ("/openapi.json", "/info", "/v2")
+    ]
+    installed = importlib.metadata.version(project["name"])
+    assert {document["info"]["version"], info["version"], server["version"]} == {installed}
+    assert f'version="{installed}"' in (await service.client.get("/metrics")).text
+
+
+async def test_a_key_was_demanded_by_the_document_of_a_service_without_keys(start: Start) -> None:
+    keyed = await start(api_keys=f"web:{'a' * 64}")
+    for service, optional in ((await start(), True), (keyed, False)):
+        document = (await service.client.get("/openapi.json")).json()
+        for path in ("/predict", "/classify", "/jobs"):
+            assert ({} in document["paths"][path]["post"]["security"]) is optional
