@@ -33,19 +33,11 @@ CALM_S = 10.0  # before the load, so that the start is no longer in the rates
 
 
 def configuration(ports: dict[str, int]) -> str:
-    """Prometheus' configuration: each process with the labels that it has in a cluster (JSON is YAML)."""
+    """Prometheus' configuration: a job for each kind of process, as everywhere (JSON is YAML)."""
     return json.dumps({
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "scrape_configs": [
-            {
-                "job_name": name,
-                "static_configs": [
-                    {
-                        "targets": [f"127.0.0.1:{port}"],
-                        "labels": {"namespace": "local", "app_kubernetes_io_component": name},
-                    }
-                ],
-            }
+            {"job_name": name, "static_configs": [{"targets": [f"127.0.0.1:{port}"]}]}
             for name, port in ports.items()
         ],
     })  # fmt: skip

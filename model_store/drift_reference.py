@@ -45,11 +45,15 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class DriftReference:
-    """The histograms of `texts` texts under one revision."""
+    """The histograms of `texts` texts under one revision.
+
+    `shipped` is that of the default model: a user's own texts are not expected to be like those.
+    """
 
     revision: str
     texts: int
     features: dict[Feature, Histogram]
+    shipped: bool = False
 
 
 def measure(tokens: Tokens, scores: Sequence[float], *, multi_label: bool) -> tuple[float, ...]:
@@ -138,6 +142,7 @@ def read_reference(directory: Path) -> DriftReference | None:
             if len(counts) != len(edges) + 1 or list(edges) != sorted(edges):
                 raise ValueError(f"bins of {name}")
             features[name] = Histogram(edges, counts)
-        return DriftReference(str(content["revision"]), int(content["texts"]), features)
+        shipped = content.get("shipped", False) is True
+        return DriftReference(str(content["revision"]), int(content["texts"]), features, shipped)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelCorrupt(f"{path} cannot be read: {error}.") from error

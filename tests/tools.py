@@ -17,6 +17,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "kustomize": ("kustomize", "kubectl"),
     "nginx": ("nginx",),
     "openssl": ("openssl",),
+    "prometheus": ("prometheus",),
     "promtool": ("promtool",),
     "redis-server": ("redis-server", "valkey-server"),
     "shellcheck": ("shellcheck",),

@@ -175,17 +175,21 @@ class DriftCollector(Collector):
             counter = CounterMetricFamily(name, text, labels=["revision"])
             counter.add_metric([revision], value)
             yield counter
-        texts, indices = watch.window()
+        yield from self._drift(revision)
+
+    def _drift(self, revision: str) -> Iterator[Metric]:
+        reference, (texts, indices) = self._watch.reference, self._watch.window()
         seen = GaugeMetricFamily("millrace_drift_window_texts", "Texts compared", labels=["revision"])
         psi = GaugeMetricFamily(
             "millrace_drift_psi",
             "Population stability index against the reference; above 0.2: drift",
-            labels=["revision", "feature"],
+            labels=["revision", "feature", "reference"],
         )
-        if watch.reference is not None:
+        if reference is not None:
             seen.add_metric([revision], texts)
-        for feature, index in indices.items():
-            psi.add_metric([revision, feature], index)
+            origin = "shipped" if reference.shipped else "own"
+            for feature, index in indices.items():
+                psi.add_metric([revision, feature, origin], index)
         yield seen
         yield psi
 

@@ -185,6 +185,12 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], str, Any]] = {
         "NetworkPolicy/to-webhooks spec.policyTypes.0",
         "Egress",
     ),
+    "runbooks": (
+        "https://wiki.example/millrace",
+        {"monitoring": True},
+        "PrometheusRule/millrace spec.groups.millrace.rules.0.annotations.runbook_url",
+        "https://wiki.example/millrace#millracenoworker",
+    ),
     "monitoring": (True, {}, "PodMonitor/millrace spec.podTargetLabels.0", "app.kubernetes.io/component"),
 }
 

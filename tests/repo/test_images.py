@@ -232,9 +232,16 @@ def test_compose_makes_rules_of_the_cluster_s_rule_object(tmp_path: Path) -> Non
     folder = ROOT / "k8s/components/monitoring"
     shell = compose()["services"]["prometheus"]["entrypoint"][2]
     unwrap = shell.partition("&&")[0].replace("/tmp/", f"{tmp_path}/").replace(" /rules/", f" {folder}/")
-    subprocess.run(["sh", "-c", unwrap], check=True, timeout=10)
-    rules = yaml.safe_load((tmp_path / "rules.yaml").read_text())
-    assert rules == yaml.safe_load((folder / "prometheusrule.yaml").read_text())["spec"]
+    environment = {"RUNBOOKS": "https://wiki.example/millrace", "PATH": os.environ["PATH"]}
+    command = ["sh", "-c", unwrap.replace("$$", "$")]
+    subprocess.run(command, env=environment, check=True, timeout=10)
+    rules = (tmp_path / "rules.yaml").read_text()
+    source = yaml.safe_load((folder / "prometheusrule.yaml").read_text())["spec"]
+    variable = compose()["services"]["prometheus"]["environment"]["RUNBOOKS"]
+    default = re.fullmatch(r"\$\{RUNBOOKS:-(.*)\}", variable)
+    assert default
+    assert yaml.safe_load(rules.replace(environment["RUNBOOKS"], default[1])) == source
+    assert rules.count("runbook_url: https://wiki.example/millrace#") == rules.count("- alert:")
 
 
 def test_actions_are_pinned_and_call_make() -> None:

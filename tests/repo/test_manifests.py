@@ -289,6 +289,7 @@ SITE = {
     "gateway-namespace": "edge",
     "istio-gateway": "edge-gateway",
     "gateway-class": "edge-class",
+    "runbooks": "https://wiki.example/millrace",
     "pod-network": "10.99.0.0/16",
 }
 
@@ -309,6 +310,13 @@ def test_site_yaml_is_the_only_file_that_a_cluster_changes(tmp_path: Path, ingre
     after = render(site_overlay(tmp_path, ("components/istio", f"components/{ingress}")))
     assert "site" not in of_kind(after, "ConfigMap")
     text = yaml.safe_dump([thing for thing in after if thing["kind"] != "ConfigMap"]) + str(config(after))
+    links = {
+        rule["annotations"]["runbook_url"]
+        for group in of_kind(after, "PrometheusRule")["millrace"]["spec"]["groups"]
+        for rule in group["rules"]
+    }
+    assert all(re.fullmatch(r"https://wiki\.example/millrace#millrace[a-z]+", link) for link in links)
+    assert len(links) > 10
     for old in ("example.com", "aks-istio", "10.244", "gateway-class"):
         assert old not in text, old
     values = {name: config(after)[name] for name in ("MILLRACE_ALLOWED_HOSTS", "MILLRACE_TRUST_PROXY")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from tests.tools import needs
 ROW = re.compile(r"^\| `(millrace_\w+)` \| (\w+) \| (\w*) \| ([^|]*) \| [^|]+ \| ([^|]*) \|$", re.MULTILINE)
 PAGE = (ROOT / "docs/metrics.md").read_text()
 # Prometheus adds these where it scrapes; with the ones of process_* and build info they are all there is.
-SCRAPED = {"namespace", "instance", "app_kubernetes_io_component", "le"}
+SCRAPED = {"namespace", "instance", "job", "le"}
 
 
 def documented() -> list[tuple[str, str, str, tuple[str, ...], str]]:
@@ -91,7 +92,9 @@ def test_dashboards_have_what_grafana_needs(title: str) -> None:
         assert place["x"] + place["w"] <= 24, panel["title"]
         assert not cells & taken, f"{panel['title']} lies over another panel"
         taken |= cells
-        assert panel["datasource"] == {"type": "prometheus", "uid": "prometheus"}
+        assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}, (
+            "a uid is of one Grafana"
+        )
         assert panel["fieldConfig"]["defaults"]["unit"]
         references = [target["refId"] for target in panel["targets"]]
         assert references == sorted(set(references))
@@ -105,7 +108,12 @@ def test_every_alert_names_metrics_that_exist_and_a_section_that_says_what_to_do
     assert set(sections) == set(alerts())
     for name, rule in alerts().items():
         assert metrics_of(rule["expr"]) <= names, name
-        assert rule["annotations"]["runbook_url"] == f"docs/operations.md#{name.lower()}"
+        page, _, section = rule["annotations"]["runbook_url"].partition("#")
+        assert (page.startswith("https://"), page.endswith("/docs/operations.md")) == (True, True)
+        assert section == name.lower()
+        assert "humanize }}" not in rule["annotations"]["summary"] or name != "MillraceDrift", (
+            "0.321 was 321m"
+        )
         assert rule["labels"]["severity"] in ("critical", "warning")
         assert rule["annotations"]["summary"]
 
@@ -134,6 +142,16 @@ def test_prometheus_can_parse_every_query(title: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [promtool, "check", "rules", str(rules)], capture_output=True, text=True, timeout=30
     )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_accepts_the_configuration_for_one_machine(tmp_path: Path) -> None:
+    promtool = needs("promtool")
+    shutil.copy(ROOT / "packaging/prometheus/prometheus.yml", tmp_path)
+    rules = yaml.safe_load((MONITORING / "prometheusrule.yaml").read_text())["spec"]
+    (tmp_path / "millrace.rules.yml").write_text(yaml.safe_dump(rules))
+    command = [promtool, "check", "config", str(tmp_path / "prometheus.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -168,6 +186,48 @@ def test_the_depth_alert_fires_when_work_grows_beyond_half_a_budget(
         "millrace_workers": f"{workers}x30",
     }
     assert_alert(tmp_path, "MillraceDepthGrowing", fires, series)
+
+
+@pytest.mark.parametrize(
+    ("route", "fires"),
+    [
+        ("/predict", True),
+        ("/models/{name:path}/predict", True),
+        ("/v1/models/{model}:predict", True),
+        ("/v2/models/{model}/infer", True),
+        ("/jobs/{job_id}", True),
+        ("/", True),
+        ("/readyz", False),
+        ("/metrics", False),
+        ("/stats", False),
+        ("/v2/health/ready", False),
+        ("/v2/models/{model}/ready", False),
+        ("/v1/models/{model}", False),
+        ("/console", False),
+        ("/admin/models", False),
+        ("/static/{name:path}", False),
+        ("/docs", False),
+        ("other", False),
+    ],
+)
+def test_probes_that_answered_503_during_a_start_were_an_alert(
+    tmp_path: Path, route: str, fires: bool
+) -> None:
+    """And a hundred good answers to probes do not hide one error of a user."""
+    series = {
+        f'millrace_requests_total{{route="{route}", status="503"}}': "0+2x30",
+        'millrace_requests_total{route="/predict", status="200"}': "0+10x30",
+        'millrace_requests_total{route="/readyz", status="200"}': "0+1000x30",
+    }
+    assert_alert(tmp_path, "MillraceErrors", fires, series)
+
+
+@pytest.mark.parametrize(("reference", "fires"), [("own", True), ("shipped", False)])
+def test_a_user_s_first_texts_were_drift_from_the_texts_of_the_default_model(
+    tmp_path: Path, reference: str, fires: bool
+) -> None:
+    labels = f'revision="a", feature="tokens", reference="{reference}"'
+    assert_alert(tmp_path, "MillraceDrift", fires, {f"millrace_drift_psi{{{labels}}}": "0.321x30"})
 
 
 @pytest.mark.parametrize(("refused", "fires"), [("0x10 1x20", True), ("0x30", False), ("5x30", False)])

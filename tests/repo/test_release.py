@@ -160,6 +160,22 @@ def test_the_readme_has_no_relative_link_on_a_package_page(no_cache: None) -> No
     assert urls["Changelog"] == "https://example.com/o/n/blob/main/CHANGELOG.md"
 
 
+def test_a_release_links_its_alerts_to_its_own_documents(no_cache: None, tmp_path: Path) -> None:
+    page = script("package-page")
+    for name in (
+        *page.RUNBOOKS,
+        "README.md",
+        *(f"{p}/pyproject.toml" for p in (".", "packaging/model", "client")),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    page.main(str(tmp_path), "https://example.org/o/n", "v1.2.3")
+    for name in page.RUNBOOKS:
+        text = (tmp_path / name).read_text()
+        assert "https://example.org/o/n/blob/v1.2.3/docs/operations.md" in text, name
+        assert page.PLACEHOLDER not in text, name
+
+
 def test_workflows_run_scripts_and_targets_that_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
     commands = []

@@ -12,8 +12,9 @@ from prometheus_client import generate_latest
 from batcher.worker.drift import SLICE_TEXTS, SLICES, DriftWatch, WatchedClassifier
 from batcher.worker.metrics import WorkerMetrics
 from model_store import ModelInfo, Tokens
-from model_store.drift_reference import FEATURES, MIN_TEXTS
+from model_store.drift_reference import FEATURES, MIN_TEXTS, read_reference
 from model_store.measuring import Measuring
+from model_store.prepare import DEFAULT
 from model_store.stub import StubClassifier
 from model_store.windows import Windows
 
@@ -160,7 +161,7 @@ def test_scrapes_show_the_index_by_feature_and_the_counts_by_revision() -> None:
         assert found is not None, generate_latest(registry).decode()
         return found
 
-    assert value("millrace_drift_psi", feature="tokens") > 0.2
+    assert value("millrace_drift_psi", feature="tokens", reference="own") > 0.2
     assert value("millrace_drift_window_texts") == 2000
     assert (
         value("millrace_labels_total", label="POSITIVE") + value("millrace_labels_total", label="NEGATIVE")
@@ -169,6 +170,20 @@ def test_scrapes_show_the_index_by_feature_and_the_counts_by_revision() -> None:
     assert value("millrace_confidence_count") == value("millrace_text_tokens_count") == 2000
     assert value("millrace_unknown_pieces_total") > 500
     assert value("millrace_truncated_texts_total") == 0
+
+
+def test_the_reference_of_the_default_model_is_not_one_of_the_user_s_own_texts() -> None:
+    """Ordinary texts of a new user raised an alert on the first day."""
+    shipped = read_reference(DEFAULT)
+    assert shipped is not None
+    assert shipped.shipped
+    stream = Stream()
+    assert stream.watch.reference is not None
+    stream.watch.reference = replace(stream.watch.reference, shipped=True)
+    stream.run([*ordinary(1000, seed=11), *foreign(1000, seed=12)])
+    text = generate_latest(WorkerMetrics(stream.stub.info, stream.watch).registry).decode()
+    assert 'reference="shipped"' in text
+    assert 'reference="own"' not in text
 
 
 def test_one_text_that_is_too_long_counts_as_truncated() -> None:
