@@ -34,13 +34,18 @@ def is_unicode(text: str) -> bool:
 
 def unzipped_head(head: bytes) -> bytes:
     """The first HEAD_BYTES of what the beginning of a gzip file contains."""
+    content = b""
     try:
-        content = zlib.decompressobj(wbits=31).decompress(head, HEAD_BYTES)
-    except zlib.error:
-        raise BadFile("gzip_invalid", "damaged gzip file") from None
+        for part in unzipped([head]):
+            content += part
+            if len(content) >= HEAD_BYTES:
+                break
+    except BadFile:  # the beginning alone ends too early
+        if not content:
+            raise
     if content.startswith(GZIP):
         raise BadFile("not_text", "not a text file: it is compressed twice")
-    return content
+    return content[:HEAD_BYTES]
 
 
 def unzipped(blocks: Iterable[bytes]) -> Iterator[bytes]:

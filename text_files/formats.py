@@ -138,7 +138,12 @@ def detect(filename: str, head: bytes, hints: Hints = Hints()) -> FileFormat:
     Raises BadFile if it is empty or not text.
     """
     if head.startswith(GZIP):
-        return replace(detect(filename, unzipped_head(head), hints), gzipped=True)  # of its first member
+        content = unzipped_head(head)
+        return replace(_detect(filename, content, hints, len(head) < HEAD_BYTES), gzipped=True)
+    return _detect(filename, head, hints, complete=True)
+
+
+def _detect(filename: str, head: bytes, hints: Hints, complete: bool) -> FileFormat:
     if not head:
         raise BadFile("missing", "the file is empty")
     encoding = _checked(hints.encoding) if hints.encoding else _encoding(head)
@@ -148,7 +153,7 @@ def detect(filename: str, head: bytes, hints: Hints = Hints()) -> FileFormat:
         advice = "name utf-16-le or utf-16-be, the order of its bytes"
         raise BadFile("encoding", f"{encoding.upper()} without a byte order mark: {advice}") from None
     _refuse_html(filename, start, hints)
-    found = _Start(filename, start, hints, complete=len(head) < HEAD_BYTES)
+    found = _Start(filename, start, hints, complete=complete and len(head) < HEAD_BYTES)
     mark = head.startswith(tuple(_TEXT_MARKS))
     return replace(found.format(wide=encoding.startswith("utf-16")), encoding=encoding, mark=mark)
 
@@ -157,8 +162,8 @@ def places(names: Sequence[str], column: str) -> list[int]:
     """The indices of a column by its name, else by its name without spaces, else by its number, from 1."""
     found = [at for at, name in enumerate(names) if name == column]
     found = found or [at for at, name in enumerate(names) if name.strip() == column]
-    numbered = column.isascii() and column.isdecimal() and 0 < int(column[:6]) <= len(names)
-    return found or ([int(column) - 1] if numbered else [])
+    numbered = column.isascii() and column.isdecimal() and len(column) < 6
+    return found or ([int(column) - 1] if numbered and 0 < int(column) <= len(names) else [])
 
 
 def _refuse_html(filename: str, start: str, hints: Hints) -> None:

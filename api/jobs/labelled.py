@@ -59,10 +59,8 @@ class JobFiles:
         return output.format, self._lines(record, copy, names, output)
 
     def _rows(self, record: JobRecord, blocks: Iterable[bytes]) -> FileRows:
-        """The rows of the file, read as they were for the job."""
         how = JobFile.model_validate_json(record.file)
-        hints = Hints(how.column, how.format, how.delimiter, how.encoding, how.header, not how.literal)
-        return FileRows(blocks, how.name, hints, self._service.uploader.counted)
+        return FileRows(blocks, how.name, hints_of(how), self._service.uploader.counted)
 
     def _read(
         self, record: JobRecord, copy: _Copy, blocks: Iterable[bytes], form: OutputFormat | None
@@ -100,6 +98,11 @@ class JobFiles:
                 yield "".join(some).encode("utf-8", "backslashreplace")
         finally:
             copy.close()
+
+
+def hints_of(file: JobFile) -> Hints:
+    """Those with which a file is read again as it was."""
+    return Hints(file.column, file.format, file.delimiter, file.encoding, file.header, not file.literal)
 
 
 class _Room:

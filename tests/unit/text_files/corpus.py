@@ -71,6 +71,8 @@ CASES = [
     _case("a.csv", "id,text\n1,one, two\n", "3 columns, but the first line names 2"),
     _case("a.csv", "id,text\n1\n", "1 column, but the first line names 2"),
     _case("a.csv", "id,words\n1,a\n", "no column 'text'; the columns are 'id', 'words'"),
+    _case("a.csv", "id,text\n1,a\n", "no column '1234567'", query={"column": "1234567"}),
+    _case("a.csv", "id,text\n1,a\n", "no column '0'", query={"column": "0"}),
     # Before the header
     _case("a.csv", "sep=;\r\nid;text\r\n1;good, bad\r\n", ["good, bad"], starts="sep=;\r\nid;text;label"),
     _case("a.csv", "sep=;\nid;text\n1;good;more\n", "3 columns"),
@@ -135,6 +137,7 @@ CASES = [
     # Compressed
     _case("a.csv.gz", _MEMBERS, ["good", "bad"]),
     _case("a.csv.gz", gzip.compress(b"id,text\n1,good\n") + bytes(512), ["good"]),
+    _case("a.csv.gz", gzip.compress(b'"id') + gzip.compress(b'"\t"text"\n"1"\t"good"\n'), ["good"]),
     # Not texts
     _case("a.xls", "<html><body><table><tr><td>text</td></tr></table>", "an HTML or XML page"),
     _case("a.xls", "  <table><tr><td>text", "an HTML or XML page"),
