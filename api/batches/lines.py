@@ -17,11 +17,12 @@ from api.compat.reading import sentence
 from api.errors import Problem, invalid_body
 from api.jobs.body import json_lines
 from api.jobs.pages import json_line
+from text_files.json_rows import written
 
 
 def first_model(blocks: Iterable[bytes]) -> str | None:
     """The model that the first line asks for. Raises Problem 422 for a model that is not a string."""
-    return next((_model(line, number) for number, line in json_lines(blocks)), None)
+    return next((_model(line, number) for number, line, _ in json_lines(blocks)), None)
 
 
 class BatchLines:
@@ -50,9 +51,9 @@ class BatchLines:
 
         A line is valid if the route accepts its body, with one text, and the batch its custom id and model.
         """
-        for number, line in json_lines(self._open_file()):
+        for number, line, source in json_lines(self._open_file()):
             self._add(_custom_id(line, number))
-            text = self._text(line, number)
+            text = self._text(line, source, number)
             if not self._is_same(_model(line, number)):
                 why = "this line asks for another model than the first one: make a batch for each model"
                 raise invalid_body("value_error", why, line=number)
@@ -75,20 +76,20 @@ class BatchLines:
         if not twice:
             return
         seen: dict[str, int] = {}
-        for number, line in json_lines(self._open_file()):
+        for number, line, _ in json_lines(self._open_file()):
             custom_id = line["custom_id"]
             if hash(custom_id) in twice and (first := seen.setdefault(custom_id, number)) != number:
                 why = f"line {first} has the same custom_id {json.dumps(custom_id[:64])}: give each its own"
                 raise invalid_body("value_error", why, line=number)
 
-    def _text(self, line: Any, number: int) -> str:
+    def _text(self, line: Any, source: str, number: int) -> str:
         if line.get("method") != "POST" or line.get("url") != self._endpoint:
             raise invalid_body("value_error", f"expected method POST and url {self._endpoint}", line=number)
         body = line.get("body")
         if not isinstance(body, dict):
             raise invalid_body("dict_type", 'the field "body" must be an object', line=number)
         try:
-            texts = self._texts_of(json.dumps(body).encode())
+            texts = self._texts_of(written(source)["body"].encode())
         except Problem as problem:
             kind = "value_error" if isinstance(problem.detail, str) else problem.detail[0]["type"]
             raise invalid_body(kind, sentence(problem), line=number) from None
@@ -100,7 +101,7 @@ class BatchLines:
 
 def custom_ids(blocks: Iterable[bytes]) -> Iterator[str]:
     """Yields the custom id of every line of a file that `BatchLines` has accepted."""
-    for _, line in json_lines(blocks):
+    for _, line, _ in json_lines(blocks):
         yield line["custom_id"]
 
 

@@ -125,11 +125,10 @@ def refused() -> Generator[None]:
         raise problem from None
 
 
-def json_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
-    """Yields the JSON value of each line of NDJSON, and its number. Raises Problem 422."""
+def json_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, Any, str]]:
+    """Yields the number of each line of NDJSON, its JSON value, and the line. Raises Problem 422."""
     with refused():
-        for number, value, _ in read_lines(split_lines(decoded(blocks, "utf-8"))):
-            yield number, value
+        yield from read_lines(split_lines(decoded(blocks, "utf-8")))
 
 
 def read_texts(kind: str, blocks: Iterable[bytes], encoding: str | None = None) -> Iterator[str]:

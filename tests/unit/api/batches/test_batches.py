@@ -333,7 +333,7 @@ async def test_batches_are_listed_without_other_jobs(api: JobsApi) -> None:
         ),
         (
             jsonl({**request("a", "a"), "body": {"input": "a", "text": ["b"]}}),
-            'line 1: the fields "input" and "text" are both given',
+            'line 1: unknown field "text"; known are input, model',
         ),
         (b"[1]\n", "line 1: expected an object"),
         (b"not json\n", "line 1: not valid JSON"),
