@@ -24,7 +24,7 @@ from api.jobs.service import JobBackend, JobHooks, JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.models.candidates import Candidates
-from api.models.cascade import cascades, job_labels, job_queue, members_of
+from api.models.cascade import cascades, job_labels, job_queue, job_waits_for, members_of
 from api.models.observed import models_facts, queue_metrics
 from api.models.served import ServedModel, ServedModels
 from api.predict.handler import ROUTE, Alternatives, Deferral, PredictHandler, Predictor
@@ -210,6 +210,7 @@ class Parts:
             count_texts=self.limits.traffic.count_job,
             find_model=lambda name: job_queue(self.models, name),
             labels=lambda queue: job_labels(self.models, queue),
+            waits_for=lambda queue: job_waits_for(self.models, queue),
         )
         return JobService(self.job_backend, self.settings, self.auth.keys, hooks)
 

@@ -53,7 +53,7 @@ class _Hub:
     looks = reachable = alive = True
     shards_up = (True,)
     outages = waiting = 0
-    trouble = None
+    trouble = ""
 
     def __init__(self, answer: Answer, model: str) -> None:
         labels = tuple(answer(""))

@@ -20,7 +20,7 @@ from api.jobs.body import SubmitQuery
 from api.jobs.labelled import JobFiles
 from api.jobs.openapi import CANCEL, EVENTS, FIND, LABELLED, LIST, PREDICTIONS, SUBMIT, TEXTS
 from api.jobs.pages import MEDIA_TYPES, next_offset, page, page_type
-from api.jobs.schemas import Job, JobList, JobPredictions, job_body
+from api.jobs.schemas import Job, JobList, JobPredictions
 from api.jobs.service import JobService, not_found
 from api.jobs.streaming import streamed
 from api.label_order import DESCRIPTION, LabelOrder, line_by_score
@@ -91,7 +91,7 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
     ) -> JobList:
         """A page may hold fewer than `limit` jobs even if there is a `next_cursor`."""
         records, following = await service.newest(status, limit, cursor, _owner(service, request))
-        return JobList(jobs=[job_body(record) for record in records], next_cursor=following)
+        return JobList(jobs=[service.body(record) for record in records], next_cursor=following)
 
     @router.get("/{job_id}", summary="Status and progress of a job", response_model=Job, **FIND)
     async def find(
@@ -197,7 +197,7 @@ class JobDeferral:
 
 
 async def _job(service: JobService, record: JobRecord, status: int) -> JSONResponse:
-    body = job_body(record, await service.position(record)).model_dump(mode="json")
+    body = service.body(record, await service.position(record)).model_dump(mode="json")
     return JSONResponse(body, status, {"location": f"/jobs/{record.id}"})
 
 
@@ -211,7 +211,7 @@ async def _events(service: JobService, record: JobRecord, last_seen: str | None)
     while True:
         try:
             if record.version != shown:
-                yield _event(record, job_body(record, await service.position(record)).model_dump_json())
+                yield _event(record, service.body(record, await service.position(record)).model_dump_json())
                 shown = record.version
             if record.ended or service.draining() or monotonic() > until:
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Literal
 
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -11,6 +12,9 @@ from api.schemas import LabelScore, absent
 from batcher.jobs.records import JobRecord, JobStatus
 from batcher.webhook_address import parse_url
 from text_files.formats import FormatName
+
+# Why a job cannot go on.
+WaitsFor = Literal["no_worker", "paused"]
 
 
 class JobError(BaseModel):
@@ -67,6 +71,9 @@ class Job(BaseModel):
     position: int | None = Field(description="While queued: the position in the queue; 1 runs next")
     rate: float | None = Field(description="While running: current texts per second")
     remaining_s: float | None = Field(description="While running: seconds left at that rate")
+    waits_for: WaitsFor | None = Field(
+        description="Until it has ended: why it cannot go on now, if its model has no worker or is paused"
+    )
     model: str | None = Field(description="name@revision of the newest results")
     models: list[str] = Field(description="name@revision of all models that have answered its texts")
     bytes: int = Field(description="Size of the stored texts and results, which deleting the job frees")
@@ -111,7 +118,7 @@ class JobPredictions(BaseModel):
     predictions: list[list[LabelScore] | EntryError | TextResult]
 
 
-def job_body(record: JobRecord, position: int | None = None) -> Job:
+def job_body(record: JobRecord, position: int | None = None, waits_for: WaitsFor | None = None) -> Job:
     """The response body of GET /jobs/{id}."""
     running = record.status == "running" and record.rate > 0
     return Job(
@@ -128,6 +135,7 @@ def job_body(record: JobRecord, position: int | None = None) -> Job:
         position=position if record.status == "queued" else None,
         rate=record.rate if running else None,
         remaining_s=record.remaining_s if running else None,
+        waits_for=waits_for,
         model=record.model or None,
         models=list(record.models),
         bytes=record.held_bytes,

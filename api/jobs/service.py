@@ -22,6 +22,7 @@ from api.asgi.http import CLOSE, Receive, RequestHeaders
 from api.errors import Problem
 from api.jobs.body import FileTexts, Sender, SubmitQuery, charset, media_type, read_texts
 from api.jobs.pages import Chunk, json_line
+from api.jobs.schemas import Job, WaitsFor, job_body
 from api.jobs.upload import JobUploader, Limits
 from api.jobs.watcher import JobWatch
 from api.keys import Keys
@@ -76,7 +77,7 @@ class JobHooks:
     Problem 429;
     `count_texts` afterwards, with its number of texts too. `find_model` returns the name of a model's queue
     by the name that a client uses, and raises Problem if there is none. `labels` returns those of the model
-    of such a queue, none while they are not known.
+    of such a queue, none while they are not known, and `waits_for` why a job of it cannot go on now.
     """
 
     draining: Callable[[], bool] = lambda: False
@@ -84,6 +85,7 @@ class JobHooks:
     count_texts: Callable[[str, int], None] = lambda client, texts: None
     find_model: Callable[[str], str] = lambda name: name
     labels: Callable[[str], Sequence[str]] = lambda queue: ()
+    waits_for: Callable[[str], WaitsFor | None] = lambda queue: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +314,10 @@ class JobService:
             if start:
                 chunk = self.store.texts(record, start, record.chunk_texts)
             yield b"".join(json_line(text) + b"\n" for text in chunk)
+
+    def body(self, record: JobRecord, position: int | None = None) -> Job:
+        """The job in a response."""
+        return job_body(record, position, None if record.ended else self._hooks.waits_for(record.queue))
 
     async def position(self, record: JobRecord) -> int | None:
         """The position of a queued job, from 1; None if it is not queued."""

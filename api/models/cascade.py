@@ -131,6 +131,18 @@ def job_queue(models: ServedModels, name: str) -> str:
     return models.model(name) if members is None else members.queue()
 
 
+def job_waits_for(models: ServedModels, queue: str) -> Literal["no_worker", "paused"] | None:
+    """Why a job whose model has this queue, as `job_queue` returns it, cannot go on now; None if it can."""
+    cascade = read_cascade(queue)
+    served = models.get(models.name(queue) if cascade is None else cascade.name)
+    if served is None:
+        return "no_worker"
+    pause = served.hub.snapshot.pauses.get("bulk")
+    if pause is not None and pause.left_s:
+        return "paused"
+    return "no_worker" if served.hub.reachable and not served.hub.snapshot.workers else None
+
+
 def job_labels(models: ServedModels, queue: str) -> Sequence[str]:
     """The labels of the model of a job, or of its candidate if that has more; none while they are not known.
 

@@ -108,7 +108,7 @@ def test_a_job_goes_on_when_the_model_worker_is_killed(start_service: Callable[.
     underway(service, path)
     service.workers[0].kill()
     wait_until(lambda: service.http.get("/readyz").status_code == 503, "its record to go: no worker is left")
-    assert look(service, path)["status"] == "running"
+    assert (look(service, path)["status"], look(service, path)["waits_for"]) == ("running", "no_worker")
     service.start_worker()
     ended(service, path)
     assert_complete(service, path, asked)

@@ -81,9 +81,11 @@ Start = Callable[..., Awaitable[JobsApi]]
 
 
 @asynccontextmanager
-async def serving(fake: FakeRedis, settings: ApiSettings) -> AsyncIterator[JobsApi]:
+async def serving(
+    fake: FakeRedis, settings: ApiSettings, hub: FakeHub | None = None
+) -> AsyncIterator[JobsApi]:
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
-    parts = Parts(settings, Backends(FakeHub(), FakeCache(), JobBackend(store, queue)))
+    parts = Parts(settings, Backends(hub or FakeHub(), FakeCache(), JobBackend(store, queue)))
     app = assemble(parts)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (

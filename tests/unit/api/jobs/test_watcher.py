@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from api.settings import ApiSettings
+from batcher.core.pauses import Pause
 from batcher.jobs.records import Counts
 from tests.conftest import FakeRedis
-from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi
+from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, serving
 from tests.unit.api.jobs.test_results import sent_for
 from tests.unit.api.service import assert_problem
+from tests.unit.fakes import RUNNING, FakeHub
 
 
 async def test_every_state_of_a_job_is_shown(api: JobsApi) -> None:
@@ -34,6 +39,22 @@ async def test_every_state_of_a_job_is_shown(api: JobsApi) -> None:
     api.store.end(api.start(behind), "failed", "job_timeout", "too long")
     failed = (await api.get(f"/{behind}")).json()
     assert (failed["status"], failed["error"]) == ("failed", {"code": "job_timeout", "detail": "too long"})
+
+
+async def test_a_job_says_why_it_cannot_go_on(fake_redis: FakeRedis) -> None:
+    """A job for a model whose last worker had left was accepted without a word."""
+    hub = FakeHub(snapshot=replace(RUNNING, workers=0))
+    async with serving(fake_redis, ApiSettings(), hub) as api:
+        answer = await api.submit("a")
+        assert (answer.status_code, answer.json()["waits_for"]) == (202, "no_worker")
+        job_id = answer.json()["id"]
+        paused = replace(RUNNING, pauses={"bulk": Pause("keep", time.monotonic() + 60)})
+        for hub.snapshot, why in ((paused, "paused"), (RUNNING, None)):
+            assert (await api.get(f"/{job_id}")).json()["waits_for"] == why
+            assert (await api.get("")).json()["jobs"][0]["waits_for"] == why
+        hub.snapshot = replace(RUNNING, workers=0)
+        api.store.cancel(job_id)
+        assert (await api.get(f"/{job_id}")).json()["waits_for"] is None
 
 
 @pytest.mark.parametrize("path", ["", "/events", "/predictions"])
