@@ -187,7 +187,7 @@ class JobSettings(QueueSettings):
     """Settings of the jobs worker and the /jobs routes, which run bulk work on RQ."""
 
     jobs_redis_url: SecretStr | None = None
-    """A separate Redis for jobs, which must not be a cluster. Default: the queue's Redis."""
+    """A separate Redis for jobs, which may be a cluster. Default: the queue's Redis."""
     job_ttl_s: int = Field(default=86_400, ge=60, le=30 * 86_400)
     """How long the status and results of a job are kept after it has ended."""
     job_timeout_s: int = Field(default=6 * 3600, ge=1)
@@ -210,12 +210,6 @@ class JobSettings(QueueSettings):
     """Comma-separated keys that sign webhooks: whsec_ and base64. If empty, jobs cannot have a webhook."""
     webhook_networks: Networks = Field(default="", validate_default=True)
     """Comma-separated addresses or networks that webhooks may be sent to although they are not public."""
-
-    @model_validator(mode="after")
-    def _check_jobs_redis(self) -> Self:
-        if self.jobs_redis_url is not None and is_cluster(self.jobs_redis_url.get_secret_value()):
-            raise ValueError("MILLRACE_JOBS_REDIS_URL must be a single Redis: a cluster cannot hold jobs")
-        return self
 
     @property
     def jobs_url(self) -> str:

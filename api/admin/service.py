@@ -30,7 +30,6 @@ from batcher.admin.sessions import SessionStore
 from batcher.admin.usage import UsageStore
 from batcher.connection.clients import Redis, connect, connect_shards
 from batcher.connection.outage import REDIS_ERRORS, refused
-from batcher.connection.redis_url import is_cluster
 from batcher.errors import QueueUnavailable
 from batcher.publishing.comparisons import ComparisonStore
 from batcher.publishing.publications import PublicationStore
@@ -104,7 +103,7 @@ class ConsoleStores:
             PreparingStore(queue, name),
             ComparisonStore(queue, name),
             SessionStore(queue, name),
-            None if is_cluster(settings.jobs_url) else jobs.eraser(name),
+            jobs.eraser(name),
             None if cache is None else CachedResults(cache, lambda model: settings.for_model(model).name),
             [ShardStore.of(queue, number, settings) for number, queue in enumerate(queues)],
         )

@@ -29,12 +29,11 @@ from api.keys import Keys
 from api.settings import ApiSettings
 from batcher import tracing
 from batcher.admin.job_eraser import JobEraser
-from batcher.connection.clients import connect
 from batcher.connection.outage import REDIS_ERRORS, unavailable
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
-from batcher.jobs.store import JobStore
+from batcher.jobs.store import JobStore, connect_jobs
 from batcher.jobs.upload import Submission, account_of, budget_of, result_bytes
 from batcher.webhook_address import AddressRefused, parse_url
 
@@ -60,13 +59,14 @@ class JobBackend:
     @classmethod
     def connect(cls, settings: ApiSettings) -> JobBackend:
         """With a client of the Redis in the settings, which connects when it is first used."""
-        url = settings.jobs_url
-        client = connect(url, timeout_s=REDIS_TIMEOUT_S, retries=1, connections=2 * (THREADS + UPLOADS))
-        return cls(JobStore(client, settings.name, settings.job_ttl_s), JobQueue(client, settings))
+        connections = 2 * (THREADS + UPLOADS)
+        client = connect_jobs(settings, timeout_s=REDIS_TIMEOUT_S, connections=connections)
+        queue = JobQueue.connect(settings, timeout_s=REDIS_TIMEOUT_S)
+        return cls(JobStore(client, settings.name, settings.job_ttl_s), queue)
 
     def eraser(self, name: str) -> JobEraser:
         """Erases what the jobs of the service `name` contain."""
-        return JobEraser(self.queue.rq.connection, name, self.store, self.queue.forget)
+        return JobEraser(self.store.client, name, self.store, self.queue.forget)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,17 +11,14 @@ import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-import redis
-
 from batcher import logs, tracing
-from batcher.connection.clients import connect
 from batcher.connection.outage import Outage
 from batcher.errors import NoJobs
 from batcher.jobs import webhooks
 from batcher.jobs.metrics import JobsMetrics
 from batcher.jobs.models import JobModels
 from batcher.jobs.rq_queue import JobQueue, RqWorker, queue_name
-from batcher.jobs.store import JobStore
+from batcher.jobs.store import JobStore, connect_jobs
 from batcher.jobs.upload import budget_of
 from batcher.jobs.worker import JobsWorker
 from batcher.probe_server import ProbeServer
@@ -50,7 +47,7 @@ class JobsProcess:
         settings = self._settings
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="jobs"))
-        queue = JobQueue(self._connect(2), settings)
+        queue = JobQueue.connect(settings, timeout_s=5.0)
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         rq = queue, RqWorker(queue, name)
         worker = JobsWorker(self._store(CONNECTIONS), rq, JobModels(settings), settings, self._outage)
@@ -68,12 +65,9 @@ class JobsProcess:
         if self._probes is not None:
             self._probes.close()
 
-    def _connect(self, connections: int, timeout_s: float = 5.0) -> redis.Redis:
-        return connect(self._settings.jobs_url, timeout_s=timeout_s, retries=1, connections=connections)
-
     def _store(self, connections: int, timeout_s: float = 5.0) -> JobStore:
         settings = self._settings
-        client = self._connect(connections, timeout_s)
+        client = connect_jobs(settings, timeout_s=timeout_s, connections=connections)
         return JobStore(client, settings.name, settings.job_ttl_s, budget_of(settings))
 
     def _start_probes(self) -> ProbeServer:

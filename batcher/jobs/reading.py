@@ -25,7 +25,7 @@ class JobReader:
     """Reads jobs, and keeps the history of the page. `prefix` is P, and `ttl_ms` the lifetime of jobs."""
 
     def __init__(self, client: redis.Redis, prefix: str, ttl_ms: int) -> None:
-        self._client = client
+        self.client = self._client = client
         self._prefix = prefix
         self._ttl_ms = ttl_ms
 

@@ -15,11 +15,14 @@ from typing import Any, ClassVar
 import redis
 from redis.client import Pipeline
 from rq import Queue, SimpleWorker
+from rq.defaults import RQ_KEY_PREFIX
 from rq.executions import Execution
 from rq.job import Job
 from rq.job import JobStatus as RqStatus
 from rq.serializers import JSONSerializer
 
+from batcher.connection.clients import connect
+from batcher.connection.redis_url import is_cluster
 from batcher.errors import NoJobs
 from batcher.jobs.records import is_job_id
 from batcher.jobs.store import jobs_prefix
@@ -29,7 +32,10 @@ log = logging.getLogger(__name__)
 
 # What RQ's own workers would call.
 FUNCTION = "batcher.jobs.run"
-NO_CLUSTER = "Redis Cluster does not support jobs: set MILLRACE_JOBS_REDIS_URL to a standalone Redis"
+NO_CLUSTER = "the Redis of jobs is a cluster: write redis+cluster:// (or set MILLRACE_JOBS_REDIS_URL)"
+# Keys of RQ are in one slot of a cluster if their prefix has a hash tag, and cannot be used otherwise.
+_KEY = f"{RQ_KEY_PREFIX}:queues"
+_TAGGED = "{" in RQ_KEY_PREFIX
 # RQ forgets a process, and what it runs, so long after its last heartbeat.
 WORKER_TTL_S = 60
 # What RQ calls the end of a job, and its list of jobs that ended so.
@@ -52,12 +58,20 @@ class JobQueue:
     refused: ClassVar[int] = 0
 
     def __init__(self, client: redis.Redis, settings: JobSettings) -> None:
+        # In a cluster, RQ shows jobs only if its keys are in one slot.
+        self.shown = _TAGGED or not is_cluster(settings.jobs_url)
         self.rq = Queue(queue_name(settings.name), connection=client, serializer=JSONSerializer)
         self.ttl_s = settings.job_ttl_s
-        self._checked = False
+        self._checked = is_cluster(settings.jobs_url)
+
+    @classmethod
+    def connect(cls, settings: JobSettings, *, timeout_s: float) -> JobQueue:
+        """With its own client."""
+        client = connect(settings.jobs_url, timeout_s=timeout_s, retries=1, connections=4, key=_KEY)
+        return cls(client, settings)
 
     def check(self) -> None:
-        """Raises NoJobs on Redis Cluster, where RQ's multi-key commands do not work. Checks only once."""
+        """Raises NoJobs if the server is a node of a cluster that is not named as one. Checks only once."""
         if self._checked:
             return
         try:
@@ -70,6 +84,8 @@ class JobQueue:
 
     def enqueue(self, job_id: str) -> None:
         """Adds a job that waits. Replaces RQ's state of an earlier job with this id."""
+        if not self.shown:
+            return
         job = self.job(job_id)
         pipe = self.rq.connection.pipeline()
         pipe.multi()
@@ -80,6 +96,8 @@ class JobQueue:
 
     def forget(self, job_id: str) -> None:
         """Removes a job that must not run from the queue, with RQ's state of it."""
+        if not self.shown:
+            return
         pipe = self.rq.connection.pipeline()
         pipe.lrem(self.rq.key, 0, job_id)
         pipe.delete(Job.key_for(job_id))
@@ -87,6 +105,8 @@ class JobQueue:
 
     def remove_foreign(self, known: Sequence[str]) -> None:
         """Removes what is in the queue and not one of these jobs. Logs and counts foreign items."""
+        if not self.shown:
+            return
         found: Any = self.rq.connection.lrange(self.rq.key, 0, -1)
         for raw in set(found) - {job_id.encode() for job_id in known}:
             if not self.rq.connection.lrem(self.rq.key, 0, raw):
@@ -147,10 +167,14 @@ class RqWorker:
         return made
 
     def died(self) -> None:
+        if not self._queue.shown:
+            return
         self._worker.register_death()  # type: ignore[no-untyped-call]
 
     def began(self, job_ids: Sequence[str]) -> None:
         """Moves jobs from the queue to those that run."""
+        if not self._queue.shown:
+            return
         pipe = self._queue.rq.connection.pipeline()
         for job_id in job_ids:
             job = self._queue.job(job_id)
@@ -182,6 +206,8 @@ class RqWorker:
 
     def heartbeat(self) -> None:
         """Shows that this process lives, and removes what is over from RQ's lists of jobs."""
+        if not self._queue.shown:
+            return
         queue = self._queue.rq
         pipe = queue.connection.pipeline()
         for job, execution in list(self._running.values()):  # other threads change it

@@ -35,11 +35,13 @@ from collections.abc import Mapping, Sequence
 
 import redis
 
+from batcher.connection.clients import connect
 from batcher.jobs.files import FileStore
 from batcher.jobs.reading import JobReader
 from batcher.jobs.records import Attempt, Claimed, Counts, Created, JobRecord, JobStatus, read_attempt
 from batcher.jobs.results import names_of
 from batcher.jobs.upload import UNBOUNDED, Budget, Submission, Upload
+from batcher.settings import JobSettings
 
 CHUNK_TEXTS = 256
 # After this many consecutive attempts without progress a job fails: something in it must be ending them.
@@ -53,6 +55,12 @@ SMALL_TEXTS = 1024
 def jobs_prefix(name: str) -> str:
     """P: the prefix of all job keys of the service `name`."""
     return f"{{millrace-jobs:{name}}}"
+
+
+def connect_jobs(settings: JobSettings, *, timeout_s: float, connections: int) -> redis.Redis:
+    """A client of the Redis of jobs; in a cluster, of the node that has their slot."""
+    key = jobs_prefix(settings.name)
+    return connect(settings.jobs_url, timeout_s=timeout_s, retries=1, connections=connections, key=key)
 
 
 class JobStore(JobReader):

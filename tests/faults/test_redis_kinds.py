@@ -175,7 +175,7 @@ def test_who_may_not_touch_the_cache_does_without(
         assert client.keys("millrace:cache:*") == []
 
 
-def test_a_cluster_keeps_no_jobs_and_says_so(
+def test_a_cluster_that_is_not_named_as_one_keeps_no_jobs_and_says_so(
     server_at: Callable[..., RedisServer], start_service: Callable[..., Service]
 ) -> None:
     needs_scripts_after_a_refused_one(server_at)
@@ -189,7 +189,36 @@ def test_a_cluster_keeps_no_jobs_and_says_so(
     assert jobs.said().count("MILLRACE_JOBS_REDIS_URL") == 1
 
 
-def test_jobs_of_a_cluster_have_a_redis_of_their_own(
+@pytest.mark.parametrize("prefix", ["", "{rq}"])
+def test_jobs_needed_a_plain_redis_beside_a_cluster(
+    server_at: Callable[..., RedisServer],
+    start_service: Callable[..., Service],
+    monkeypatch: pytest.MonkeyPatch,
+    prefix: str,
+) -> None:
+    """RQ shows them there if its keys are in one slot."""
+    needs_scripts_after_a_refused_one(server_at)
+    server = cluster_of_one_shard(server_at)
+    plain = server.url
+    server.url = plain.replace("redis://", "redis+cluster://").removesuffix("/0")
+    if prefix:
+        monkeypatch.setenv("RQ_KEY_PREFIX", prefix)
+        monkeypatch.setattr(Service, "process_type", Process)  # a forked one has imported RQ already
+    made = start_service(redis=server)
+    server.url = plain
+    jobs = made.start_jobs()
+    handed_in = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(50)]})
+    assert handed_in.status_code == 202, handed_in.text
+    path = handed_in.headers["location"]
+    wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job")
+    assert made.http.get(path).json()["failed"] == 0
+    with server.client() as client:
+        shown = {key.split(b":")[0] for key in client.scan_iter() if b"rq" in key}
+    assert shown == ({b"{rq}"} if prefix else set())
+    assert jobs.stop() == 0
+
+
+def test_jobs_of_a_cluster_may_have_another_redis(
     server_at: Callable[..., RedisServer], redis_server: RedisServer, start_service: Callable[..., Service]
 ) -> None:
     needs_scripts_after_a_refused_one(server_at)

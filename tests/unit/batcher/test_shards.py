@@ -79,7 +79,6 @@ def test_in_a_cluster_cached_results_are_in_the_slot_of_their_shard() -> None:
         ({"redis_url": "redis://a redis://a"}, "the same URL twice"),
         ({"redis_url": f"redis://c {CLUSTER}"}, "give it alone"),
         ({"cache_url": CLUSTER}, "must be a single Redis"),
-        ({"jobs_redis_url": CLUSTER}, "a cluster cannot hold jobs"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(settings: dict[str, Any], problem: str) -> None:
