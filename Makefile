@@ -124,7 +124,7 @@ search: $(STAMP) ## search for an hour for histories of the queue, of jobs, or o
 MUTANTS ?=
 
 .PHONY: mutants
-mutants: $(STAMP) ## edit the queue in 300 small ways and list the edits that no test notices (MUTANTS="--sample 20")
+mutants: $(STAMP) ## edit the code in 300 small ways and list the edits that no test notices (MUTANTS="--sample 20 --fields jobs client")
 	$(BIN)/python -m tests.mutation $(MUTANTS)
 
 .PHONY: tests-of

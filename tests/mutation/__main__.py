@@ -1,11 +1,11 @@
-"""Edits the queue's code in small ways and shows which edits no test notices.
+"""Edits the code in small ways and shows which edits no test notices.
 
-    python -m tests.mutation [--sample 300] [--seed 1] [--from 0] [--to 300] [--only TEXT] [--records DIR]
+    python -m tests.mutation [--sample 300] [--seed 1] [--fields queue jobs] [--only TEXT] [--records DIR]
 
 First it records which tests run which lines and scripts. Each mutant is one edit of a copy of the
 repository, where the tests that run the edited line or script run, short ones first, until one fails.
-Mutants are drawn by the seed, one half from the scripts and one half from Python. `--only` keeps those
-whose line, as it is printed, contains TEXT. Those that `lives.toml` explains need no test. The status is 1
+Mutants are drawn by the seed, as many from each of the `--fields`. `--only` keeps those whose line, as it is
+printed, contains TEXT. Those that `lives.toml` explains need no test. The status is 1
 if any other lives.
 """
 
@@ -20,7 +20,7 @@ from collections import Counter
 from pathlib import Path
 
 from tests.mutation.covering import Covering
-from tests.mutation.mutants import Mutant, sample
+from tests.mutation.mutants import FIELDS, Mutant, sample
 from tests.mutation.running import copy_of_repository, first_failure, histories, record
 
 LIVES = Path(__file__).with_name("lives.toml")
@@ -69,6 +69,7 @@ def main() -> int:
     )
     parser.add_argument("--sample", type=int, default=300)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fields", nargs="+", choices=FIELDS, default=FIELDS)
     parser.add_argument("--from", type=int, default=0, dest="first", help="skip as many of the sample")
     parser.add_argument("--to", type=int, help="end after this one of the sample")
     parser.add_argument("--only", default="", help="only mutants whose line contains this")
@@ -76,7 +77,7 @@ def main() -> int:
         "--records", type=Path, help="keep what the tests run here, and use it in the next run"
     )
     args = parser.parse_args()
-    drawn = sample(args.sample, args.seed)[args.first : args.to]
+    drawn = sample(args.sample, args.seed, args.fields)[args.first : args.to]
     mutants = [one for one in drawn if args.only in label(one)]
     with tempfile.TemporaryDirectory(prefix="mutants-") as name:
         folder = copy_of_repository(Path(name))

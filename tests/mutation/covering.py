@@ -22,16 +22,17 @@ from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
 from tests.mutation.mutants import LUA, ROOT, Mutant
 
 RECORDS = "MUTATION_RECORDS"
+MEASURED = ("api", "batcher", "model_store", "client/millrace_client")
 PACKAGES = {folder: folder.removesuffix("/lua").replace("/", ".") for folder in LUA}
 
 
 class Recorder:
-    """Records, for each test of this process, how long it takes, its lines of `batcher` and its scripts."""
+    """Records, for each test of this process, how long it takes, its lines of the product and its scripts."""
 
     def __init__(self, folder: Path, process: str) -> None:
         self._file = folder / f"{process}.json"
         here = Path.cwd()
-        self._coverage = coverage.Coverage(data_file=None, source=[str(here / "batcher")])
+        self._coverage = coverage.Coverage(data_file=None, source=[str(here / one) for one in MEASURED])
         self._here = here
         self._seconds: dict[str, float] = defaultdict(float)
         self._scripts: dict[str, set[str]] = defaultdict(set)

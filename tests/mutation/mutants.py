@@ -1,11 +1,11 @@
-"""Small edits of the queue's code, one at a time, in a fixed order: what the tests must notice."""
+"""Small edits of the code, one at a time, in a fixed order: what the tests must notice."""
 
 from __future__ import annotations
 
 import ast
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,17 @@ from lupa.lua51 import LuaRuntime
 
 ROOT = Path(__file__).resolve().parents[2]
 LUA = ("batcher/core/lua", "batcher/jobs/lua")
-PYTHON = ("batcher/core", "batcher/hub", "batcher/worker", "batcher/jobs")
+SCRIPTS = "scripts"
+# A sample has as many mutants of each field as of the others. Folders are without those in them.
+PYTHON = {
+    "queue": ("batcher/core", "batcher/hub", "batcher/worker", "batcher/lookup", "batcher/connection"),
+    "jobs": ("batcher/jobs", "api/jobs", "api/batches"),
+    "admin": ("batcher/admin", "api/admin", "batcher/publishing"),
+    "api": ("api", "api/asgi", "api/compat", "api/predict", "api/server", "api/stats"),
+    "models": ("api/models", "model_store", "model_store/engines"),
+    "client": ("client/millrace_client",),
+}
+FIELDS = (SCRIPTS, *PYTHON)
 # Larger numbers are chosen sizes and durations: tests do not pin them.
 LARGEST = 9
 # Declarations, and figures for people.
@@ -204,10 +214,19 @@ def every_mutant(
     return found
 
 
-def sample(count: int, seed: int) -> list[Mutant]:
-    """One half in the scripts, which hold the state, and one half in Python."""
+def mutants_of(field: str) -> list[Mutant]:
+    """All mutants of a field: of the scripts, which hold the state, or of a part of the Python."""
+    if field == SCRIPTS:
+        return every_mutant(LUA, "*.lua", lua_mutants)
+    return every_mutant(PYTHON[field], "*.py", python_mutants)
+
+
+def sample(count: int, seed: int, fields: Sequence[str] = FIELDS) -> list[Mutant]:
+    """As many of each field, and what does not divide of the first ones."""
     draw = random.Random(seed)
-    lua, python = every_mutant(LUA, "*.lua", lua_mutants), every_mutant(PYTHON, "*.py", python_mutants)
-    drawn = [*draw.sample(lua, count // 2), *draw.sample(python, count - count // 2)]
+    each, rest = divmod(count, len(fields))
+    drawn = [
+        one for at, field in enumerate(fields) for one in draw.sample(mutants_of(field), each + (at < rest))
+    ]
     draw.shuffle(drawn)
     return drawn

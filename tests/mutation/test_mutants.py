@@ -10,7 +10,15 @@ import pytest
 
 from tests.mutation import running, tests_of
 from tests.mutation.__main__ import LIVES, label
-from tests.mutation.mutants import ROOT, Mutant, lua_mutants, python_mutants, sample
+from tests.mutation.mutants import (
+    FIELDS,
+    ROOT,
+    Mutant,
+    lua_mutants,
+    mutants_of,
+    python_mutants,
+    sample,
+)
 from tests.mutation.running import copy_of_repository, first_failure, histories, record
 
 
@@ -18,7 +26,10 @@ def test_a_seed_draws_the_same_mutants_and_another_seed_others() -> None:
     drawn = sample(40, seed=1)
     assert sample(40, seed=1) == drawn
     assert sample(40, seed=2) != drawn
-    assert sum(one.file.endswith(".lua") for one in drawn) == 20
+    assert {field: len({*mutants_of(field)} & {*drawn}) for field in FIELDS} == {
+        field: 5 + (field in FIELDS[:5]) for field in FIELDS
+    }
+    assert all(one.file.endswith(".lua") for one in sample(4, 1, ["scripts"]))
     for one in drawn:
         text = (ROOT / one.file).read_text()
         assert one.applied(text) != text
