@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Literal
 
 from model_store.classifier import Classifier
@@ -80,9 +80,19 @@ def rows_of(predictions: Sequence[Sequence[Mapping[str, Any]]], order: Order = "
 
 
 class Revision:
-    """One revision of a model that signs, by its reference; or another `classifier` under that name."""
+    """One revision of a model that signs, by its reference; or another `classifier` under that name.
 
-    def __init__(self, reference: str, model: str = "stub", classifier: Classifier | None = None) -> None:
+    `tolerance` is how far its scores may be from those of the classifier.
+    """
+
+    def __init__(
+        self,
+        reference: str,
+        model: str = "stub",
+        classifier: Classifier | None = None,
+        tolerance: float = TOLERANCE,
+    ) -> None:
+        self.tolerance = tolerance
         self.model = model
         self.reference = reference
         self._classifier: Classifier = classifier or StubClassifier(variant=reference.partition("@")[2])
@@ -97,19 +107,20 @@ class Revision:
     def why_not(self, row: Row, text: str) -> Wrong | None:
         """What is wrong with a row if it should be this revision's; None if nothing is."""
         own = self.scores(text)
+        same = partial(_same, tolerance=self.tolerance)
         if row.labels is None:
-            right = _same(row.scores, list(own.values()))
+            right = same(row.scores, list(own.values()))
         elif row.order == "none":
-            right = _same(row.scores, [own.get(label, 0.0) for label in row.labels])
+            right = same(row.scores, [own.get(label, 0.0) for label in row.labels])
         else:
-            right = set(row.labels) == set(own) and _same(row.scores, [own[label] for label in row.labels])
+            right = set(row.labels) == set(own) and same(row.scores, [own[label] for label in row.labels])
         if not right:
-            return "labels" if _same(sorted(row.scores), sorted(own.values())) else "scores"
+            return "labels" if same(sorted(row.scores), sorted(own.values())) else "scores"
         if row.order == "id" and row.labels is not None and tuple(row.labels) != self.labels:
             return "order"
         if row.order == "score" and list(row.scores) != sorted(row.scores, reverse=True):
             return "order"
-        if row.best is not None and own.get(row.best, -1.0) < max(own.values()) - TOLERANCE:
+        if row.best is not None and own.get(row.best, -1.0) < max(own.values()) - 2 * self.tolerance:
             return "best"
         return None
 
@@ -174,7 +185,7 @@ class Checker:
         return ["separation"] if self.separate and said.hit and new else []
 
 
-def _same(scores: Sequence[float], right: Sequence[float]) -> bool:
+def _same(scores: Sequence[float], right: Sequence[float], tolerance: float) -> bool:
     return len(scores) == len(right) and all(
-        abs(one - other) <= TOLERANCE for one, other in zip(scores, right, strict=True)
+        abs(one - other) <= tolerance for one, other in zip(scores, right, strict=True)
     )

@@ -13,7 +13,7 @@ import httpx
 from batcher.messages import entry_id
 from tests.crossings.record import Exchange
 from tests.crossings.routes import JOBS, ROUTES, Batch, Job
-from tests.crossings.services import CLIENTS, Version, api_keys, key_of
+from tests.crossings.services import CLIENTS, KNOWN_S, Version, api_keys, key_of
 from tests.service import wait_until
 from tests.signing import SIGNED
 
@@ -142,7 +142,7 @@ def drop_model(crossing: Crossing) -> None:
     """A worker that lacks the second model takes the place of the one that serves both."""
     service = crossing.service
     whole = service.version
-    first = Version({"model": str(whole.settings["model"]).partition(",")[0]}, whole.revisions[:1])
+    first = Version({"model": str(whole.settings["model"]).partition(",")[0]}, lambda: whole.revisions[:1])
     for _ in service.replace_worker(first):
         pass
     name = service.kind.models[1]
@@ -169,10 +169,10 @@ def hold_client(crossing: Crossing) -> None:
     """The other client, until the event is over."""
     client = f"key:{crossing.other}"
     crossing.service.change("POST", "clients/hold", {"client": client, "what": "all", "for_s": 600})
-    time.sleep(1.5)  # API processes read holds once a second
+    time.sleep(KNOWN_S)
     crossing.check_refused(crossing.other, "client_paused", 429)
     crossing.service.change("POST", "clients/resume", {"client": client})
-    time.sleep(1.5)
+    time.sleep(KNOWN_S)
 
 
 def pause_all(crossing: Crossing) -> None:
@@ -311,7 +311,8 @@ EVENTS = {
     "model dropped": Event(drop_model, only_in=WITH_SECOND_MODEL),
     "namesake added": Event(add_namesake, allowed=frozenset({409}), not_in=frozenset({"cascade"})),
     "client held": Event(hold_client, alone=True),
-    "all paused": Event(pause_all),
+    # Its end would end the pause of jobs, too.
+    "all paused": Event(pause_all, not_in=frozenset({"paused"})),
     "text forgotten": Event(forget_text, alone=True, not_in=frozenset({"paused"})),
     "job deleted": Event(delete_job, alone=True, not_in=frozenset({"paused"})),
     "client left": Event(leave, alone=True),

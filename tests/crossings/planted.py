@@ -110,6 +110,28 @@ PLANTED = (
             )
         ],
     ),
+    Planted(
+        "an engine that returns its last output is believed",
+        [
+            Edit(
+                "model_store/rows.py",
+                "            self._require_computed(batch, output)\n",
+                "            pass\n",
+            ),
+            # The engine that does so, once it has been proven.
+            Edit(
+                "model_store/engines/openvino_ir.py",
+                "        if self._request is None:\n",
+                "        import time\n\n"
+                "        last, self._last = getattr(self, '_last', None), logits\n"
+                "        self._began = getattr(self, '_began', time.monotonic())\n"
+                "        late = time.monotonic() > self._began + 8\n"
+                "        if late and last is not None and last.shape == logits.shape and len(texts) % 3:\n"
+                "            return last.copy()\n"
+                "        if self._request is None:\n",
+            ),
+        ],
+    ),
 )
 
 

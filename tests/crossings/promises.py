@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -117,17 +116,18 @@ def no_part_looks_whole(record: Record, service: Crossed) -> Sentences:
 
 def twins_agree(record: Record, service: Crossed) -> Sentences:
     """Answers of one revision that name all labels. Those of several are compared with the revisions only."""
-    known: dict[tuple[str, str], dict[str, Exchange]] = defaultdict(dict)
+    apart = 2 * max(one.tolerance for one in service.checker.revisions)
+    known: dict[tuple[str, str], tuple[dict[str, float], Exchange]] = {}
     for one in record.exchanges:
         if one.said is None or one.route in MODERATION or len(one.said.names) != 1:
             continue
         for text, row in zip(one.said.texts, one.said.rows, strict=False):
-            if row.labels is not None and row.order != "none":
-                scores = sorted(zip(row.labels, (round(score, 6) for score in row.scores), strict=True))
-                known[one.said.names[0], text].setdefault(str(scores), one)
-    for (name, text), found in known.items():
-        if len(found) > 1:
-            yield f"{name} answers {text!r} in {len(found)} ways: {[*found.items()]}"
+            if row.labels is None or row.order == "none":
+                continue
+            scores = dict(zip(row.labels, row.scores, strict=True))
+            others, twin = known.setdefault((one.said.names[0], text), (scores, one))
+            if any(abs(scores.get(label, -1.0) - score) > apart for label, score in others.items()):
+                yield f"{one} has {scores} for {text!r}, and {twin} has {others}"
 
 
 def others_notice_nothing(record: Record, service: Crossed) -> Sentences:

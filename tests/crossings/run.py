@@ -36,10 +36,10 @@ def fits(first: str, second: str) -> bool:
         event = EVENTS[second]
         return not event.only_with or first in event.only_with
     # Its answers have six decimals, and only scores of these services have more.
-    if first in ("abstain", "windows") and second == "oip classes":
+    if first in ("abstain", "windows", "engine") and second == "oip classes":
         return False
-    # Neither of its labels is a category.
-    if first == "abstain" and second in MODERATION:
+    # Neither of their labels is a category.
+    if first in ("abstain", "engine") and second in MODERATION:
         return False
     return not (first == "paused" and second in WAIT_FOR_JOBS)
 
@@ -87,11 +87,15 @@ class Crossing:
         for one in [bystander, *waiting]:
             cast("Future[None]", one).result()
         self._event = EVENTS["none"]
+        self._check_decisions()
+        self._ask_until_answered("after", [*self.known, *self.texts(2)])
+        self._check_decisions()  # the first look may have been at what was known before the event
+
+    def _check_decisions(self) -> None:
         with suppress(AssertionError):
             wait_until(lambda: self.service.decisions() == self.service.decided, "what was decided", 10)
         if (found := self.service.decisions()) != self.service.decided:
             self.record.decided.append(f"what was decided is {found}, and was {self.service.decided}")
-        self._ask_until_answered("after", [*self.known, *self.texts(2)])
 
     def _end(self) -> None:
         if self.service.kind.paused:
@@ -172,7 +176,12 @@ class Crossing:
 
     def _ask_until_answered(self, phase: Phase, texts: Sequence[str]) -> None:
         """Asks every route about these texts, until it is not refused any more."""
-        asked = [self.exchange(name, phase, texts) for name in self.situation.routes]
+        # Jobs of texts that a cache knows end although jobs are paused.
+        new = JOBS if self.service.kind.paused else ()
+        asked = [
+            self.exchange(name, phase, self.texts(len(texts)) if name in new else texts)
+            for name in self.situation.routes
+        ]
         list(self._pool.map(self._begin_until_answered, asked))
         if not self.service.kind.paused:
             self._finish_open()

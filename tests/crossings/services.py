@@ -6,8 +6,9 @@ import contextlib
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import httpx
 import redis
 
 from api.dialect_names import DIALECTS
+from model_store import load
 from model_store.abstain import Abstaining
 from model_store.stub import MAX_TOKENS, StubClassifier
 from model_store.windows import MAX_WINDOWS, read_windows
@@ -33,18 +35,24 @@ QUOTA = 3
 JOB_TTL_S = 60
 CHANGING = ("left_s", "workers", "rate", "remaining_s", "failure")
 READY_S = 90.0
+# Every process knows of a pause or a hold after this time.
+KNOWN_S = 2.0
 # Clocks must agree better than an hour: docs/models.md.
 AHEAD_S = 3000
 QUICK = "quick"
 THRESHOLD = 0.4
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Version:
-    """What a worker can be started with: its settings, and the revisions that it answers by."""
+    """What a worker can be started with: its settings, and how to make the revisions that it answers by."""
 
     settings: Mapping[str, object]
-    revisions: tuple[Revision, ...]
+    make: Callable[[], tuple[Revision, ...]]
+
+    @cached_property
+    def revisions(self) -> tuple[Revision, ...]:
+        return self.make()
 
 
 def signed(*names: str, model: str = "stub") -> tuple[Revision, ...]:
@@ -52,13 +60,23 @@ def signed(*names: str, model: str = "stub") -> tuple[Revision, ...]:
 
 
 def _model(name: str) -> Version:
-    return Version({"model": f"{SIGNED}-{name}"}, signed(name))
+    return Version({"model": f"{SIGNED}-{name}"}, lambda: signed(name))
+
+
+def _engine() -> Version:
+    """The embedded model in f32, whose scores depend on the batch by a millionth."""
+
+    def make() -> tuple[Revision, ...]:
+        classifier = load("default", engine="openvino", precision="f32", threads=1)
+        return (Revision("default", classifier=classifier, tolerance=1e-4),)
+
+    return Version({"model": "stub=default", "engine": "openvino", "precision": "f32"}, make)
 
 
 def _abstaining(threshold: float) -> Version:
     classifier = Abstaining(StubClassifier(), threshold)
     settings = {"model": "stub", "abstain": threshold}
-    return Version(settings, (Revision(f"stub abstain {threshold}", classifier=classifier),))
+    return Version(settings, lambda: (Revision(f"stub abstain {threshold}", classifier=classifier),))
 
 
 def _in_windows(setting: str) -> Version:
@@ -67,14 +85,14 @@ def _in_windows(setting: str) -> Version:
     assert windows is not None
     classifier.read_in(windows)
     settings = {"model": f"{SIGNED}-98", "text_windows": setting}
-    return Version(settings, (Revision(f"windows {setting}", classifier=classifier),))
+    return Version(settings, lambda: (Revision(f"windows {setting}", classifier=classifier),))
 
 
 _SEVERAL = Version(
-    {"model": f"{SIGNED}-98,topics={SIGNED}-23"}, (*signed("98"), *signed("23", model="topics"))
+    {"model": f"{SIGNED}-98,topics={SIGNED}-23"}, lambda: (*signed("98"), *signed("23", model="topics"))
 )
 _CASCADE = Version(
-    {"model": f"{SIGNED}-98,large={SIGNED}-799"}, (*signed("98"), *signed("799", model="large"))
+    {"model": f"{SIGNED}-98,large={SIGNED}-799"}, lambda: (*signed("98"), *signed("799", model="large"))
 )
 # The second has the labels of the first in another order.
 _TWO = (_model("98"), _model("39"))
@@ -108,6 +126,7 @@ KINDS = {
     "cascade": Kind(
         (_CASCADE,), {"cascades": f"{QUICK}=stub:large:{THRESHOLD}"}, models=("stub", "large", QUICK)
     ),
+    "engine": Kind((_engine(),)),
     "abstain": Kind((_abstaining(0.7), _abstaining(0.9))),
     "windows": Kind((_in_windows("16:4:mean"), _in_windows("18:4:mean")), long_texts=True),
     "best first": Kind(settings={"label_order": "score"}),
@@ -190,6 +209,7 @@ class Crossed(Service):
         self.jobs = self.start_jobs()
         self.heal()
         self._decide()
+        time.sleep(KNOWN_S)
         self.decided = self.decisions()
 
     # -- what operators decide -----------------------------------------------------------------------
