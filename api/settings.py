@@ -51,8 +51,6 @@ class ApiSettings(JobSettings):
 
     may_be_empty = frozenset({"compat"})
 
-    host: str = "127.0.0.1"
-    """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on."""
     processes: int = Field(default=1, ge=1, le=64)

@@ -8,10 +8,11 @@ import os
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+
+from batcher.listening import bind
 
 log = logging.getLogger(__name__)
 
@@ -21,27 +22,25 @@ CLIENT_TIMEOUT_S = 5.0
 
 
 class ProbeServer(ThreadingHTTPServer):
-    """Listens from its creation until `close`. Raises OSError if the port cannot be bound.
+    """Listens on `host` from its creation until `close`. Raises OSError if the port cannot be bound.
 
     If `live` fails, the process should be restarted. If `ready` fails, it cannot do its work now.
     """
 
     daemon_threads = True
 
-    def __init__(self, port: int, registry: CollectorRegistry, live: Check, ready: Check) -> None:
-        super().__init__(("", port), _Handler)
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, live: Check, ready: Check) -> None:
+        super().__init__((host, port), _Handler, bind_and_activate=False)
+        self.socket.close()  # which is of IPv4
+        self.socket = bind(host, port)
+        self.server_port = self.socket.getsockname()[1]
+        self.server_activate()
         self.registry = registry
         self.checks = {"/livez": live, "/readyz": ready}
         # A process that this one forks must not keep the port open.
         os.register_at_fork(after_in_child=self.socket.close)
         threading.Thread(target=self.serve_forever, name="probes", daemon=True).start()
         log.info("listening for probes", extra={"action": "probes.listening", "port": self.server_port})
-
-    def server_bind(self) -> None:
-        """As HTTPServer, which also asks the resolver for the name of this host."""
-        TCPServer.server_bind(self)
-        self.server_name = ""
-        self.server_port = self.server_address[1]
 
     def close(self) -> None:
         self.shutdown()

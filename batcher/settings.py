@@ -66,6 +66,8 @@ class QueueSettings(EmptyRefused):
     longest acceptable wait."""
     max_waiting_cost_bulk: int = Field(default=2_000_000, ge=1)
     """The same for the bulk lane."""
+    host: str = "127.0.0.1"
+    """Address to listen on: the API, and the ports of probes and metrics. `::`: all, of IPv6 and IPv4."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe messages that are logged."""
     log_format: Literal["json", "text", "auto"] = "auto"

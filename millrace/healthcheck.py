@@ -17,6 +17,7 @@ _PORTS = {
     "jobs": ("MILLRACE_JOBS_PORT", "0"),
 }
 _TIMEOUT_S = 3
+LOOPBACK = "127.0.0.1"
 
 
 def port_of(words: list[str]) -> int:
@@ -39,7 +40,9 @@ def port_of(words: list[str]) -> int:
 def main() -> int:
     """Exit status 1 if the process does not answer. One that does not listen counts as healthy."""
     port = port_of(Path("/proc/1/cmdline").read_text().split("\0"))
-    url = f"http://127.0.0.1:{port}/livez"
+    host = os.environ.get("MILLRACE_HOST", "")
+    host = LOOPBACK if host in ("", "0.0.0.0", "::") else host  # noqa: S104  # read, not bound
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/livez"
     try:
         if port:
             urllib.request.urlopen(url, timeout=_TIMEOUT_S).close()

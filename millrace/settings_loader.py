@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from api.settings import ApiSettings
 from batcher.empty_settings import IS_EMPTY
+from batcher.listening import bind
 from batcher.settings import JobSettings, QueueSettings, WorkerSettings
 from millrace.errors import CommandError
 
@@ -77,18 +78,14 @@ def check_port(host: str, port: int) -> None:
     if port == 0:
         return
     try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bind(host, port).close()
     except socket.gaierror:
         raise CommandError(f"--host {host} (MILLRACE_HOST) is not an address of this machine.") from None
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError as error:
-            raise CommandError(
-                f"cannot listen on {host} port {port}: {(error.strerror or str(error)).lower()}; "
-                "choose another with --port or MILLRACE_PORT."
-            ) from None
+    except OSError as error:
+        raise CommandError(
+            f"cannot listen on {host} port {port}: {(error.strerror or str(error)).lower()}; "
+            "choose another with --port or MILLRACE_PORT."
+        ) from None
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -39,12 +39,19 @@ from api.server.backlog import RESERVE
 from api.server.protocol import Connection
 from api.settings import ApiSettings
 from batcher import gc_tuning, logs, tracing
+from batcher.listening import bind
 
 log = logging.getLogger(__name__)
 
 # File descriptors that a process needs besides client connections: Redis connections, and those for probes.
 OWN_FILES = 256 + RESERVE
+# The least that MILLRACE_MAX_CONNECTIONS can be.
+FEWEST = 16
 _prefix = re.compile(r"(/[A-Za-z0-9._~-]+)+").fullmatch
+
+
+class TooFewFiles(Exception):
+    """The system allows this process so few open files that it could hardly serve anyone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,14 +114,16 @@ def serve(settings: ApiSettings) -> None:
     Raises OSError if it cannot bind the port, and SystemExit(3) if startup fails.
     """
     logs.setup(settings.log_level, settings.log_format)
-    if settings.tracing:
-        try:
+    try:
+        connections = _connections(settings.max_connections)
+        if settings.tracing:
             tracing.check()
-        except tracing.TracingUnavailable as error:
-            log.error("%s", error, extra={"action": "api.unable"})
-            sys.exit(3)
+    except (tracing.TracingUnavailable, TooFewFiles) as error:
+        log.error("%s", error, extra={"action": "api.unable"})
+        sys.exit(3)
     with contextlib.ExitStack() as stack:
-        listener = stack.enter_context(_listen(settings.host, settings.port))
+        listener = stack.enter_context(bind(settings.host, settings.port))
+        listener.set_inheritable(True)
         metrics_dir: Path | None = None
         if settings.processes > 1:
             metrics_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="millrace-api-")))
@@ -124,7 +133,8 @@ def serve(settings: ApiSettings) -> None:
         fields = {"host": host, "port": port, "processes": settings.processes}
         log.info("listening", extra={"action": "api.listening", **fields})
         syn_filter = SynFilter(listener) if settings.processes == 1 else None
-        _run(_config(settings, _Factory(settings, metrics_dir, syn_filter)), listener, settings.quiet_s)
+        config = _config(settings, _Factory(settings, metrics_dir, syn_filter), connections)
+        _run(config, listener, settings.quiet_s)
         log.info("stopped", extra={"action": "api.stopped"})
 
 
@@ -138,14 +148,14 @@ def _run(config: uvicorn.Config, listener: socket.socket, quiet_s: float) -> Non
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def _config(settings: ApiSettings, factory: _Factory) -> uvicorn.Config:
+def _config(settings: ApiSettings, factory: _Factory, connections: int) -> uvicorn.Config:
     return uvicorn.Config(
         factory,
         factory=True,
         workers=settings.processes,
         loop="uvloop",
         http=Connection,
-        limit_concurrency=_connections(settings.max_connections),
+        limit_concurrency=connections,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -159,25 +169,23 @@ def _config(settings: ApiSettings, factory: _Factory) -> uvicorn.Config:
 
 
 def _connections(wanted: int) -> int:
-    """Raises the limit of open files as needed. Returns `wanted`, or fewer if the system limits them."""
+    """Raises the limit of open files as needed. Returns `wanted`, or fewer if the system limits them.
+
+    Raises TooFewFiles if hardly any would be left.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         hard = max(soft, wanted + OWN_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, wanted + OWN_FILES)), hard))
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - OWN_FILES))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family, kind, proto, _, address = socket.getaddrinfo(
-        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-    )[0]
-    listener = socket.socket(family, kind, proto)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError:
-        listener.close()
-        raise
-    listener.set_inheritable(True)
-    return listener
+    left = wanted if soft == resource.RLIM_INFINITY else min(wanted, soft - OWN_FILES)
+    if left < FEWEST:
+        raise TooFewFiles(
+            f"the limit of {soft} open files leaves {max(left, 0)} for connections, and an API needs "
+            f"{FEWEST} beside {OWN_FILES} that it opens: raise it (ulimit -n {wanted + OWN_FILES}, "
+            "LimitNOFILE= of systemd)"
+        )
+    if left < wanted:
+        message = "the limit of %d open files allows %d connections, fewer than MILLRACE_MAX_CONNECTIONS=%d"
+        log.warning(message, soft, left, wanted, extra={"action": "api.connections"})
+    return left

@@ -74,6 +74,7 @@ class JobsProcess:
         """Starts the server of /metrics, /livez and /readyz of this process."""
         metrics = JobsMetrics(self._store(2, timeout_s=2.0), self._outage)
         return ProbeServer(
+            self._settings.host,
             self._settings.jobs_port,
             metrics.registry,
             live=self._stuck,

@@ -192,7 +192,12 @@ class LoadedModels:
             return None
         registry = CollectorRegistry()
         registry.register(ByModel(self._metrics))
-        return probes(self._settings.worker_port, lambda: [one.worker for one in self.models], registry)
+        return probes(
+            self._settings.host,
+            self._settings.worker_port,
+            lambda: [one.worker for one in self.models],
+            registry,
+        )
 
     def _metrics(self) -> Mapping[str, Iterable[Metric]]:
         found = ((one.name, one.instruments.registry) for one in self.models)

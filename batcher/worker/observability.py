@@ -65,7 +65,9 @@ class Observability:
             log.debug("batch", extra={"action": "batch", **report.log_context()})
 
 
-def probes(port: int, workers: Callable[[], Sequence[Worker]], registry: CollectorRegistry) -> ProbeServer:
+def probes(
+    host: str, port: int, workers: Callable[[], Sequence[Worker]], registry: CollectorRegistry
+) -> ProbeServer:
     """Answers probes and scrapes of a process. Raises OSError if the port cannot be bound."""
     main = threading.main_thread()
 
@@ -83,4 +85,4 @@ def probes(port: int, workers: Callable[[], Sequence[Worker]], registry: Collect
         over = all(worker.exchange.here.outage.over for worker in workers())
         return None if over else "Redis does not answer"
 
-    return ProbeServer(port, registry, live, ready)
+    return ProbeServer(host, port, registry, live, ready)

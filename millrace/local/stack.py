@@ -60,8 +60,8 @@ class LocalStack:
         self._stop_requested_at = 0.0
         self._hurry = asyncio.Event()
         url = " ".join(redis.url for redis in servers) or api.redis_url.get_secret_value()
-        shared = {"MILLRACE_REDIS_URL": url}
-        listening = {"MILLRACE_HOST": api.host, "MILLRACE_PORT": str(api.port), **operator.beside(api)}
+        shared = {"MILLRACE_REDIS_URL": url, "MILLRACE_HOST": api.host}
+        listening = {"MILLRACE_PORT": str(api.port), **operator.beside(api)}
         working = models_and_threads(worker, workers)
         names = ["worker"] if workers == 1 else [f"worker {number}" for number in range(1, workers + 1)]
 

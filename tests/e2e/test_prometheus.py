@@ -83,7 +83,7 @@ class Prometheus:
 def test_outside_kubernetes_panels_were_empty_and_alerts_pending(
     up: Callable[..., Up], tmp_path: Path
 ) -> None:
-    """Workers had no label to be told apart by, and probes during the start were errors."""
+    """Workers had no label to be distinguished by, and probes during the start were errors."""
     needs("promtool")
     program = needs("prometheus")
     ports = {name: free_port() for name in USUAL}

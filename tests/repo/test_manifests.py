@@ -180,8 +180,7 @@ def test_settings_and_ports_agree(
     }
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["port"] == port_name
-    if component == "api":
-        assert getattr(settings, "host", None) == "0.0.0.0"
+    assert settings.host == "::"
 
 
 @pytest.mark.parametrize("component", SETTINGS)

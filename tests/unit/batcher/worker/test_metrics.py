@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -14,6 +16,7 @@ from prometheus_client import CollectorRegistry, Counter
 from api.settings import ApiSettings
 from batcher.core.buckets import BUDGET_S
 from batcher.core.commands import Answer, Claim, Complete, HeartbeatReply, SendHeartbeat
+from batcher.listening import bind
 from batcher.messages import Entry
 from batcher.probe_server import ProbeServer
 from batcher.worker.drift import DriftWatch
@@ -108,7 +111,7 @@ def probes() -> Iterator[ProbeServer]:
     registry = CollectorRegistry()
     Counter("turns", "Turns of the wheel", registry=registry).inc(3)
     reasons: list[str | None] = [None, "Redis does not answer"]
-    served = ProbeServer(0, registry, live=lambda: reasons[0], ready=lambda: reasons[1])
+    served = ProbeServer("127.0.0.1", 0, registry, live=lambda: reasons[0], ready=lambda: reasons[1])
     yield served
     served.close()
 
@@ -124,6 +127,32 @@ def test_probes_answer_on_a_thread_of_their_own(probes: ProbeServer) -> None:
     assert "probes" in {thread.name for thread in threading.enumerate()}
 
 
+@pytest.mark.parametrize("name", ["millrace up", "pods"])
+def test_probes_answered_ipv4_only_and_on_every_address(name: str) -> None:
+    """Pods of clusters with IPv6 only never became ready, and metrics of `millrace up` were open to all."""
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    host, reached = {"millrace up": ("127.0.0.1", {"127.0.0.1"}), "pods": ("::", {"127.0.0.1", "::1"})}[name]
+    served = ProbeServer(host, 0, CollectorRegistry(), live=lambda: None, ready=lambda: None)
+    found = set()
+    for address in ("127.0.0.1", "127.0.0.2", "::1"):
+        url = f"http://{f'[{address}]' if ':' in address else address}:{served.server_port}/livez"
+        with contextlib.suppress(httpx.TransportError):
+            httpx.get(url, trust_env=False, timeout=30)
+            found.add(address)
+    served.close()
+    assert found - {"127.0.0.2"} == reached
+    assert ("127.0.0.2" in found) == (name == "pods")
+
+
+def test_without_ipv6_all_addresses_are_those_of_ipv4(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    with bind("::", 0) as listener:
+        assert (listener.family, listener.getsockname()[0]) == (socket.AF_INET, "0.0.0.0")
+
+
 def test_a_port_that_is_taken_is_an_error(probes: ProbeServer) -> None:
     with pytest.raises(OSError, match="in use"):
-        ProbeServer(probes.server_port, CollectorRegistry(), live=lambda: None, ready=lambda: None)
+        ProbeServer(
+            "127.0.0.1", probes.server_port, CollectorRegistry(), live=lambda: None, ready=lambda: None
+        )
