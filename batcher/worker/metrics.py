@@ -62,7 +62,7 @@ class WorkerMetrics:
         self._waits = {lane: waits.labels(lane) for lane in get_args(Lane)}
         self._trips = {
             script: trips.labels(script)
-            for script in ("claim", "complete", "beat", "release", "retire", "answer")
+            for script in ("claim", "complete", "beat", "end_wait", "release", "retire", "answer")
         }
         self._size = Histogram(
             "millrace_batch_entries", "Entries of a batch", buckets=SIZE_BOUNDS, registry=registry

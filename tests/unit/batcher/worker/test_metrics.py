@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import fakeredis
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
+import batcher.worker
 from api.settings import ApiSettings
+from batcher.core import commands
 from batcher.core.buckets import BUDGET_S
 from batcher.core.commands import Answer, Claim, Complete, HeartbeatReply, SendHeartbeat
 from batcher.listening import bind
@@ -104,6 +108,21 @@ def test_an_answer_to_the_console_is_timed(metrics: WorkerMetrics) -> None:
 
 def test_duration_buckets_end_at_the_default_budget() -> None:
     assert ApiSettings.model_fields["default_budget_s"].default == BUDGET_S
+
+
+def test_the_heartbeat_of_a_worker_with_metrics_ended_when_it_was_stopped(metrics: WorkerMetrics) -> None:
+    """A script without a histogram was a KeyError, so leases were not renewed while the last batch ran."""
+    folder = Path(batcher.worker.__file__).parent
+    code = "\n".join(path.read_text() for path in folder.glob("*.py"))
+    run = {
+        name
+        for call in re.findall(r"\.run\(\[(.*)\]\)", code)
+        for name in re.findall(r"\b[A-Z]\w+(?=\()", call)
+    }
+    assert {"EndWait", "Retire", "SendHeartbeat"} <= run
+    for name in run:
+        script = getattr(commands, name).script
+        assert value(metrics, "millrace_redis_round_trip_seconds_count", script=script) == 0, script
 
 
 @pytest.fixture
