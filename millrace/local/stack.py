@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import signal
 import sys
@@ -68,9 +69,7 @@ class LocalStack:
         self._servers = [self._child(_redis_plan(redis, number)) for number, redis in enumerate(servers)]
         self._apis = [self._child(_plan("api", "api", {**shared, **listening}, api.quiet_s + api.drain_s))]
         self._workers = [
-            self._child(
-                _plan(name, "worker", {**shared, **working, **_probed(worker, number)}, worker.drain_s)
-            )
+            self._child(_plan(name, "worker", {**shared, **working, **_own(worker, number)}, worker.drain_s))
             for number, name in enumerate(names)
         ]
         self._jobs = [self._child(_plan("jobs", "jobs", shared, worker.drain_s))] if with_jobs else []
@@ -243,9 +242,18 @@ def _redis_plan(redis: EmbeddedRedis, number: int) -> Plan:
     )
 
 
-def _probed(worker: WorkerSettings, number: int) -> dict[str, str]:
-    """Gives each worker its own probe port, counted up from the configured one."""
-    return {"MILLRACE_WORKER_PORT": str(worker.worker_port + number if worker.worker_port else 0)}
+def _own(worker: WorkerSettings, number: int) -> dict[str, str]:
+    """Gives each worker its own card, and its own probe port, counted up from the configured one."""
+    port = worker.worker_port + number if worker.worker_port else 0
+    return {"MILLRACE_WORKER_PORT": str(port), **_card(number)}
+
+
+def _card(number: int, devices: Path = Path("/dev")) -> dict[str, str]:
+    """The NVIDIA card of a worker, if there are several: they are dealt out to the workers in turn."""
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = len(list(devices.glob("nvidia[0-9]*")))
+    cards = [str(card) for card in range(count)] if listed is None else listed.split(",")
+    return {"CUDA_VISIBLE_DEVICES": cards[number % len(cards)]} if len(cards) > 1 else {}
 
 
 def models_and_threads(worker: WorkerSettings, workers: int) -> dict[str, str]:
