@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -43,7 +44,8 @@ _ROUNDS = 2
 _MAX_ROUNDS = 8
 # Times this near to each other are the same.
 _NEAR = 1.1
-_TIMED_TOKENS = 128
+# The share of a full batch that is timed.
+_TIMED_SHARE = 4
 _ARITHMETICS: tuple[Arithmetic, ...] = ("f32", "bf16")
 
 
@@ -162,8 +164,7 @@ def _proven(
     except EngineUnavailable:
         raise
     except Exception as error:  # an engine may raise anything, and another setting may still work
-        _log_raised(error)
-        verdict = Verdict(0, 0.0, 0.0, 0.0, 0, 0.0, RAISED)
+        verdict = Verdict(0, 0.0, 0.0, 0.0, 0, 0.0, _reason(error))
     if verdict.reason or classifier is None:
         if classifier is not None:
             classifier.close()
@@ -192,16 +193,17 @@ def _proof(classifier: RowClassifier, manifest: Manifest, options: LoadOptions) 
     return verdict
 
 
-def _log_raised(error: Exception) -> None:
+def _reason(error: Exception) -> str:
+    """Why a setting is not used: a sentence for /readyz and /stats."""
     log.debug("the engine raised an error in its proof", exc_info=error, extra={"action": "model.raised"})
+    return RAISED
 
 
 def _choose(path: Path, manifest: Manifest, options: LoadOptions, memory: Path) -> Choice:
     """The arithmetic to try first: the requested one, the remembered one, or the faster one."""
     if options.precision in ("f32", "bf16"):
         return Choice("bf16" if options.precision == "bf16" else "f32")
-    cuda = manifest.engine == "torch" and hardware.has_cuda()
-    if not (hardware.has_bf16() or cuda):
+    if not (hardware.has_bf16() or (manifest.engine == "torch" and hardware.card())):
         return Choice("f32")
     try:
         known = json.loads(memory.read_text("utf-8"))
@@ -228,10 +230,9 @@ def _measured(path: Path, manifest: Manifest, options: LoadOptions) -> Choice:
     except EngineUnavailable:
         raise
     except Exception as error:  # an engine may raise anything, and f32 may still pass its proof
-        _log_raised(error)
         if classifier is not None:
             classifier.close()
-        return Choice("f32", f"{manifest.weights} weights in bf16: {RAISED}")
+        return Choice("f32", f"{manifest.weights} weights in bf16: {_reason(error)}")
     share = best["bf16"] / best["f32"]
     lasting = lasting or not _NEAR_WORTH_IT[0] < share < _NEAR_WORTH_IT[1]
     if share < _WORTH_IT:
@@ -249,7 +250,7 @@ def best_time(classifier: Classifier, probes: Probes) -> tuple[float, bool]:
     short = [tokens for tokens in probes.tokens if len(tokens) <= EVERY]
     full, used = [], 0
     for tokens in reversed(short):
-        if used + len(tokens) <= _TIMED_TOKENS:
+        if used + len(tokens) <= classifier.info.full_tokens // _TIMED_SHARE:
             full.append(tokens)
             used += len(tokens)
     batches = [full, [short[len(short) // 3]]]
@@ -267,8 +268,8 @@ def _steady(seconds: list[float]) -> bool:
 
 
 def _seconds(classifier: Classifier, batches: list[list[Tokens]]) -> float:
-    cuda = classifier.info.engine == "torch" and hardware.has_cuda()
-    clock = time.perf_counter if cuda else time.process_time  # which other processes hardly change
+    # Time of the processor hardly changes with other processes, but a card's is not part of it.
+    clock = time.perf_counter if classifier.info.device else time.process_time
     began = clock()
     for batch in batches:
         classifier.classify(batch)
@@ -276,7 +277,8 @@ def _seconds(classifier: Classifier, batches: list[list[Tokens]]) -> float:
 
 
 def _memory(manifest: Manifest, options: LoadOptions) -> Path:
-    """The file of the choice for this kind of processor, engine version and number of threads."""
+    """The file of the choice for this kind of processor or card, engine version and number of threads."""
     threads = options.threads or hardware.cores()
-    kind = f"{hardware.processor()}-{version(manifest.engine)}-{threads}-{options.layout}"
+    card = re.sub(r"\W+", "_", hardware.card()) if manifest.engine == "torch" else ""
+    kind = f"{card or hardware.processor()}-{version(manifest.engine)}-{threads}-{options.layout}"
     return options.artefact_dir / "choices" / f"{manifest.revision[:12]}-{manifest.engine}-{kind}.json"

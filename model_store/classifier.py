@@ -49,7 +49,8 @@ class ModelInfo:
     (the cost follows count x longest). `precision` is int8 for int8 weights, otherwise the arithmetic.
     `fallback_reason` says why the requested setting is not used; it is empty if it is. `proof` is the outcome
     of the proof. `reference` is the distribution of texts and predictions of its evaluation, if there is one.
-    `windows` says how longer texts are read; None: they are cut at `max_tokens`.
+    `windows` says how longer texts are read; None: they are cut at `max_tokens`. `device` names the card that
+    computes; it is empty for the processor. A batch of `full_tokens` tokens is large enough to use it well.
     """
 
     name: str
@@ -68,6 +69,8 @@ class ModelInfo:
     proof: Verdict | None = None
     reference: DriftReference | None = None
     windows: Windows | None = None
+    device: str = ""
+    full_tokens: int = 512
 
     def under(self, setting: str, **changes: Any) -> Self:
         """This model under a setting that changes its answers: another revision of another identity."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
 import os
@@ -9,13 +10,14 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _OWN_CGROUPS = Path("/proc/self/cgroup")
 _CPU_INFO = Path("/proc/cpuinfo")
-_CUDA_DEVICE = Path("/dev/nvidiactl")
+_CUDA_DRIVER = "libcuda.so.1"
 # Flags of x86 and ARM processors with bf16 arithmetic.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 # Variables that change which kernels oneDNN, OpenVINO, torch, MKL and libm use: all of these, since versions
@@ -69,17 +71,38 @@ def _first_lines(cpu_info: Path, *names: str) -> str:
     return "\n".join(found.values())
 
 
-def has_cuda(device: Path = _CUDA_DEVICE, torch: Path | None = None) -> bool:
-    """Whether torch would find a GPU: there is an NVIDIA driver, and torch was built with CUDA.
+@cache
+def cards() -> tuple[str, ...]:
+    """Names of the NVIDIA cards that CUDA shows this process; () without a driver.
+
+    CUDA_VISIBLE_DEVICES chooses among them.
+    """
+    try:
+        driver = ctypes.CDLL(_CUDA_DRIVER)
+    except OSError:
+        return ()
+    number, card, name = ctypes.c_int(), ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(number)):
+        return ()
+    names = []
+    for index in range(number.value):
+        driver.cuDeviceGet(ctypes.byref(card), index)
+        driver.cuDeviceGetName(name, len(name), card)
+        names.append(name.value.decode())
+    return tuple(names)
+
+
+def card(torch: Path | None = None) -> str:
+    """Name of the NVIDIA card that torch would use; "" if it was built without CUDA, or sees none.
 
     Fast, because it does not import torch. `torch` is the directory of that package.
     """
     if torch is None:
         spec = find_spec("torch")
         if spec is None or spec.origin is None:
-            return False
+            return ""
         torch = Path(spec.origin).parent
-    return device.exists() and (torch / "lib" / "libtorch_cuda.so").exists()
+    return cards()[0] if (torch / "lib" / "libtorch_cuda.so").exists() and cards() else ""
 
 
 def _quotas(cgroups: Path, own: Path) -> Iterator[float]:

@@ -25,7 +25,7 @@ Place = Literal["alone", "first", "last", "middle"]
 
 # Answers that differ by at most this count as equal, and are cached under the same revision.
 SAME_ANSWERS = 0.03
-# Tokens of a full batch.
+# Tokens of a full batch on a processor.
 BATCH_TOKENS = 512
 # The most tokens of a batch of several texts: workers run longer texts alone.
 SHARED_TOKENS = 1024
@@ -125,7 +125,7 @@ def prove(
     proof = Proof(alone=np.full_like(probes.answers, np.nan))
     comparison = _Comparison(probes, proof.alone, info.layout, info.multi_label, allowed)
     lengths = [len(tokens) for tokens in probes.tokens]
-    for kind, batch in sampled(lengths) if sample else batches(lengths):
+    for kind, batch in sampled(lengths) if sample else batches(lengths, info.full_tokens):
         got = np.array(classifier.classify([probes.tokens[at] for at in batch]), np.float64)
         proof.batches += 1
         if got.shape != (len(batch), probes.answers.shape[1]) or not np.isfinite(got).all():
@@ -140,8 +140,11 @@ def prove(
     return proof
 
 
-def batches(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
-    """The batches of a proof, as indices of probes ordered by length; every probe runs alone first."""
+def batches(lengths: Sequence[int], full: int = BATCH_TOKENS) -> Iterator[tuple[Kind, list[int]]]:
+    """The batches of a proof, as indices of probes ordered by length; every probe runs alone first.
+
+    If a full batch has more tokens than on a processor, there is one of these, too.
+    """
     for at in range(len(lengths)):
         yield "alone", [at]
     short = [at for at, length in enumerate(lengths) if length <= EVERY] or [0]
@@ -154,6 +157,9 @@ def batches(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
     order = [at for at, length in enumerate(lengths) if length <= _MAX_FULL]
     Random(1).shuffle(order)
     yield from (("full", batch) for batch in _filled(order, lengths))
+    if full > BATCH_TOKENS:
+        together = sum(lengths[at] for at in order)
+        yield "full", order * -(-full // together)
 
 
 def sampled(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:

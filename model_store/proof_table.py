@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model_store import hardware
 from model_store.artefact import verify
-from model_store.classifier import Arithmetic, Layout
+from model_store.classifier import Arithmetic, Engine, Layout
 from model_store.engines.runner import open_verified
 from model_store.errors import Unproven
 from model_store.prepare import prepare
@@ -42,7 +42,7 @@ def proofs(args: Namespace) -> Iterator[str]:
     manifest = verify(path)
     passed = False
     layouts: tuple[Layout, ...] = ("packed", "padded") if manifest.rows else ("padded",)
-    for arithmetic in _arithmetics(args):
+    for arithmetic in _arithmetics(args, manifest.engine):
         for layout in layouts:
             yield ""
             yield f"{manifest.engine}, {manifest.weights} weights in {arithmetic}, {layout}"
@@ -59,10 +59,11 @@ def proofs(args: Namespace) -> Iterator[str]:
         )
 
 
-def _arithmetics(args: Namespace) -> Sequence[Arithmetic]:
+def _arithmetics(args: Namespace, engine: Engine) -> Sequence[Arithmetic]:
     if args.precision in ("f32", "bf16"):
         return (args.precision,)
-    return ("f32", "bf16") if hardware.has_bf16() else ("f32",)
+    bf16 = hardware.has_bf16() or (engine == "torch" and hardware.card())
+    return ("f32", "bf16") if bf16 else ("f32",)
 
 
 def _run(path: Path, arithmetic: Arithmetic, layout: Layout, threads: int) -> tuple[Proof, Probes]:

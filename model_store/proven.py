@@ -24,7 +24,7 @@ _PROOF = 1
 
 
 class Proven:
-    """The memory of one setting. Nothing is remembered for a GPU, whose kind and driver the name lacks."""
+    """The memory of one setting. Nothing is remembered for a card, whose kind and driver the name lacks."""
 
     def __init__(self, directory: Path, manifest: Manifest, info: ModelInfo, threads: int) -> None:
         setup = [
@@ -38,7 +38,7 @@ class Proven:
         ]
         named = sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()
         self._path = directory / "choices" / f"{manifest.revision[:12]}-proven-{named[:24]}.json"
-        self._lasting = not (manifest.engine == "torch" and hardware.has_cuda())
+        self._lasting = not info.device
 
     def verdict(self) -> Verdict | None:
         """The outcome of the whole proof, if this setting has passed it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from model_store.artefact import Manifest
     from model_store.probes import Probes
 
+# What the environment says, which is stronger than what suits an engine.
+_PARALLELISM = os.environ.get("TOKENIZERS_PARALLELISM")
 # Row lengths are rounded up to this, because an engine compiles once for each shape.
 STEP = 16
 # The number of texts is rounded up to this for the same reason.
@@ -55,9 +58,10 @@ Floats = NDArray[np.float32]
 class Tokenizer:
     """The tokenizer of one model, truncating at its limit, on the side that its file names. Thread-safe."""
 
-    def __init__(self, path: Path, max_tokens: int) -> None:
-        # A text takes only 25 us, so threads of the tokenizer would merely compete with those of the engine.
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    def __init__(self, path: Path, max_tokens: int, *, threads: bool = False) -> None:
+        # A text takes only 25 us, so threads of the tokenizer would merely compete with those of an engine on
+        # the processor.
+        os.environ["TOKENIZERS_PARALLELISM"] = _PARALLELISM or str(threads).lower()
         self._rust = RustTokenizer.from_file(str(path))
         self._plain = _for_plain_texts(self._rust)
         direction = truncation_side(self._rust)
@@ -173,7 +177,10 @@ class Rows:
 
 
 class Runner(Protocol):
-    """A model on an engine, which maps arrays to logits."""
+    """A model on an engine, which maps arrays to logits. `device` names its card; it is empty without one."""
+
+    @property
+    def device(self) -> str: ...
 
     def run(self, rows: Rows) -> Floats:
         """Returns logits of shape (at least the number of texts, labels)."""
@@ -309,14 +316,14 @@ def _fitted(
 ) -> tuple[tuple[int, ...], ...] | None:
     """Best-fit packing into at most `count` rows, longest text first; None if the texts do not fit."""
     rows: list[list[int]] = [[] for _ in range(count)]
-    room = [length] * count
+    free = [(length, row) for row in range(count)]  # sorted
     for index in order:
-        fits = [row for row in range(count) if room[row] >= lengths[index]]
-        if not fits:
+        at = bisect_left(free, (lengths[index], -1))
+        if at == count:
             return None
-        row = min(fits, key=room.__getitem__)
+        room, row = free.pop(at)
         rows[row].append(index)
-        room[row] -= lengths[index]
+        insort(free, (room - lengths[index], row))
     return tuple(tuple(sorted(row)) for row in rows if row)
 
 

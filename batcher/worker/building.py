@@ -32,7 +32,7 @@ from batcher.worker.preparing import Announced
 from batcher.worker.publishing import Publishing
 from batcher.worker.several import Listing, SeveralWorkers
 from batcher.worker.stats import Remember
-from model_store import Classifier, ModelError, ModelInfo, load
+from model_store import Classifier, ModelError, ModelInfo, hardware, load
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ def load_one(settings: WorkerSettings, spec: ModelSpec) -> Classifier:
 
 def _report(info: ModelInfo, seconds: float) -> None:
     """Logs which engine this worker runs, the result of its self-test, and the reason for a fallback."""
-    setting = f"{info.engine} {info.precision} in {info.arithmetic}, {info.layout}"
+    where = info.device or "the processor"
+    setting = f"{info.engine} {info.precision} in {info.arithmetic}, {info.layout}, on {where}"
     facts: dict[str, object] = {
         "action": "model.loaded",
         "revision": info.revision,
@@ -86,6 +87,14 @@ def _report(info: ModelInfo, seconds: float) -> None:
         log.warning("serving with %s instead of the requested configuration: %s", setting, why, extra=facts)
     else:
         log.info("serving with %s", setting, extra=facts)
+    if not info.device and info.engine != "stub" and (cards := hardware.cards()):
+        log.warning(
+            "%s is not used: %s computes on the processor. A torch that was built with CUDA, for the driver "
+            "of this machine, would use it: docs/models.md",
+            cards[0],
+            info.engine,
+            extra={"action": "model.card_unused", "cards": len(cards)},
+        )
 
 
 def build_worker(settings: WorkerSettings, instruments: Observability, remember: Remember) -> SharingWorker:

@@ -29,6 +29,8 @@ Failed = list[tuple[Entry, Exception]]
 T = TypeVar("T")
 # Approximate batch sizes, in tokens, from which the cost is learned.
 SIZES = (16, 64, 128, 256, 512)
+# And on a card, where each of these is another shape of rows.
+LARGER = (768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 
 Tokenized = tuple[list[TokenizedEntry], list[Result]]
 
@@ -125,7 +127,7 @@ def warm_up(classifier: Classifier) -> CostModel:
     check_rows(classifier.classify([word]), 1)
     for _ in range(2):
         cost = CostModel.start()
-        for wanted in SIZES:
+        for wanted in SIZES + LARGER if classifier.info.device else SIZES:
             texts = classifier.tokenize(["warm words " * 7] * max(1, wanted // 16))
             began = time.perf_counter()
             check_rows(classifier.classify(texts), len(texts))

@@ -105,7 +105,10 @@ class Worker:
 
     def budget(self) -> int:
         """Tokens of one batch, by what a forward pass costs."""
-        return self._settings.batch_tokens or self.inference.cost.best_tokens(backlog=self.exchange.left > 0)
+        full = self._classifier.info.full_tokens
+        return self._settings.batch_tokens or self.inference.cost.best_tokens(
+            backlog=self.exchange.left > 0, least=full // 2, most=full
+        )
 
     @property
     def broken(self) -> bool:

@@ -24,6 +24,8 @@ _KERNELS = int(os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64"))
 class OpenVinoRunner:
     """A compiled graph with one stream of `threads` threads."""
 
+    device = ""
+
     def __init__(self, path: Path, manifest: Manifest, *, threads: int, arithmetic: Arithmetic) -> None:
         self._path, self._manifest = path / MODEL, manifest
         self._settings = {

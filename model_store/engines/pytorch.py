@@ -1,4 +1,4 @@
-"""The torch engine, for CPU and CUDA: packed rows if the architecture is supported, padded rows otherwise."""
+"""The torch engine: packed rows if the architecture is supported, padded rows otherwise."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from model_store.artefact import Manifest
 from model_store.classifier import Arithmetic
+from model_store.engines.card import CardPasses
 from model_store.engines.encoder import packed_encoder
 from model_store.errors import ModelUnsupported
 from model_store.rows import FILLER, Floats, Rows
@@ -69,26 +70,22 @@ class PaddedModel(torch.nn.Module):
 
 
 class TorchRunner:
-    """A torch model, on CUDA if available."""
+    """A torch model, on the first card that CUDA shows, otherwise on the processor."""
 
     def __init__(self, path: Path, manifest: Manifest, *, threads: int, arithmetic: Arithmetic) -> None:
         torch.set_num_threads(threads)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+        torch.backends.cudnn.allow_tf32 = False  # f32 means f32, as it does in products of matrices
         model = read_model(path)
         types = manifest.inputs.token_types is not None
         module = packed_encoder(model) if manifest.rows else PaddedModel(model, token_types=types)
-        self._module = module.to(self._device, _DTYPES[arithmetic])
+        module = module.to("cuda" if self.device else "cpu", _DTYPES[arithmetic])
+        self._passes = CardPasses(module, recorded=manifest.rows) if self.device else module
 
     @torch.inference_mode()
     def run(self, rows: Rows) -> Floats:
-        logits: Floats = self._module(*map(self._put, rows.inputs)).float().cpu().numpy()
+        logits: Floats = self._passes(*map(torch.from_numpy, rows.inputs)).float().cpu().numpy()
         return logits
 
     def close(self) -> None:
-        del self._module
-
-    def _put(self, array: Any) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        del self._passes

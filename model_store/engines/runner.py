@@ -11,9 +11,11 @@ from model_store.drift_reference import read_reference
 from model_store.errors import EXTRAS, EngineUnavailable
 from model_store.hardware import cores
 from model_store.probes import read_probes
-from model_store.proof import limits
+from model_store.proof import BATCH_TOKENS, limits
 from model_store.rows import RowClassifier, Runner, Tokenizer
 
+# Tokens of a full batch on a card, which takes as long for a few as for these.
+CARD_TOKENS = 4096
 LayoutChoice = Literal["auto", "packed", "padded"]
 
 
@@ -50,8 +52,10 @@ def open_verified(
         identity=manifest.identity,
         arithmetic=arithmetic,
         reference=read_reference(path),
+        device=runner.device,
+        full_tokens=CARD_TOKENS if runner.device else BATCH_TOKENS,
     )
-    tokenizer = Tokenizer(path / TOKENIZER, manifest.max_tokens)
+    tokenizer = Tokenizer(path / TOKENIZER, manifest.max_tokens, threads=bool(runner.device))
     return RowClassifier(info, tokenizer, runner, probes, manifest)
 
 

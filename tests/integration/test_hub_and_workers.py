@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -544,6 +545,19 @@ def test_a_warm_up_learns_what_a_pass_costs_and_meets_a_model_that_fails() -> No
     classifier.sick = True
     with pytest.raises(ValueError, match="0 rows of scores for 1 texts"):
         worker.warm_up()
+
+
+def test_batches_on_a_card_are_larger_and_warmed_up() -> None:
+    queue: Any = SimpleNamespace()
+    classifier = StubClassifier()
+    classifier.info = replace(classifier.info, device="NVIDIA H200", full_tokens=4096)
+    sizes: list[int] = []
+    classify = classifier.classify
+    classifier.classify = lambda batch: sizes.append(sum(map(len, batch))) or classify(batch)  # type: ignore[method-assign, func-returns-value]
+    worker = Worker(classifier, exchange.Queues(queue, queue, queue), WorkerSettings(), lambda results: None)
+    worker.warm_up()
+    assert 2048 <= worker.budget() <= 4096
+    assert max(sizes) > 4096
 
 
 async def test_no_worker_is_said_at_once(service: HubAndWorkers) -> None:

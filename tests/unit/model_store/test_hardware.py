@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from batcher.settings import WorkerSettings
 from millrace.local.stack import models_and_threads
-from model_store.hardware import cores, has_bf16, has_cuda, processor
+from model_store import hardware
+from model_store.hardware import cores, has_bf16, processor
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -132,12 +135,68 @@ def test_an_unknown_system_has_no_bf16(tmp_path: Path) -> None:
     assert not has_bf16(tmp_path / "missing")
 
 
-@pytest.mark.parametrize("driver", [False, True])
+class Driver:
+    """That of CUDA, on a machine with these cards."""
+
+    def __init__(self, *cards: str, fails: int = 0) -> None:
+        self._cards, self._fails = cards, fails
+
+    def cuInit(self, flags: int) -> int:  # noqa: N802
+        return self._fails
+
+    def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802
+        count._obj.value = len(self._cards)
+        return 0
+
+    def cuDeviceGet(self, card: Any, index: int) -> int:  # noqa: N802
+        card._obj.value = 10 + index
+        return 0
+
+    def cuDeviceGetName(self, name: Any, length: int, card: Any) -> int:  # noqa: N802
+        name.value = self._cards[card.value - 10].encode()[: length - 1]
+        return 0
+
+
+@pytest.fixture
+def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Driver | None], None]]:
+    def install(driver: Driver | None) -> None:
+        def load(name: str) -> Driver:
+            if driver is None:
+                raise OSError(f"{name}: cannot open shared object file")
+            return driver
+
+        hardware.cards.cache_clear()
+        monkeypatch.setattr(hardware.ctypes, "CDLL", load)
+
+    yield install
+    hardware.cards.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("found", "names"),
+    [
+        (None, ()),
+        (Driver("NVIDIA T4", fails=100), ()),
+        (Driver(), ()),
+        (Driver("NVIDIA H200", "NVIDIA L4"), ("NVIDIA H200", "NVIDIA L4")),
+    ],
+)
+def test_cards_are_those_that_their_driver_shows(
+    driver: Callable[[Driver | None], None], found: Driver | None, names: tuple[str, ...]
+) -> None:
+    """A card hidden by CUDA_VISIBLE_DEVICES counted, since only its device file was looked for."""
+    driver(found)
+    assert hardware.cards() == names
+
+
 @pytest.mark.parametrize("build", [False, True])
-def test_cuda_wants_a_driver_and_a_build_of_torch_for_it(tmp_path: Path, driver: bool, build: bool) -> None:
+def test_torch_uses_a_card_only_if_it_was_built_for_one(
+    tmp_path: Path, driver: Callable[[Driver | None], None], build: bool
+) -> None:
     (tmp_path / "lib").mkdir()
-    if driver:
-        (tmp_path / "nvidiactl").touch()
     if build:
         (tmp_path / "lib/libtorch_cuda.so").touch()
-    assert has_cuda(tmp_path / "nvidiactl", tmp_path) is (driver and build)
+    driver(Driver("NVIDIA H200"))
+    assert hardware.card(tmp_path) == ("NVIDIA H200" if build else "")
+    driver(None)
+    assert hardware.card(tmp_path) == ""

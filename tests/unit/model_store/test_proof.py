@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,12 @@ def test_each_probe_comes_alone_and_with_others_first_and_last() -> None:
     assert max(sum(LENGTHS[at] for at in batch) for _, batch in batches(LENGTHS)) <= 768
 
 
+def test_a_batch_that_is_full_on_a_card_is_proven_too() -> None:
+    together = [sum(LENGTHS[at] for at in batch) for _, batch in batches(LENGTHS, 4096)]
+    assert sorted(together)[-2] <= 768
+    assert 4096 <= max(together) < 4096 + sum(LENGTHS)
+
+
 @pytest.mark.parametrize("wrong", [16, 32, 48, 64, 80, 128, 256, 512])
 def test_one_wrong_shape_is_caught_and_named(wrong: int) -> None:
     proof = prove(Shaped(wrong), probes(), STRICT)
@@ -131,6 +137,10 @@ class Broken:
 
     def __init__(self, inner: Any, breaks: Callable[[Rows], bool]) -> None:
         self._inner, self._breaks = inner, breaks
+
+    @property
+    def device(self) -> str:
+        return str(self._inner.device)
 
     def run(self, rows: Rows) -> Floats:
         logits: Floats = self._inner.run(rows)
@@ -469,6 +479,36 @@ def test_the_time_of_other_processes_does_not_count() -> None:
             return super().classify(batch)
 
     assert choosing._seconds(Waiting(), [[Tokens([7], 0, 0)]] * 3) < 0.3
+
+
+def test_the_choice_for_a_card_is_remembered_by_its_name_and_timed_by_the_clock(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was remembered for the processor, and a small batch, whose start takes longest, was timed."""
+    monkeypatch.setattr(choosing.hardware, "has_bf16", lambda: False)
+    monkeypatch.setattr(choosing.hardware, "card", lambda: "NVIDIA H200 (MIG 1g)")
+    measured = iter([(1.0, True), (0.5, True)])
+    monkeypatch.setattr(choosing, "best_time", lambda *_: next(measured))
+    assert load(str(checkpoint), engine="torch", artefact_dir=tmp_path).info.arithmetic == "bf16"
+    (choice,) = (tmp_path / "choices").glob("*-torch-NVIDIA_H200_MIG_1g_-*")
+    assert json.loads(choice.read_text())["arithmetic"] == "bf16"
+
+
+def test_a_card_is_timed_by_the_clock_in_batches_that_suit_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnCard(StubClassifier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.info = replace(self.info, device="NVIDIA H200", full_tokens=4096)
+            self.most = 0
+
+        def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
+            self.most = max(self.most, sum(map(len, batch)))
+            time.sleep(0.01)
+            return super().classify(batch)
+
+    classifier = OnCard()
+    assert choosing.best_time(classifier, probes())[0] >= 0.02
+    assert 900 <= classifier.most <= 1024
 
 
 def test_a_choice_that_failed_its_proof_is_remembered_with_the_reason(

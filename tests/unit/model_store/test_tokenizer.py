@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
 
 import model_store
+from model_store import rows
 from model_store.rows import Tokenizer, is_plain
 
 DEFAULT = Path(model_store.__file__).parent / "default/tokenizer.json"
@@ -84,3 +86,14 @@ def test_a_special_token_without_brackets_is_found_in_every_text(tmp_path: Path)
     other = changed(tmp_path, added_tokens=added)
     rust = RustTokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert [list(one.ids) for one in other(["a Good film"])] == [rust.encode("a Good film").ids]
+
+
+def test_the_tokenizer_has_threads_beside_a_card_only_unless_the_environment_decides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """256 texts took 12 ms beside a card that classifies them in one or two."""
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "")  # which each tokenizer sets
+    for chosen, threads, expected in ((None, True, "true"), (None, False, "false"), ("false", True, "false")):
+        monkeypatch.setattr(rows, "_PARALLELISM", chosen)
+        Tokenizer(DEFAULT, MOST, threads=threads)
+        assert os.environ["TOKENIZERS_PARALLELISM"] == expected

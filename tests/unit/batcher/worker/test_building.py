@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from batcher.settings import WorkerSettings
+from batcher.worker import building
 from batcher.worker.building import LoadedModels, build_worker
 from batcher.worker.exchange import WorkerQueue
 from batcher.worker.observability import Observability
@@ -32,3 +36,33 @@ def test_a_process_that_ends_closes_the_clients_of_all_its_workers(monkeypatch: 
     made = LoadedModels(settings)
     made.close()
     assert len({id(queue) for queue in closed}) == 6
+
+
+@pytest.mark.parametrize(
+    ("cards", "changes", "says"),
+    [
+        (
+            ("NVIDIA L4",),
+            {"engine": "openvino"},
+            "NVIDIA L4 is not used: openvino computes on the processor.",
+        ),
+        (("NVIDIA L4",), {"engine": "torch", "device": "NVIDIA L4"}, ""),
+        (("NVIDIA L4",), {}, ""),  # the stub computes nothing
+        ((), {"engine": "openvino"}, ""),
+    ],
+)
+def test_a_worker_says_that_it_does_not_use_a_card(
+    cards: tuple[str, ...],
+    changes: dict[str, Any],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On a node with cards, a worker used the processor without a word."""
+    monkeypatch.setattr(building.hardware, "cards", lambda: cards)
+    caplog.set_level("INFO")
+    building._report(replace(StubClassifier().info, **changes), 1.0)
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [line[: len(says)] for line in warnings] == ([says] if says else [])
+    where = changes.get("device", "the processor")
+    assert f", packed, on {where}" in caplog.text

@@ -1,0 +1,127 @@
+"""Passes on a card: what a fake of CUDA can show without one. The others are in tests/gpu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from model_store.engines import card  # noqa: E402
+from model_store.engines.encoder import packed_encoder  # noqa: E402
+from model_store.engines.pytorch import read_model  # noqa: E402
+from model_store.rows import FILLER, Rows, arrange  # noqa: E402
+from model_store.tokens import Tokens  # noqa: E402
+from tests.unit.model_store.checkpoints import write_checkpoint  # noqa: E402
+
+
+class Graph:
+    """Replays by calling the module, as a recording would run its kernels."""
+
+    def __init__(self, module: Any, inputs: Any, shape: card.Shape, logits: Any) -> None:
+        self._run = lambda: logits.copy_(module(*card.parts(inputs, shape)))
+
+    def replay(self) -> None:
+        self._run()
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return packed_encoder(read_model(write_checkpoint(tmp_path_factory.mktemp("checkpoint"))))
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[card.Shape]:
+    """The shapes that were recorded, by a fake."""
+    shapes: list[card.Shape] = []
+
+    def record(self: card.CardPasses, shape: card.Shape) -> Any:
+        shapes.append(shape)
+        rows, length, texts = shape
+        inputs = torch.zeros(3 * rows * length + texts, dtype=torch.int32)
+        logits = torch.full((texts, 2), torch.nan)
+        return inputs, Graph(self._module, inputs, shape, logits), logits
+
+    monkeypatch.setattr(card.CardPasses, "_record", record)
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda tensor: tensor)
+    return shapes
+
+
+def texts(*lengths: int) -> list[Tokens]:
+    return [
+        Tokens([101, *range(1000 + at, 998 + at + length), 102], 0, 0) for at, length in enumerate(lengths)
+    ]
+
+
+def inputs(rows: Rows) -> tuple[Any, ...]:
+    return tuple(map(torch.from_numpy, rows.inputs))
+
+
+BATCHES = [texts(5), texts(20, 3, 60), texts(*range(3, 60)), texts(128, 128, 7), texts(*[19] * 70)]
+
+
+@torch.inference_mode()
+def test_room_around_the_rows_changes_no_logits(module: Any, recorded: list[card.Shape]) -> None:
+    passes = card.CardPasses(module, recorded=True)
+    for batch in BATCHES:
+        rows = arrange(batch, "packed")
+        wanted, got = module(*inputs(rows)), passes(*inputs(rows))
+        assert torch.allclose(got[: len(batch)], wanted[: len(batch)], atol=1e-6)
+    assert len(recorded) == len(BATCHES)
+
+
+@torch.inference_mode()
+def test_a_shape_is_recorded_once_and_the_longest_unused_recording_goes(
+    module: Any, recorded: list[card.Shape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card, "_RECORDINGS", 2)
+    passes = card.CardPasses(module, recorded=True)
+    for length in (
+        5,
+        20,
+        6,
+        40,
+        7,
+        21,
+    ):  # the third takes the first one's; the fourth replaces the second one
+        passes(*inputs(arrange(texts(length), "packed")))
+    assert [shape[1] for shape in recorded] == [16, 32, 48, 32]
+
+
+@torch.inference_mode()
+def test_large_batches_and_padded_models_run_without_a_recording(
+    module: Any, recorded: list[card.Shape], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card, "_RECORDED_TOKENS", 64)
+    for batch, records in ((texts(20, 60), True), (texts(20), False)):
+        rows = arrange(batch, "packed")
+        got = card.CardPasses(module, recorded=records)(*inputs(rows))
+        assert torch.allclose(got, module(*inputs(rows)), atol=1e-6)
+    assert recorded == []
+
+
+def test_shapes_are_few_and_have_room() -> None:
+    """With steps of 16 tokens and single rows, a worker compiled attention for 0.1 s in each other batch."""
+    made = {
+        card.roomy(rows, length, 1 + rows * length // 20) for rows in range(1, 65) for length in (112, 128)
+    }
+    assert len(made) == 12
+    assert len({card.roomy(1, length, 1) for length in range(1, 513)}) == 10
+    for rows in range(1, 100):
+        for length in range(16, 513, 16):
+            for texts in (1, 9, rows * length // 3):
+                more, longer, room = card.roomy(rows, length, texts)
+                assert more >= rows
+                assert longer >= length
+                assert room >= texts
+                assert more <= 1.5 * rows
+                assert longer <= max(1.5 * length, 128)
+
+
+def test_room_belongs_to_no_text(module: Any) -> None:
+    rows = arrange(texts(5, 9), "packed")
+    flat = card.laid_out(*inputs(rows), (2, 48, 8))
+    ids, _, segments, first = card.parts(flat, (2, 48, 8))
+    assert (segments[ids == 0] == FILLER).all()
+    assert ids.flatten()[first[:2]].tolist() == [101, 101]
