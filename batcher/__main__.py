@@ -14,6 +14,7 @@ from batcher import gc_tuning, logs, tracing
 from batcher.settings import WorkerSettings
 from batcher.worker.building import LoadedModels
 from model_store import ModelError
+from model_store.errors import lacks_memory
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ SWITCH_S = 0.001
 def main(settings: WorkerSettings | None = None) -> int:
     """Runs one worker until SIGTERM or SIGINT. Returns the exit status.
 
-    Status 2 means that the worker cannot start, 71 that its engine broke and the process must be restarted.
+    Status 2 means that the worker cannot start, 71 that the process must be restarted, since its engine broke
+    or its card has too little free memory.
     """
     settings = settings or WorkerSettings()
     logs.setup(settings.log_level, settings.log_format)
@@ -40,7 +42,7 @@ def main(settings: WorkerSettings | None = None) -> int:
         answering = served.probes()
     except (ModelError, tracing.TracingUnavailable) as error:
         log.error("%s", error, extra={"action": "worker.unable"})
-        return EXIT_UNABLE
+        return EXIT_BROKEN if lacks_memory(error) else EXIT_UNABLE
     except OSError as error:
         message = "cannot listen on MILLRACE_WORKER_PORT=%d: %s"
         extra = {"action": "worker.unable"}
@@ -52,7 +54,7 @@ def main(settings: WorkerSettings | None = None) -> int:
         worker.warm_up()
     except Exception as error:
         log.error("warming up the model failed: %s", error, extra={"action": "worker.unable"})
-        return EXIT_UNABLE
+        return EXIT_BROKEN if lacks_memory(error) else EXIT_UNABLE
     served.begin()
     gc_tuning.freeze_after_startup()
     worker.run()

@@ -24,7 +24,7 @@ from model_store import hardware
 from model_store.artefact import MANIFEST, Manifest, revision_in, verify
 from model_store.classifier import Arithmetic, Classifier, Layout, Verdict
 from model_store.engines.runner import LayoutChoice, open_verified
-from model_store.errors import EngineUnavailable, GateFailed, NotConverted, Unproven
+from model_store.errors import EngineUnavailable, GateFailed, NotConverted, Unproven, lacks_memory
 from model_store.phases import phase
 from model_store.prepare import EngineChoice, PrecisionChoice, choose, locate, prepare, remember
 from model_store.probes import EVERY, Probes
@@ -194,8 +194,10 @@ def _proof(classifier: RowClassifier, manifest: Manifest, options: LoadOptions) 
 
 
 def _reason(error: Exception) -> str:
-    """Why a setting is not used: a sentence for /readyz and /stats."""
+    """Why a setting is not used. Raises EngineUnavailable if memory is lacking, as for the next ones."""
     log.debug("the engine raised an error in its proof", exc_info=error, extra={"action": "model.raised"})
+    if lacks_memory(error):
+        raise EngineUnavailable(f"The model cannot be loaded now: {str(error).splitlines()[0]}") from error
     return RAISED
 
 

@@ -68,6 +68,11 @@ def first_line(error: BaseException) -> str:
     return cause if len(cause) <= MAX_CAUSE else f"{cause[:MAX_CAUSE]}..."
 
 
+def lacks_memory(error: Exception) -> bool:
+    """Whether a card had too little free memory, of which another program may release some."""
+    return "out of memory" in str(error)
+
+
 def shown(value: object) -> str:
     """A value of a file as a message shows it: not more of it than fits into a sentence."""
     written = repr(value)

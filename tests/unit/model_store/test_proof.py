@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from batcher import logs
-from batcher.__main__ import EXIT_UNABLE, main
+from batcher.__main__ import EXIT_BROKEN, EXIT_UNABLE, main
 from batcher.settings import WorkerSettings
 from model_store import ModelInfo, Tokens, choosing, load
 from model_store import prepare as preparing
@@ -286,6 +286,28 @@ def test_an_engine_that_raises_has_failed_its_proof(
     assert info.arithmetic == "f32"
     assert info.fallback_reason == f"float weights in bf16, packed: {choosing.RAISED}"
     assert "illegal instruction" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_a_card_without_free_memory_is_no_failed_proof(
+    checkpoint: Path,
+    kept: Path,
+    broken: Callable[[Breaks], None],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    precision: Any,
+) -> None:
+    """The worker ended with the status of one that can never start, and `millrace up` with it."""
+    monkeypatch.setattr(logs, "setup", lambda *_: None)
+    monkeypatch.setattr(choosing.hardware, "has_bf16", lambda: True)
+
+    def full(*_: object) -> bool:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 MiB.\nMore of it.")
+
+    broken(full)
+    settings = WorkerSettings(model=str(checkpoint), engine="torch", precision=precision, artefact_dir=kept)
+    assert main(settings) == EXIT_BROKEN
+    assert "cannot be loaded now: CUDA out of memory. Tried to allocate 2.00 MiB." in caplog.text
 
 
 # -- a later start -----------------------------------------------------------------------------------
