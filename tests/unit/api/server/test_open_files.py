@@ -1,4 +1,4 @@
-"""How many connections the limit of open files allows, and who is told."""
+"""How many connections the limit of open files allows, and what is logged about it."""
 
 from __future__ import annotations
 
