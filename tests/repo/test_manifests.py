@@ -258,6 +258,7 @@ def test_workers_scale_by_the_lists_of_the_queue() -> None:
         "interactive": f"{prefix(name)}:q",
         "bulk": f"{prefix(name)}:bulk",
         "inflight": f"{prefix(name)}:inflight",
+        "solo": f"{prefix(name)}:solo",
     }
     modifiers = spec["advanced"]["scalingModifiers"]
     assert set(re.findall(r"[a-z]+", modifiers["formula"])) == keys.keys()
@@ -265,6 +266,24 @@ def test_workers_scale_by_the_lists_of_the_queue() -> None:
     assert all("listLength" not in trigger["metadata"] for trigger in spec["triggers"])
     assert {trigger["metadata"]["addressFromEnv"] for trigger in spec["triggers"]} == {"REDIS_ADDRESS"}
     assert (spec["minReplicaCount"], spec["pollingInterval"]) == (1, 5)
+
+
+def test_texts_that_ran_alone_were_not_work_for_the_autoscaler(tmp_path: Path) -> None:
+    """Each list of a shard counts in the same way in every arrangement."""
+    one = yaml.safe_load((K8S / "components/keda/scaledobject.yaml").read_text())["spec"]
+    several = render(variant(tmp_path, *CLUSTER))
+    cluster = of_kind(several, "ScaledObject")["worker"]["spec"]
+    lists = {trigger["metadata"]["listName"] for trigger in one["triggers"]}
+    first_shard = {trigger["metadata"]["listName"] for trigger in cluster["triggers"]}
+    assert lists <= first_shard
+    assert len(first_shard) == 3 * len(lists)
+
+
+@pytest.mark.parametrize("arrangement", ["production", "managed"])
+def test_keda_uses_tls_for_every_list(tmp_path: Path, arrangement: str) -> None:
+    changes = MANAGED if arrangement == "managed" else ()
+    spec = of_kind(render(variant(tmp_path, *changes)), "ScaledObject")["worker"]["spec"]
+    assert [trigger["metadata"].get("enableTLS") for trigger in spec["triggers"]] == ["true"] * 4
 
 
 def test_redis_keeps_what_it_holds() -> None:

@@ -1,4 +1,4 @@
-"""How many connections the limit of open files allows, and what is logged about it."""
+"""How many connections the limit of open files allows, and who is warned."""
 
 from __future__ import annotations
 
