@@ -253,11 +253,11 @@ class _Start:
             return "tsv" if self._delimiter() == "\t" else "csv"
         text = self._whole.lstrip()
         first = text.partition(self._newline)[0].strip()
-        if first.startswith(("{", "[")) or (first.startswith('"') and _is_string(first, self._hints.column)):
-            try:
-                value = json.loads(first)
-            except (ValueError, RecursionError):
-                return "json"
+        try:
+            value = json.loads(first)
+        except (ValueError, RecursionError):
+            value = None
+        if first.startswith(("{", "[")) or (isinstance(value, str) and value != self._hints.column):
             own = value.get(self._hints.column) if isinstance(value, dict) else value
             more = isinstance(value, dict) and text[len(first) :].lstrip().startswith("{")
             return "ndjson" if isinstance(own, str) or more else "json"
@@ -281,9 +281,7 @@ class _Start:
             names = {one: self._header(one) for one in DELIMITERS}
             return max(DELIMITERS, key=lambda one: (self._named(names[one]), len(names[one])))
         widths = {one: [len(row) for row in _rows(self._text, one)] for one in DELIMITERS}
-        return max(
-            DELIMITERS, key=lambda one: (len(set(widths[one])) == 1 and max(widths[one]), widths[one][:1])
-        )
+        return max(DELIMITERS, key=lambda one: (len({*widths[one]}) == 1 and widths[one][0], widths[one][:1]))
 
     def _literal(self, delimiter: str) -> bool:
         """Whether quotes are ordinary characters: as the user says, else in tables that only so are even."""
@@ -322,14 +320,6 @@ class _Start:
 
 def _without_header(seen: str, columns: int) -> str:
     return f"{seen}: without a header, columns are chosen by their number, 1 to {columns}"
-
-
-def _is_string(line: str, column: str) -> bool:
-    """Whether a line is a JSON string, and not a header that names `column` alone."""
-    try:
-        return isinstance(value := json.loads(line), str) and value != column
-    except (ValueError, RecursionError):
-        return False
 
 
 def _first(text: str, delimiter: str) -> list[str]:

@@ -67,11 +67,7 @@ class Output:
 
     def _table(self, names: Sequence[str], rows: Iterable[tuple[Row, Any]]) -> Iterator[str]:
         same = self.format == self.source.name
-        write = (
-            self._literal
-            if same and self.source.literal
-            else self._written(quoted=same and self.source.quoted)
-        )
+        write = self._literal if same and self.source.literal else self._writer(same and self.source.quoted)
         if self.source.mark:
             yield MARK
         if same:
@@ -81,20 +77,16 @@ class Output:
         for row, result in rows:
             yield write([*_cells(row, names), *_best(result)])
 
-    def _written(self, quoted: bool) -> Callable[[Sequence[object]], str]:
+    def _writer(self, quoted: bool) -> Callable[[Sequence[object]], str]:
+        quoting: Literal[0, 1] = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
         # The csv module puts those line ends in quotes that it writes itself.
-        writer = csv.writer(
-            _Echo(), delimiter=self.delimiter, quoting=csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
-        )
+        writer = csv.writer(_Echo(), delimiter=self.delimiter, quoting=quoting)
         end = self.source.newline if self.source.table or self.source.newline != "\r" else "\n"
         return lambda cells: writer.writerow(cells)[:-2] + end
 
     def _literal(self, cells: Sequence[object]) -> str:
         """Without quotes, cells have neither tabs nor line ends."""
-        return (
-            self.delimiter.join(" ".join(re.split(r"[\t\r\n]", str(cell))) for cell in cells)
-            + self.source.newline
-        )
+        return self.delimiter.join(re.sub(r"[\t\r\n]", " ", str(one)) for one in cells) + self.source.newline
 
 
 class _Echo:
@@ -127,7 +119,7 @@ def _unique(names: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for number, name in enumerate(names, 1):
         base = name or f"column_{number}"
-        choices = chain([base], (f"{base}_{more}" for more in count(2)))
+        choices = chain([base], (f"{base}_{more}" for more in count(number)))
         found[next(one for one in choices if one not in found and (one == name or one not in taken))] = None
     return list(found)
 

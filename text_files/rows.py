@@ -53,6 +53,7 @@ class FileRows:
         self._hints = hints
         self._counted = counted
         self.column = hints.column
+        self._name = json.dumps(hints.column, ensure_ascii=False)
         # TXT and JSON have no columns.
         self.names: tuple[str, ...] | None = None
         self.places: dict[str, int] = {}
@@ -109,23 +110,20 @@ class FileRows:
 
     def _row(self, number: int, value: Any, source: str, *, unit: str) -> Row:
         if isinstance(value, str):  # an object with that one field
-            value, source = (
-                {self.column: value},
-                f"{{{json.dumps(self.column, ensure_ascii=False)}: {source}}}",
-            )
+            value, source = {self.column: value}, f"{{{self._name}: {source}}}"
         fields = value if isinstance(value, dict) else None
         text = None if fields is None else fields.get(self.column)
         if isinstance(text, str) and is_unicode(text):
             return Row(number, text, (), fields, source)
         names = None if fields is None else _short([*fields])
-        if isinstance(text, str):
-            message = HALF_PAIR
-        else:
+        kind, message = "string_unicode", HALF_PAIR
+        if not isinstance(text, str):
             known = f"; its fields are {_listed(names)}" if names else ""
-            message = f"neither a string nor an object with a string {self.column!r}{known}"
-        where = f"item {number}: " if unit == "item" else ""
-        line = number if unit == "line" else None
-        kind = "string_unicode" if isinstance(text, str) else "string_type"
+            kind, message = (
+                "string_type",
+                f"neither a string nor an object with a string {self.column!r}{known}",
+            )
+        where, line = (f"item {number}: ", None) if unit == "item" else ("", number)
         raise BadFile(kind, f"{where}{message}", line=line, columns=names, wanted=self.column)
 
 

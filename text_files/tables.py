@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Literal
 
 from text_files.decoding import MAX_FIELD
 from text_files.errors import BadFile
@@ -33,12 +34,8 @@ def read_table(lines: Iterable[str], form: FileFormat) -> Iterator[tuple[int, li
     """Yields every row and the line where it begins, the first one too. Raises BadFile for a bad row."""
     before = form.preamble.count(form.newline)
     record = _Record(islice(lines, before, None))
-    rows = csv.reader(
-        record,
-        delimiter=form.delimiter,
-        strict=True,
-        quoting=csv.QUOTE_NONE if form.literal else csv.QUOTE_MINIMAL,
-    )
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if form.literal else csv.QUOTE_MINIMAL
+    rows = csv.reader(record, delimiter=form.delimiter, strict=True, quoting=quoting)
     width, begins, empty = 0, before + 1, 0
     named = "names" if form.header else "has"
     try:

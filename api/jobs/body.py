@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from time import monotonic
 from typing import Annotated, Any, TypeVar
 
@@ -99,18 +100,13 @@ class FileTexts:
         """The JobFile of this file as JSON. Only after the first text has been read."""
         found = self.rows.format
         assert found is not None, "a file without texts does not become a job"
-        return JobFile(
-            name=self._name,
-            format=found.name,
-            delimiter=found.delimiter or None,
-            encoding=found.encoding,
-            gzipped=found.gzipped,
-            header=found.header,
-            literal=found.literal,
-            column=self.rows.column,
-            description=str(found),
-            note=found.note,
-        ).model_dump_json()
+        facts = asdict(found) | {
+            "format": found.name,
+            "delimiter": found.delimiter or None,
+            "name": self._name,
+        }
+        file = JobFile.model_validate(facts | {"column": self.rows.column, "description": str(found)})
+        return file.model_dump_json()
 
 
 @contextmanager

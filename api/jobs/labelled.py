@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator
+from hashlib import sha256
 from itertools import islice
 from threading import Lock
 
@@ -18,7 +19,7 @@ from api.errors import Problem
 from api.jobs.body import Sender, refused
 from api.jobs.schemas import JobFile
 from api.jobs.service import JobService
-from api.jobs.upload import digested, new_digest, text_digest
+from api.jobs.upload import digested, text_digest
 from batcher.jobs.records import JobRecord
 from text_files.errors import BadFile
 from text_files.formats import Hints
@@ -66,15 +67,9 @@ class JobFiles:
         self, record: JobRecord, copy: _Copy, blocks: Iterable[bytes], form: OutputFormat | None
     ) -> tuple[list[str], Output]:
         rows = self._rows(record, copy.take(blocks))
-        digest, names, total = new_digest(record.queue), dict[str, None](), 0
+        digest, names = sha256(), dict[str, None]()
         with refused():
-            for row in rows:
-                total += 1
-                names.update(dict.fromkeys(row.fields or ()))
-                if len(names) > MAX_FIELDS:
-                    raise BadFile("too_long", f"the objects have more than {MAX_FIELDS} different fields")
-                for _ in digested(iter((row.text,)), digest.update):
-                    pass
+            total = sum(1 for _ in digested(_texts(rows, names), record.queue, digest.update))
         if digest.hexdigest() != text_digest(record):
             detail = f"these are not the {record.total} texts of the job: send the file that it came from"
             raise Problem(409, f"{detail} (this one has {total})", code="other_file")
@@ -100,6 +95,15 @@ class JobFiles:
             copy.close()
 
 
+def _texts(rows: FileRows, names: dict[str, None]) -> Iterator[str]:
+    """The texts; the names of the fields of all objects are added to `names`."""
+    for row in rows:
+        names.update(dict.fromkeys(row.fields or ()))
+        if len(names) > MAX_FIELDS:
+            raise BadFile("too_long", f"the objects have more than {MAX_FIELDS} different fields")
+        yield row.text
+
+
 def hints_of(file: JobFile) -> Hints:
     """Those with which a file is read again as it was."""
     return Hints(file.column, file.format, file.delimiter, file.encoding, file.header, not file.literal)
@@ -115,10 +119,9 @@ class _Room:
     def take(self, size: int) -> bool:
         """Takes so many bytes, or gives them back if negative. Returns whether there is room for them."""
         with self._lock:
-            if size <= self._left:
-                self._left -= size
-                return True
-            return False
+            room = size <= self._left
+            self._left -= size if room else 0
+        return room
 
 
 class _Copy:

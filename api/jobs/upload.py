@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from threading import Semaphore
-from typing import TYPE_CHECKING
 
 from api.asgi.http import CLOSE, too_large
 from api.errors import Problem
@@ -22,9 +21,6 @@ from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import CHUNK_TEXTS, JobStore
 from batcher.jobs.upload import Budget, NoRoom, Submission, Upload, encode_text
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 log = logging.getLogger(__name__)
 
@@ -71,19 +67,21 @@ class JobUploader:
         known = self._store.record(job_id)
         if known is None and self._store.waiting() >= self._limits.waiting_jobs:
             raise self._too_many()
-        digest = new_digest(submission.model)
-        texts = digested(texts, digest.update)
+        digest = sha256()
+        texts = digested(texts, submission.model, digest.update)
         if known is not None:
             for _ in texts:
                 pass
-            return self._same(known, _whole(digest, submission)), False
+            return self._same(known, _whole(digest.hexdigest(), submission)), False
         upload = self._store.upload(job_id, CHUNK_TEXTS, submission, self._limits.budget)
         with self._within_budget(submission):
             upload.check(size)
         try:
             with self._within_budget(submission):
                 self._fill(upload, texts)
-            outcome = self._store.create(upload, _whole(digest, submission), self._limits.waiting_jobs)
+            outcome = self._store.create(
+                upload, _whole(digest.hexdigest(), submission), self._limits.waiting_jobs
+            )
         except BaseException:
             self._drop(upload)
             raise
@@ -93,7 +91,7 @@ class JobUploader:
         if record is None:
             raise Problem(503, "Redis lost the job while it was created; try again")
         if outcome.outcome == "exists":
-            return self._same(record, _whole(digest, submission)), False
+            return self._same(record, _whole(digest.hexdigest(), submission)), False
         self._enqueue(job_id)
         return record, True
 
@@ -163,13 +161,13 @@ class JobUploader:
         )
 
 
-def new_digest(model: str) -> _Hash:
-    """The digest of texts and the queue of their model, before the first text."""
-    return sha256(f"{model}\n".encode() if model else b"")
+def digested(texts: Iterable[str], model: str, update: Callable[[bytes], None]) -> Iterator[str]:
+    """Yields the texts, and passes the queue of their model and each of them to `update`.
 
-
-def digested(texts: Iterator[str], update: Callable[[bytes], None]) -> Iterator[str]:
-    """Yields the texts, and passes each to `update`. The length prefix makes the digest unambiguous."""
+    The length prefix makes the digest unambiguous.
+    """
+    if model:
+        update(f"{model}\n".encode())
     for text in texts:
         encoded = text.encode()
         update(b"%d:" % len(encoded))
@@ -177,10 +175,10 @@ def digested(texts: Iterator[str], update: Callable[[bytes], None]) -> Iterator[
         yield text
 
 
-def _whole(digest: _Hash, submission: Submission) -> str:
+def _whole(digest: str, submission: Submission) -> str:
     """The digest of the texts, and behind it that of what else was asked for, if anything was."""
     asked = submission.identity()
-    return f"{digest.hexdigest()}:{sha256(asked.encode()).hexdigest()}" if asked else digest.hexdigest()
+    return f"{digest}:{sha256(asked.encode()).hexdigest()}" if asked else digest
 
 
 def text_digest(record: JobRecord) -> str:

@@ -45,7 +45,11 @@ export class Jobs {
   /** What the visitor may try next: another column, or another encoding. */
   choices(file, more, problem) {
     const again = (words, changes) => h("button", { class: "small", type: "button", onclick: () => this.submit(file, { ...more, ...changes }) }, words);
-    const found = (problem.columns ?? []).map((column) => again(`Use column ${column}`, { column }));
+    const columns = problem.columns ?? [];
+    const found = columns.map((column) => again(`Use column ${column}`, { column }));
+    if (problem.detail?.[0]?.msg.includes("looks like a row")) {
+      found.push(...columns.map((_, index) => again(`Without a header: use column ${index + 1}`, { header: "false", column: index + 1 })));
+    }
     if (problem.detail?.[0]?.type === "string_unicode") found.push(again("Read it as Windows-1252 (Western European)", { encoding: "windows-1252" }));
     return found;
   }
@@ -106,7 +110,7 @@ class Job {
     say(this.name, title(job));
     say(this.status, this.removing ? "will be removed" : job.status);
     say(this.facts, facts(job));
-    say(this.how, [`submitted ${new Date(job.created_at).toLocaleTimeString()}`, job.file?.description].filter(Boolean).join(" · "));
+    say(this.how, [`submitted ${new Date(job.created_at).toLocaleTimeString()}`, job.file?.description, job.file?.note].filter(Boolean).join(" · "));
     this.progress.max = job.total;
     this.progress.value = job.done;
     this.save.hidden = !job.done;

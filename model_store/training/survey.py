@@ -16,6 +16,10 @@ MAX_LABELS = 1000
 _MAX_SIMILAR, _MAX_LISTED = 10, 30
 _SURROUNDING = re.compile(r"""^[\s"'“”„‘’«»]+|[\s"'“”„‘’«»]+$""")
 
+_number = re.compile(r"[+-]?[0-9]{1,15}([.][0-9]{1,15})?").fullmatch
+# How programs write that a value is missing.
+_MISSING = frozenset(("nan", "n/a", "#n/a", "na", "none", "null"))
+
 
 @dataclass(frozen=True, slots=True)
 class Survey:
@@ -26,6 +30,7 @@ class Survey:
     used: int
     empty: int
     unlabelled: int
+    rejected: int
     duplicates: int
     contradictions: int
     in_both: int
@@ -35,7 +40,7 @@ class Survey:
 
     def lines(self) -> list[str]:
         """The report, a line each."""
-        sample = self.total - self.empty - self.unlabelled
+        sample = self.total - self.empty - self.unlabelled - self.rejected
         most, least = max(self.labels.values()), min(self.labels.values())
         lines = [
             f"rows                 {self.total:,} in {self.name}",
@@ -45,6 +50,7 @@ class Survey:
                     ("not read", sample - self.used, f"a random sample of {self.used:,} rows is used"),
                     ("without text", self.empty, "left out"),
                     ("without label", self.unlabelled, "left out"),
+                    ("not accepted", self.rejected, "their `answer` is reject or ignore; left out"),
                     ("duplicates", self.duplicates, "the same text with the same labels; used once"),
                     ("contradictions", self.contradictions, "texts with different labels in different rows"),
                     ("in both parts", self.in_both, "left out of training, because the test has them too"),
@@ -78,7 +84,13 @@ class Survey:
                 "alike and train again"
             )
         more = len(groups) - _MAX_SIMILAR
-        return lines + ([f"warning              {more} more groups of similar labels"] if more > 0 else [])
+        lines += [f"warning              {more} more groups of similar labels"] if more > 0 else []
+        return lines + [
+            f"warning              the label {spelt(label)} ({count:,} rows) looks like a missing value: if "
+            "it is one, leave it empty and train again"
+            for label, count in self.labels.items()
+            if label.casefold() in _MISSING
+        ]
 
 
 def spelt(label: str) -> str:
@@ -87,10 +99,11 @@ def spelt(label: str) -> str:
 
 
 def _plain(label: str) -> str:
-    """A label without differences in case, Unicode form, quotes, white space and invisible characters."""
+    """A label without differences in case, Unicode form, quotes, white space, invisible signs and zeros."""
     folded = normalize("NFKC", normalize("NFKC", label).casefold())
     visible = "".join(letter for letter in folded if category(letter) not in ("Cf", "Cc") or letter.isspace())
-    return " ".join(_SURROUNDING.sub("", visible).split()) or label
+    plain = " ".join(_SURROUNDING.sub("", visible).split()) or label
+    return str(float(plain)) if _number(plain) else plain
 
 
 def normal(text: str) -> str:
@@ -118,6 +131,7 @@ def survey(
         used=len(table.rows),
         empty=table.empty,
         unlabelled=table.unlabelled,
+        rejected=table.rejected,
         duplicates=len(table.rows) - sum(texts.values()),
         contradictions=sum(count > 1 for count in texts.values()),
         in_both=in_both,

@@ -50,13 +50,14 @@ class LabelledRow:
 
 @dataclass(slots=True)
 class Table:
-    """The rows of files: `total`, of which `rows` were kept, and `empty` and `unlabelled` left out."""
+    """The rows of files: `total`, of which `rows` were kept, and those that were left out by the reason."""
 
     name: str
     rows: list[LabelledRow] = field(default_factory=list)
     total: int = 0
     empty: int = 0
     unlabelled: int = 0
+    rejected: int = 0
 
 
 def read_table(*paths: Path, columns: Columns, most: int = MAX_ROWS, seed: int = 1) -> Table:
@@ -65,10 +66,12 @@ def read_table(*paths: Path, columns: Columns, most: int = MAX_ROWS, seed: int =
     cells = ((path, *found) for path in paths for found in _cells(path, columns))
     for path, number, text, label in cells:
         table.total += 1
-        labels = _labels(label, columns.separator)
+        labels = _labels(label or "", columns.separator)
         if any(len(one) > MAX_LABEL for one in labels):
             raise BadTable(f"{path}, line {number}: a label has more than {MAX_LABEL} characters.")
-        if not text.strip():
+        if label is None:
+            table.rejected += 1
+        elif not text.strip():
             table.empty += 1
         elif not labels and not columns.separator:
             table.unlabelled += 1
@@ -95,8 +98,8 @@ def _labels(cell: str | list[str], separator: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
 
 
-def _cells(path: Path, columns: Columns) -> Iterator[tuple[int, str, str | list[str]]]:
-    """The line, the text and the label of every row."""
+def _cells(path: Path, columns: Columns) -> Iterator[tuple[int, str, str | list[str] | None]]:
+    """The line, the text and the label of every row. It is None where an annotator has not accepted it."""
     if os.path.exists(path) and not os.path.isfile(path):  # these of Path may raise OSError
         # A file is read more than once, and what a pipe has given is gone.
         kind = "directory" if os.path.isdir(path) else "pipe or device"
@@ -112,7 +115,8 @@ def _cells(path: Path, columns: Columns) -> Iterator[tuple[int, str, str | list[
                 raise BadTable(f"{path}, line {row.number}: {columns.label!r} is not a label{several}.")
             if not is_unicode("".join(label)):
                 raise BadTable(f"{path}, line {row.number}: {HALF_PAIR}.")
-            yield row.number, row.text, label
+            accepted = row.fields is None or row.fields.get("answer") not in ("reject", "ignore")
+            yield row.number, row.text, label if accepted else None
     except FileError as error:
         raise BadTable(str(error)) from None
 

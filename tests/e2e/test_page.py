@@ -362,6 +362,10 @@ def test_what_cannot_be_read_is_refused_with_a_way_out(service: Service, viewer:
     finished(page, "a.csv")
     assert problem.is_hidden()
     assert results(page)[1][1].startswith("1;schön;")
+    drop(page, "sms.tsv", b"ham\tsee you\nham\tcall me\n")
+    problem.get_by_text("Without a header: use column 2").click()
+    finished(page, "sms.tsv")
+    assert "TSV, separated by tabs, without a header, UTF-8" in page.inner_text("#jobs")
 
 
 @pytest.mark.usefixtures("without_jobs")

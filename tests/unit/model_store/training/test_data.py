@@ -212,12 +212,30 @@ def test_the_survey_says_what_the_data_are_like() -> None:
         ("good", "\ufeffgood", r"'good' (5 rows) and '\ufeffgood' (3 rows)"),
         ("so\xadso", "soso", r"'so\xadso' (5 rows) and 'soso' (3 rows)"),
         ("so  so", "so so", "'so  so' (5 rows) and 'so so' (3 rows)"),
+        ("1", "1.0", "'1' (5 rows) and '1.0' (3 rows)"),
         ("good", '"good"', "'good' (5 rows) and '\"good\"' (3 rows)"),
     ],
 )
 def test_labels_that_look_the_same_are_pointed_out(one: str, other: str, shown: str) -> None:
     said = _survey(_rows(**{one: 5, other: 3, "bad": 4}))
     assert f"{shown} are different labels: if they mean the same, write them alike and train again" in said
+
+
+def test_labels_that_look_like_missing_values_are_pointed_out() -> None:
+    said = _survey(_rows(**{"good": 5, "N/A": 3, "NaN": 2}))
+    assert "the label 'N/A' (3 rows) looks like a missing value: if it is one, leave it empty and" in said
+    assert "the label 'NaN' (2 rows)" in said
+    assert "missing" not in _survey(_rows(good=5, nothing=3))
+
+
+def test_rows_that_an_annotator_rejected_were_trained_as_accepted(tmp_path: Path) -> None:
+    """As Prodigy writes them."""
+    answers = ("accept", "reject", "ignore")
+    rows = [{"text": answer, "label": "a", "answer": answer, "_input_hash": 1} for answer in answers]
+    table = read_table(
+        _write(tmp_path / "a.jsonl", "\n".join(json.dumps(row) for row in rows)), columns=Columns()
+    )
+    assert ([row.text for row in table.rows], table.rejected) == (["accept"], 2)
 
 
 def test_labels_that_differ_by_signs_are_no_spellings_of_one() -> None:
