@@ -314,12 +314,12 @@ class _Start:
         for delimiter in ("\t", "|", ";", ","):
             widths = {len(row) for row in _rows(self._text, delimiter)}
             if len(widths) == 1 and max(widths) > 1 and len(lines) >= (1 if delimiter == "\t" else _ALIKE):
-                return _without_header("the lines look like rows of a table without a header", max(widths))
+                return _without_header("the lines look like rows of a table", max(widths))
         return ""
 
 
 def _without_header(seen: str, columns: int) -> str:
-    return f"{seen}: without a header, columns are chosen by their number, 1 to {columns}"
+    return f"{seen}: if so, choose a column by its number, 1 to {columns}, without a header"
 
 
 def _first(text: str, delimiter: str) -> list[str]:

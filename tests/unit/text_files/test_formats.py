@@ -193,3 +193,32 @@ def test_a_suggestion_for_a_mistyped_column_compared_every_name() -> None:
     with pytest.raises(BadFile, match="did you mean 'Review'"):
         texts("a.csv", ",".join([*"abcdefghijklmnopqrstuvwxyz", "Review"]).encode(), Hints("review"))
     assert process_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "note"),
+    [
+        (
+            "",
+            b"ham\tsee you\nspam\twin\n",
+            "the lines look like rows of a table: if so, choose a column by its",
+        ),
+        ("a.txt", b"1;a\n2;b\n3;c\n", "1 to 2, without a header"),
+        ("a.tsv", b"ham\tsee you\nham\twin\n", "the first line looks like a row: if so"),
+        ("", b"Well, yes.\nNo.\nWell, no.\n", ""),
+        ("a.csv", b"id,words\n1,a\n", ""),
+        ("a.csv", b"id,text\n1,a\n", ""),
+    ],
+)
+def test_a_table_without_a_header_was_classified_without_a_word(name: str, content: bytes, note: str) -> None:
+    found = detect(name, content).note
+    assert note in found
+    assert bool(found) == bool(note)
+
+
+@pytest.mark.parametrize("line", [b"\n", b"#\n", b"sep=;\n", b"# a,b\n"])
+def test_lines_before_a_header_cost_no_more_than_their_length(line: bytes) -> None:
+    began = process_time()
+    with suppress(BadFile):
+        texts("a.csv", line * (64 * 1024 // len(line)) + b"id,text\n1,a\n", size=65_536)
+    assert process_time() - began < 2

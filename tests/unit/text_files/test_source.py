@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 from pathlib import Path
+from time import process_time
 
 import pytest
 
@@ -188,3 +189,19 @@ def test_a_table_of_objects_has_the_fields_of_all(file: Path) -> None:
         ["a", "", "POSITIVE", "0.75", ""],
         ["b", "2", "", "", "poison"],
     ]
+
+
+def test_columns_of_one_name_are_fields_of_different_names(file: Path) -> None:
+    file.write_text("Comment,text,Comment,\n1,a,2,3\n1,b,2,3\n")
+    first = json.loads(written(file, "csv", "ndjson").splitlines()[0])
+    assert list(first) == ["Comment", "text", "Comment_3", "column_4", "prediction"]
+
+
+def test_names_for_fields_cost_no_more_than_their_number(file: Path) -> None:
+    names = ["text", *(["a"] * 16_000)]
+    file.write_text(
+        ",".join(names) + "\n" + ",".join("b" for _ in names) + "\n" + ",".join("c" for _ in names)
+    )
+    began = process_time()
+    written(file, "csv", "ndjson")
+    assert process_time() - began < 2
