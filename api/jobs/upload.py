@@ -91,7 +91,7 @@ class JobUploader:
         if record is None:
             raise Problem(503, "Redis lost the job while it was created; try again")
         if outcome.outcome == "exists":
-            return self._same(record, _whole(digest.hexdigest(), submission)), False
+            return self._same(record, identity), False
         self._enqueue(job_id)
         return record, True
 
