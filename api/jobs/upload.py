@@ -79,9 +79,8 @@ class JobUploader:
         try:
             with self._within_budget(submission):
                 self._fill(upload, texts)
-            outcome = self._store.create(
-                upload, _whole(digest.hexdigest(), submission), self._limits.waiting_jobs
-            )
+            identity = _whole(digest.hexdigest(), submission)
+            outcome = self._store.create(upload, identity, self._limits.waiting_jobs)
         except BaseException:
             self._drop(upload)
             raise
