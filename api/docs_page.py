@@ -8,7 +8,7 @@ from functools import cache
 from hashlib import sha256
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
@@ -45,8 +45,9 @@ def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None], *, key
         return schema
 
     @router.get("/openapi.json")
-    async def openapi() -> Response:
-        return JSONResponse(contract())
+    async def openapi(request: Request) -> Response:
+        servers = [{"url": request.scope.get("root_path") or "/"}]
+        return JSONResponse({**contract(), "servers": servers})
 
     @router.get("/docs")
     @router.head("/docs")

@@ -84,6 +84,11 @@ def why_not_ready(hub: Queue, lifecycle: Lifecycle) -> Problem | None:
         return not_started()
     if lifecycle.draining:
         return Problem(503, "this process is stopping", code="draining")
+    return why_no_answers(hub)
+
+
+def why_no_answers(hub: Queue) -> Problem | None:
+    """The same without what concerns only this process."""
     if not hub.reachable:
         return Problem(503, hub.trouble, code="redis_unavailable")
     if not hub.snapshot.workers or hub.snapshot.model is None:

@@ -31,7 +31,6 @@ def described(schema: dict[str, Any], *, keys: bool) -> dict[str, Any]:
 
     `keys` says whether the service requires them.
     """
-    schema["servers"] = [{"url": "/"}]
     components = schema["components"]
     components["securitySchemes"] = SCHEMES
     components["schemas"] = dict(sorted({**components["schemas"], **error_schemas()}.items()))

@@ -18,7 +18,7 @@ from api.auth import Authenticator, ClientLimits
 from api.backend import Cache, Hub
 from api.compat.routes import OF_HEALTH, Compat
 from api.compat.service import DialectService
-from api.health import Health, why_not_ready
+from api.health import Health, why_no_answers
 from api.jobs.routes import JobDeferral
 from api.jobs.service import JobBackend, JobHooks, JobService
 from api.lifecycle import Lifecycle
@@ -109,7 +109,7 @@ class Parts:
     @cached_property
     def health(self) -> Health:
         ready = bool(OF_HEALTH & {*self.settings.compat}) and self.has("dialects")
-        return Health(self.metrics, lambda: why_not_ready(self.hub, self.lifecycle) if ready else None)
+        return Health(self.metrics, lambda: why_no_answers(self.hub) if ready else None)
 
     @cached_property
     def stats(self) -> Stats:

@@ -6,6 +6,9 @@ const page = document.getElementById("swagger-ui");
 const MISSING = [
   [".information-container", "role", () => "region"],
   [".information-container", "aria-label", () => "About this API"],
+  [".scheme-container", "role", () => "region"],
+  [".scheme-container", "aria-label", () => "Server and keys"],
+  ["#servers", "aria-label", () => "Server"],
   // Levels without a gap below the title, which is the only h1.
   ["h3.opblock-tag, .models > h4", "aria-level", () => "2"],
   [".opblock h4:not(.headers__title)", "aria-level", () => "3"],

@@ -83,7 +83,8 @@ class Service:
 
 
 @contextmanager
-def running(**settings: Any) -> Iterator[Service]:
+def running(*, worker: bool = True, **settings: Any) -> Iterator[Service]:
+    """A service with these settings of the API."""
     redis = fakeredis.FakeServer(version=(7,))
     hubs: list[RefusableHub] = []
 
@@ -104,12 +105,13 @@ def running(**settings: Any) -> Iterator[Service]:
     with ExitStack() as stack:
         server = uvicorn.Server(config)
         _in_thread(stack, server.run, lambda: setattr(server, "should_exit", True))
-        _start_worker(stack, redis)
+        if worker:
+            _start_worker(stack, redis)
         wait_until(lambda: server.started, "the server")
         port = server.servers[0].sockets[0].getsockname()[1]
         url = f"http://localhost:{port}"
         http = stack.enter_context(httpx.Client(base_url=url, timeout=20, trust_env=False))
-        wait_until(lambda: http.get("/readyz").status_code == 200, "the service to be ready")
+        wait_until(lambda: http.get("/readyz").is_success is worker, "the service to be ready")
         yield Service(url, hubs[0], http)
 
 

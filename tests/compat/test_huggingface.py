@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compat.service import LONG, NO_WORKER, SHED, Service
+from tests.compat.service import LONG, NO_WORKER, SHED, Service, running
 from tests.tools import needs
 
 hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (compat-tests)")
@@ -72,6 +72,9 @@ def test_no_worker_and_shedding(service: Service, client: hub.InferenceClient) -
 def test_endpoint_info_and_health(client: hub.InferenceClient) -> None:
     assert client.get_endpoint_info()["model_id"] == "stub"
     assert client.health_check()
+    with running(worker=False) as without:
+        found = hub.InferenceClient(base_url=without.url, provider="hf-inference", token="unused")
+        assert not found.health_check(), "texts would get 503"
 
 
 def test_the_javascript_client(service: Service) -> None:

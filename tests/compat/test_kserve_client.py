@@ -59,8 +59,9 @@ def test_version_2(service: Service) -> None:
 def test_version_1(service: Service) -> None:
     infer = [{"what": "infer", "version": "v1", "texts": texts} for texts in TEXTS]
     model = {"what": "model", "version": "v1"}
-    ready, *found = calls(service, model, *infer)
-    assert ready["returned"] is True
+    live = {"what": "live", "version": "v1"}  # it was the web page
+    alive, ready, *found = calls(service, live, model, *infer)
+    assert (alive["returned"], ready["returned"]) == (True, True)
     for call, answer in zip(infer, found, strict=True):
         pairs = service.predict(*call["texts"])
         plain = service.http.post("/v1/models/stub:predict", json={"instances": call["texts"]}).json()

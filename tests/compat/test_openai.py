@@ -56,6 +56,30 @@ def test_another_model_is_no_missing_route_which_clients_would_look_for_at_opena
     assert refused.value.code == "model_not_found"
 
 
+def test_a_model_that_was_retrieved_had_no_id(client: openai.OpenAI) -> None:
+    """It was the object of KServe."""
+    model = client.models.retrieve("stub")
+    assert (model.id, model.object, model.owned_by) == ("stub", "model", "millrace")
+    assert [one.id for one in client.models.list()] == ["stub"]
+    with pytest.raises(openai.NotFoundError, match='serves the model "stub"'):
+        client.models.retrieve("other")
+
+
+def test_errors_of_files_and_batches_say_why() -> None:
+    """Those of a missing key, a limit and a wrong method said only their status."""
+    keyed = running(compat="openai", api_keys=f"web:{'a' * 64}")
+    with keyed as service, openai.OpenAI(base_url=f"{service.url}/v1", api_key="x", max_retries=0) as client:
+        for call in (client.files.list, client.batches.list, lambda: client.files.retrieve("file-1")):
+            with pytest.raises(openai.AuthenticationError, match="a valid API key is required") as refused:
+                call()
+            assert refused.value.code == "unauthorized"
+
+
+def test_a_field_that_openai_does_not_know_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match='unknown field "threshold"'):
+        client.moderations.create(input="one text", extra_body={"threshold": 0.1})
+
+
 async def test_the_client_for_coroutines(service: Service) -> None:
     async with openai.AsyncOpenAI(base_url=f"{service.url}/v1", api_key="unused") as client:
         found = await client.moderations.create(input="one text")

@@ -25,7 +25,7 @@ from batcher.publishing.comparisons import MAX_LABELS, ComparisonStore
 from tests.service import Service, wait_until
 
 NAME = "default"
-_PARAMETER = re.compile(r"\{(\w+)(?::path)?\}")
+_PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 TEXTS, LINES, JOBS, ENDED, REFUSED, KEYS = 3000, 500, 200, 3000, 400, 300
 NO_ID = "0" * 32
 # A text as long as it may be, of wide characters.

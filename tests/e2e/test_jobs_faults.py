@@ -193,7 +193,7 @@ def test_any_replica_answers_for_any_job(start_service: Callable[..., Service]) 
 
         def answers() -> bool:
             try:
-                return replica.get("/health").status_code == 200
+                return replica.get("/livez").status_code == 200
             except httpx.TransportError:
                 return False
 

@@ -21,23 +21,12 @@ from api.main import create_app
 from api.settings import ApiSettings
 from millrace.settings_loader import free_port
 from tests.e2e.conftest import Up
+from tests.nginx import nginx
 from tests.servers import RedisServer
-from tests.service import millrace, wait_until
-from tests.tools import needs
+from tests.service import millrace
 from tests.unit.api.admin.test_access import routes
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
-
-NGINX = """
-daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log; worker_processes 1;
-events {{ worker_connections 64; }}
-http {{
-    access_log {folder}/access.log;
-    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://127.0.0.1:{to}; }} }}
-}}
-"""
 
 
 class Forwarder(socketserver.BaseRequestHandler):
@@ -67,28 +56,6 @@ def forwarding(to: int) -> Iterator[int]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield int(server.server_address[1])
         server.shutdown()
-
-
-@contextlib.contextmanager
-def nginx(to: int, folder: Path) -> Iterator[int]:
-    """The port of an nginx with `proxy_pass` alone."""
-    binary = needs("nginx")
-    port = free_port()
-    (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=port, to=to))
-    command = [binary, "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log"), "-p", str(folder)]
-    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-    def listens() -> bool:
-        assert running.poll() is None, (folder / "error.log").read_text()
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        wait_until(listens, "nginx to listen")
-        yield port
-    finally:
-        running.terminate()
-        running.wait(timeout=30)
 
 
 def check_closed(port: int) -> None:

@@ -43,7 +43,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         def healthy() -> bool:
             assert process.running, process.said()
             try:
-                return client.get("/health").status_code == 200
+                return client.get("/livez").status_code == 200
             except httpx.TransportError:
                 return False
 
@@ -91,7 +91,7 @@ def test_a_large_upload_is_refused_and_never_held(serve: Serve, chunked: bool) -
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
     assert sent < 2**26
     assert psutil.Process(process.pid).memory_info().rss < before + 16 * 2**20
-    assert client.get("/health").status_code == 200
+    assert client.get("/livez").status_code == 200
 
 
 def test_a_client_behind_a_proxy_is_what_the_proxy_says_not_what_it_says_itself(serve: Serve) -> None:
@@ -118,7 +118,7 @@ def test_sigterm_takes_readiness_first_and_the_port_later(serve: Serve) -> None:
     process, client = serve(quiet_s=1.5, log_format="json")
     process.kill(signal.SIGTERM)
     wait_until(lambda: client.get("/readyz").json()["code"] == "draining", "draining", 1.0)
-    assert client.get("/health").status_code == 200
+    assert client.get("/livez").status_code == 200
     assert process.wait(10) == 0
     assert [line for line in process.said().splitlines() if '"action":"draining"' in line]
 
@@ -146,7 +146,7 @@ def test_who_came_in_before_the_port_closes_is_answered(serve: Serve) -> None:
     with contextlib.ExitStack() as stack:
         asking = [stack.enter_context(socket.create_connection(place(client), timeout=20)) for _ in range(50)]
         for connection in asking:
-            connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n")
         process.kill(signal.SIGTERM)
         time.sleep(0.3)  # timers are due, too
         process.kill(signal.SIGCONT)

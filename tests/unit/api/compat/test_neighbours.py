@@ -167,6 +167,8 @@ async def test_without_workers_every_health_call_said_healthy(start: Start) -> N
         assert status == 200 or (body["error"], body["error_type"]) == ("no worker is running", "Unhealthy")
         assert (await service.client.get("/v2/health/live")).status_code == 200
         assert (await service.client.get("/livez")).status_code == 200
+        service.lifecycle.draining = True  # requests are answered until the port closes
+        assert (await service.client.get("/health")).status_code == status
         own = await start(hub, compat="oip,fms")
         assert (await own.client.get("/health")).json() == {"status": "healthy"}
 

@@ -8,7 +8,10 @@ import io
 import json
 from typing import Any
 
+import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from batcher.errors import DataMissing
 from batcher.jobs.records import Counts, JobRecord
@@ -344,3 +347,17 @@ async def test_results_of_another_job_of_the_same_key_were_appended(api: JobsApi
         next(reading)
     with pytest.raises(DataMissing):
         api.store.texts(record, 256, 44)
+
+
+async def test_below_a_prefix_the_job_of_a_location_and_the_next_page_were_not_found(api: JobsApi) -> None:
+    outer = Starlette(routes=[Mount("/ml", api.app)])
+    transport = httpx.ASGITransport(outer)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        made = await client.post("/ml/jobs", json={"text": ["a", "b"]})
+        assert made.headers["location"] == f"/ml/jobs/{made.json()['id']}"
+        assert (await client.get(made.headers["location"])).json()["status"] == "queued"
+        asked = await client.post("/ml/predict", json={"text": ["a"]}, headers={"prefer": "respond-async"})
+        assert (await client.get(asked.headers["location"])).status_code == 200
+        api.finish(api.start(made.json()["id"]), POSITIVE, FAILURE)
+        first = await client.get(f"{made.headers['location']}/predictions?limit=1")
+        assert (await client.get(first.links["next"]["url"])).json()["predictions"] == [FAILURE]
