@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FROZEN_S = 1.2
 FULL_S = 0.5
 # Texts of a job that does not fit into the buffers of a connection.
-LONG_TEXTS, LONG_CHARS = 768, 10_000
+LONG_TEXTS, LONG_CHARS = 1536, 10_000
 
 
 def none(crossing: Crossing) -> None:

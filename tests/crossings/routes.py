@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -173,14 +174,16 @@ class Command:
             exchange.problem = f"the command has not ended: {process.said()[-300:]}"
             process.close()
             return
-        exchange.status = 200 if status == 0 else 503
-        exchange.retry_after = True
-        if status:
-            said = process.said()
-            exchange.problem = "" if "the service answered" in said else said[-600:]
-            exchange.code = next((code for code in ("401", "429", "503") if f"answered {code}" in said), "")
-            exchange.status = int(exchange.code or 503)
+        said = process.said()
+        if status and "nothing listens" in said:  # it gives up soon where no process has ever answered
+            exchange.problem = "ConnectError"
             return
+        if status:
+            found = re.search(r"the service answered (\d+)", said)
+            exchange.status = int(found[1]) if found else 500
+            exchange.problem, exchange.retry_after = ("" if found else said[-600:]), True
+            return
+        exchange.status = 200
         exchange.says(_rows_of_file(result, out.read_bytes(), exchange), ())
 
     def finish(self, caller: Caller, exchange: Exchange) -> None:

@@ -17,6 +17,7 @@ from tests.crossings.situations import Draw, Situation, shrunk
 
 # Tries of a smaller situation, because what goes wrong may depend on time.
 TRIES = 2
+SHRINK_S = 90.0
 
 
 @dataclass
@@ -71,9 +72,12 @@ class Session:
 
     def _smallest(self, situation: Situation, broken: list[Broken]) -> Situation:
         names = {one.promise for one in broken}
+        until = time.monotonic() + SHRINK_S
 
         def fails(one: Situation) -> bool:
-            return any(names & {again.promise for again in self.cross(one)} for _ in range(TRIES))
+            return time.monotonic() < until and any(
+                names & {again.promise for again in self.cross(one)} for _ in range(TRIES)
+            )
 
         return shrunk(situation, fails, fits)
 
