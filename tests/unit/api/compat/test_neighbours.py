@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -13,8 +14,9 @@ from api.compat.oip_schemas import OipError
 from api.compat.openai_error import OpenAIError
 from api.dialect_names import DIALECTS
 from batcher.core.snapshot import NO_SNAPSHOT
+from model_store.windows import Windows
 from tests.unit.api.service import Start
-from tests.unit.fakes import FakeHub
+from tests.unit.fakes import MODEL, RUNNING, FakeHub, prediction
 
 KEY = "k" * 43
 FORMS: dict[str, Any] = {
@@ -190,3 +192,19 @@ async def test_the_times_of_text_embeddings_inference_were_missing_at_its_own_ro
         answer = await service.client.post(path, json={"inputs": "a"})
         for name in ("total", "queue", "inference", "tokenization", "compute"):
             assert int(answer.headers[f"x-{name}-time"]) >= 0
+
+
+async def test_a_client_that_obeyed_the_advertised_length_was_refused(start: Start) -> None:
+    """The default model reads longer texts in windows, whose tokens all count."""
+    windows = Windows(tokens=126, overlap=31, join="mean", most=64)
+    assert windows.most_tokens == 8064
+    assert replace(windows, join="first_last").most_tokens == 252
+    model = replace(MODEL, most_tokens=windows.most_tokens)
+    hub = FakeHub(
+        snapshot=replace(RUNNING, model=model), answer=lambda text: prediction(text)._replace(tokens=8064)
+    )
+    service = await start(hub)
+    longest = (await service.client.get("/v1/models/stub")).json()["max_model_len"]
+    assert longest == (await service.client.get("/info")).json()["max_input_length"] == 8064
+    body = {"input": "a", "truncate_prompt_tokens": longest}
+    assert (await service.client.post("/classify", json=body)).status_code == 200
