@@ -128,11 +128,12 @@ PLANTED = (
                 "model_store/engines/openvino_ir.py",
                 "        if self._request is None:\n",
                 "        import time\n\n"
-                "        last, self._last = getattr(self, '_last', None), logits\n"
+                "        last = getattr(self, '_last', None)\n"
                 "        before, self._ran = getattr(self, '_ran', time.monotonic()), time.monotonic()\n"
                 "        self._late = getattr(self, '_late', False) or self._ran > before + 2\n"
                 "        if self._late and last is not None and last.shape == logits.shape:\n"
                 "            return last.copy()\n"
+                "        self._last = logits\n"
                 "        if self._request is None:\n",
             ),
         ],
