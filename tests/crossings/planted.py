@@ -75,9 +75,28 @@ PLANTED = (
         [
             Edit(
                 "api/batches/service.py",
-                "json.dumps(batch), sender, model)",
-                'json.dumps(batch), sender, "")',
+                "lines.texts(), batch, sender, model)",
+                'lines.texts(), batch, sender, "")',
             )
+        ],
+    ),
+    Planted(
+        "an Idempotency-Key ignores the options of a job",
+        [Edit("api/jobs/upload.py", "    asked = submission.identity()\n", "    asked = ''\n")],
+    ),
+    Planted(
+        "a queued job expires",
+        [
+            Edit(
+                "batcher/jobs/lua/job_create.lua",
+                "keep(place, { job .. ':input' })\n",
+                "set_lifetime(place, ttl, keys_of(job))\n",
+            ),
+            Edit(
+                "batcher/jobs/lua/job_open.lua",
+                "      if redis.call('ZSCORE', ENDS, place) then keep(place, keys_of(job)) end\n",
+                "",
+            ),
         ],
     ),
     Planted(
@@ -93,11 +112,12 @@ PLANTED = (
     Planted(
         "texts that were cut short look complete",
         [
+            Edit("batcher/jobs/reading.py", "if place != record.place.encode():", "if False:"),
             Edit(
-                "api/jobs/service.py",
+                "batcher/jobs/reading.py",
                 'raise DataMissing(f"the texts of job {record.id} were deleted, or have expired")',
-                "return",
-            )
+                "return []",
+            ),
         ],
     ),
     Planted(
