@@ -123,10 +123,10 @@ class Checkpoint:
     config: dict[str, Any]
 
     @property
-    def special_ids(self) -> list[int]:
+    def special_ids(self) -> set[int]:
         """The ids that its config names, which its code may look for in a text."""
         named = [value for key, value in self.config.items() if key.endswith("_token_id")]
-        return [one for one in named if type(one) is int and 0 <= one < (self.vocabulary or 0)]
+        return {one for one in named if type(one) is int}
 
     def files(self) -> list[Path]:
         """Every file that affects the model's answers, sorted by name."""
@@ -181,7 +181,7 @@ def _checkpoint(path: Path, architecture: str, config: dict[str, Any]) -> Checkp
         temperature=read_temperature(settings[TEMPERATURE], file),
         thresholds=read_thresholds(settings[THRESHOLDS], len(labels), file),
         text_windows=str(settings[TEXT_WINDOWS][1] or ""),
-        vocabulary=config.get("vocab_size"),
+        vocabulary=config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size"),
         packable=_is_packable(architecture, config),
         unnumbered=unnumbered(config),
         config=config,

@@ -62,8 +62,9 @@ class PushFailed(ModelError):
 
 
 def first_line(error: BaseException) -> str:
-    """The cause of an error of a library, as far as it fits into a sentence."""
-    text = next(filter(None, (line.strip(" -:.") for line in str(error).splitlines())), "")
+    """The first sentence of an error of a library, as far as it fits into one of ours."""
+    first = next(filter(None, (line.strip(" -:.") for line in str(error).splitlines())), "")
+    text = first.partition(". ")[0]
     cause = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return cause if len(cause) <= MAX_CAUSE else f"{cause[:MAX_CAUSE]}..."
 

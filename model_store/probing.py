@@ -10,6 +10,9 @@ from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
+from tokenizers import Tokenizer as RustTokenizer
+
 from model_store.artefact import PROBES, Manifest, check_seal, digest, write_manifest
 from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import Checkpoint
@@ -30,6 +33,8 @@ from model_store.probes import (
 from model_store.proof import INT8_GATE, prove
 from model_store.rows import Tokenizer, special_ids
 
+# Scores of all probes that differ by less are the same.
+_TOLD_APART = 1e-6
 # How torch computes the probes of a model whose texts can share a forward pass.
 _BATCHING = {"any": padded, "equal": equally_long, "none": single}
 
@@ -61,7 +66,8 @@ def compute_probes(
     from model_store.engines.reference import Reference
 
     empty, *texts = Tokenizer(tokenizer, checkpoint.max_tokens)(["", *CALIBRATION_TEXTS])
-    special = sorted({*special_ids(tokenizer), *checkpoint.special_ids})
+    known = RustTokenizer.from_file(str(tokenizer)).get_vocab().values()
+    special = sorted({*special_ids(tokenizer), *checkpoint.special_ids.intersection(known)})
     source = Source(empty, texts, special, checkpoint.unnumbered)
     phase(f"loading {checkpoint.path} in torch, for the answers to its probes")
     reference = Reference(checkpoint, token_types)
@@ -73,6 +79,11 @@ def compute_probes(
     inputs = reference.inputs([tried[0], tried[-1]] if checkpoint.packable else tried)
     batch = _BATCHING[inputs.sharing]
     tokens, scores = make_probes(source, most, reference, batch)
+    if len(tokens) > 1 and np.ptp(scores, axis=0).max() < _TOLD_APART:
+        raise ModelUnsupported(
+            f"transformers gives the same scores to every text with {checkpoint.path}, a "
+            f"{checkpoint.architecture}: its weights, or this family without kernels for a GPU, read none."
+        )
     rounding = reference.rounding([one.ids for one in tokens], scores, batch)
     del reference
     gc.collect()  # before the engine loads the same weights: its parts refer to each other

@@ -163,7 +163,7 @@ def _quiet() -> Iterator[None]:
 
 
 def read_token_types(tokenizer: Any) -> TokenTypes | None:
-    """The types of the special tokens before and after a text, and of the others."""
+    """The types of the special tokens before and after a text, and of those between them."""
     empty, text = tokenizer(""), tokenizer(CALIBRATION_TEXTS[2])
     if "token_type_ids" not in text:
         return None

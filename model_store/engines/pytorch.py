@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from model_store.artefact import Manifest
 from model_store.classifier import Arithmetic
 from model_store.engines.card import CardPasses
 from model_store.engines.encoder import packed_encoder
-from model_store.errors import ModelUnsupported
+from model_store.errors import ModelUnsupported, first_line
 from model_store.rows import FILLER, Floats, Rows
 
+log = logging.getLogger(__name__)
 _DTYPES: dict[Arithmetic, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -37,8 +39,8 @@ def read_model(path: Path) -> Any:
             output_loading_info=True,
         )
     except Exception as error:  # transformers has separate errors for every part of a config
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(":")
-        raise ModelUnsupported(f"transformers cannot load {path}: {reason}") from error
+        log.debug("transformers cannot load a model", exc_info=error, extra={"action": "model.raised"})
+        raise ModelUnsupported(f"transformers cannot load {path} ({first_line(error)}).") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelUnsupported(f"{path} lacks {len(missing)} of the model's weights, such as {missing[0]}.")
     return model.eval()
@@ -57,6 +59,9 @@ class PaddedModel(torch.nn.Module):
         self.token_types = token_types and "token_type_ids" in known
         self._masked = "attention_mask" in known
         self._options = {"use_cache": False} if "use_cache" in known else {}
+        for config in (model.config, model.config.get_text_config()):
+            if hasattr(config, "use_cache"):
+                config.use_cache = False  # not every class passes the argument on
 
     def forward(self, ids: Tensor, positions: Tensor, segments: Tensor, first: Tensor) -> Tensor:
         """Returns logits (R, labels). The model computes positions and first tokens itself."""

@@ -23,11 +23,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.families", description=__doc__)
     parser.add_argument("families", nargs="*", help="names of transformers (default: all)")
     parser.add_argument("--slice", default="1/1", help="the part of them to run, such as 2/4")
-    parser.add_argument("--results", type=Path, default=Path("families-results.ndjson"), help="appended to")
+    parser.add_argument(
+        "--results", type=Path, default=Path("bench-results/families.ndjson"), help="appended to"
+    )
     parser.add_argument("--write", action="store_true", help="write the table into docs/models.md")
     args = parser.parse_args()
     part, parts = map(int, args.slice.split("/"))
     names = (args.families or sorted(FAMILIES))[part - 1 :: parts]
+    args.results.parent.mkdir(exist_ok=True)
     warnings.simplefilter("ignore")
     wrong = 0
     for name in () if args.write and not args.families else names:

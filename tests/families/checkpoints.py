@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import save_file
+from transformers import PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from tests.families.tokenizers import VOCABULARY, write_tokenizer
@@ -62,7 +64,7 @@ _SIZES: dict[str, Any] = {
     "d_head": 8, "vocab_size": VOCABULARY, "max_position_embeddings": POSITIONS, "n_positions": POSITIONS,
     "max_seq_len": POSITIONS, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4,
     "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32,
-    "type_vocab_size": 2, "sliding_window": 16, "initializer_range": 0.1,
+    "depth": 2, "out_hidden_size": 32, "type_vocab_size": 2, "sliding_window": 16, "initializer_range": 0.1,
 }  # fmt: skip
 _ROTATION = {"rope_type": "default", "rope_theta": 10_000.0}
 _LATENT: dict[str, Any] = {
@@ -74,7 +76,7 @@ _LATENT: dict[str, Any] = {
 _OTHERWISE: dict[str, dict[str, Any]] = {
     **{family: {"head_dim": 8} for family in ("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral")},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 8},
-    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "minicpm3", "mistral4"), _LATENT),
+    **dict.fromkeys(("axk1", "axk2", "deepseek_v2", "deepseek_v3", "minicpm3"), _LATENT),
     "canine": {"num_hash_buckets": 64, "local_transformer_stride": 8, "downsampling_rate": 2},
     "cohere_compass_text": {
         "rope_parameters": {"full_attention": _ROTATION, "sliding_attention": _ROTATION},
@@ -85,12 +87,23 @@ _OTHERWISE: dict[str, dict[str, Any]] = {
     "position_biased_input": False},
     "electra": {"embedding_size": 16},
     "esmc": {"num_key_value_heads": 4},
-    "esm": {"position_embedding_type": "absolute", "token_dropout": False},
+    "esm": {"vocab_size": VOCABULARY, "position_embedding_type": "absolute", "token_dropout": False},
     "funnel": {"block_sizes": [1, 1]},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 16},
-    "lilt": {"channel_shrink_ratio": 2},
+    "gptj": {"rotary_dim": 8},
+    "layoutlmv3": {"coordinate_size": 5, "shape_size": 6, "visual_embed": False},
+    "lilt": {"hidden_size": 48, "channel_shrink_ratio": 2},
+    "markuplm": {"xpath_unit_hidden_size": 4, "max_depth": 4},
+    "perceiver": {
+        "num_latents": 8, "d_latents": 32, "num_self_attends_per_block": 1, "num_self_attention_heads": 4,
+        "num_cross_attention_heads": 4,
+    },
+    "qwen3_5": {"layer_types": ["linear_attention", "full_attention"]},
+    "qwen3_5_text": {"layer_types": ["linear_attention", "full_attention"]},
+    "qwen3_next": {"layer_types": ["linear_attention", "full_attention"]},
     "longformer": {"attention_window": [8, 8]},
     "luke": {"entity_vocab_size": 8, "entity_emb_size": 8},
+    "mistral4": {**_LATENT, "head_dim": 16},
     "mobilebert": {"true_hidden_size": 16, "intra_bottleneck_size": 16, "embedding_size": 16},
     "reformer": {
         "attn_layers": ["local", "lsh"], "axial_pos_shape": [8, 12], "axial_pos_embds_dim": [16, 16],
@@ -102,6 +115,8 @@ _OTHERWISE: dict[str, dict[str, Any]] = {
         "q_groups": 1, "k_groups": 1, "v_groups": 1, "post_attention_groups": 1, "intermediate_groups": 1,
         "output_groups": 1,
     },
+    "zamba": {"layers_block_type": ["linear_attention", "hybrid", "hybrid"], "num_hidden_layers": 3},
+    "zamba2": {"layers_block_type": ["linear_attention", "hybrid"], "num_hidden_layers": 2},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
 }  # fmt: skip
 
@@ -132,7 +147,13 @@ def write_family(
     ids = about.ids()
     config = _config(family, default, ids, changes)
     torch.manual_seed(11)
-    model = getattr(transformers, FAMILIES[family])(config).eval()
+    try:
+        model = getattr(transformers, FAMILIES[family])(config).eval()
+    except ImportError:  # of a package that this family needs, which a service must name
+        config.architectures = [FAMILIES[family]]
+        config.save_pretrained(path)
+        save_file({"weight": torch.zeros(1)}, path / "model.safetensors", metadata={"format": "pt"})
+        return path
     _spread(model, ids.get("eos_token_id", 0))
     model.save_pretrained(path)
     return path
@@ -142,24 +163,27 @@ def _config(family: str, default: Any, ids: dict[str, int], changes: dict[str, A
     own = _OTHERWISE.get(family, {}) | changes
     if getattr(default, "is_encoder_decoder", False):
         own = {"decoder_start_token_id": ids["pad_token_id"], **own}
-    named = {"id2label": LABELS, "label2id": {label: number for number, label in LABELS.items()}}
-    text = default.get_text_config()
-    if text is default:
-        return type(default)(**_sizes(default) | ids | named | own)
-    key = next(key for key, value in vars(default).items() if value is text)
-    return type(default)(**{key: _sizes(text) | ids | own}, **named)
+    sizes, text = _sizes(default, ids), default.get_text_config()
+    nested = [key for key, value in vars(default).items() if value is text]
+    (sizes[nested[0]] if nested else sizes).update(own)
+    labels = {"id2label": LABELS, "label2id": {label: number for number, label in LABELS.items()}}
+    return type(default)(**sizes, **labels)
 
 
-def _sizes(config: Any) -> dict[str, Any]:
-    return {
-        name: size
-        for name, size in _SIZES.items()
-        if config.to_dict().get(name) is not None or _aliased(config, name)
-    }
+def _sizes(config: Any, ids: dict[str, int]) -> dict[str, Any]:
+    """The sizes of a config and of those within it, with the ids if it is one of texts."""
+    known = config.to_dict().keys() | config.attribute_map.keys()
+    found = {name: size for name, size in _SIZES.items() if name in known and not _is_absent(config, name)}
+    if "vocab_size" in known:
+        found |= ids
+    for key, value in vars(config).items():
+        if isinstance(value, PreTrainedConfig):
+            found[key] = _sizes(value, ids)
+    return found
 
 
-def _aliased(config: Any, name: str) -> bool:
-    return name in config.attribute_map
+def _is_absent(config: Any, name: str) -> bool:
+    return name not in config.attribute_map and config.to_dict().get(name) is None
 
 
 @torch.no_grad()
@@ -170,10 +194,12 @@ def _spread(model: Any, last: int) -> None:
     """
     for name, parameter in model.named_parameters():
         if parameter.dim() >= 2:
-            fan_in = parameter.shape[-1] if "embed" not in name else 1
+            table = "embed" in name and "xpath" not in name
+            fan_in = 1 if table else parameter.shape[-1]
             parameter.normal_(0.0, 1.2 / math.sqrt(fan_in))
     heads = [one for one in model.modules() if getattr(one, "out_features", None) == len(LABELS)]
-    texts = [[*torch.randint(10, VOCABULARY, (16,)).tolist(), last] for _ in range(8)]
+    sizes = (1, 4, 8, 16, 16, 16, 24)
+    texts = [[*torch.randint(10, VOCABULARY, (size,)).tolist(), last] for size in sizes]
     with suppress(Exception):  # of models that need more than ids, which are refused
         options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
         logits = torch.cat([model(input_ids=torch.tensor([text]), **options).logits for text in texts])

@@ -1,0 +1,50 @@
+"""Ten kinds of families are answered as transformers' pipeline answers; `make families` runs all."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.families.checkpoints import FAMILIES, write_family
+from tests.families.compare import compare
+from tests.families.table import PAGE
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.mark.parametrize(
+    ("family", "how"),
+    [
+        ("roberta", "openvino, packed"),
+        ("camembert", "openvino, padded"),
+        ("gpt2", "openvino, padded"),
+        ("qwen2", "openvino, padded"),
+        ("bart", "openvino, padded, alone"),
+        ("t5", "openvino, padded, alone"),
+        ("xlm", "torch, padded"),
+        ("xlnet", "openvino, padded, equally long"),
+        ("mobilebert", "openvino, padded, equally long"),
+        ("convbert", "openvino, padded, equally long"),
+    ],
+)
+def test_a_family_is_answered_as_transformers_answers(family: str, how: str, tmp_path: Path) -> None:
+    found = compare(write_family(tmp_path / "model", family, max_positions=32), tmp_path / "kept", family)
+    assert found.right, found
+    assert found.how.startswith(how), found
+    assert found.spread > 1, "the model must tell texts apart"
+
+
+def test_without_a_padding_token_each_text_runs_alone(tmp_path: Path) -> None:
+    """It was `Cannot handle batch sizes > 1 if no padding token is defined`, as a traceback."""
+    path = write_family(tmp_path / "model", "gpt2", "without_pad", max_positions=32)
+    found = compare(path, tmp_path / "kept", "gpt2", engine="torch")
+    assert found.right, found
+    assert found.how == "torch, padded, alone"
+
+
+def test_the_table_has_every_architecture_of_transformers() -> None:
+    table = PAGE.read_text("utf-8").partition("<!-- families -->")[2].partition("<!-- end of families -->")[0]
+    named = set(re.findall(r"[\w.-]+", table))
+    assert named.issuperset(FAMILIES), set(FAMILIES) - named
