@@ -48,6 +48,7 @@ def _name_body(route: dict[str, Any], schemas: dict[str, Any]) -> None:
     """Moves the schema of a body that has a title to the components: generators name classes after it."""
     content = route.get("requestBody", {}).get("content", {}).get("application/json", {})
     body = content.get("schema", {})
+    schemas.update(body.pop("$defs", {}))
     if name := body.get("title"):
         schemas[name] = body
         content["schema"] = {"$ref": f"#/components/schemas/{name}"}

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema, models_json_schema
 
-_SCHEMA = "#/components/schemas/{model}"
+REFERENCE = "#/components/schemas/{model}"
 
 
 class LabelScore(BaseModel):
@@ -65,14 +65,14 @@ def error(text: str, model: type[_Problem] = Error) -> dict[str, Any]:
     It refers to the model's schema by name: for a model, FastAPI would build a validator for every response
     of every route, most of the time that an application takes to start.
     """
-    schema = {"$ref": _SCHEMA.format(model=model.__name__)}
+    schema = {"$ref": REFERENCE.format(model=model.__name__)}
     return {"description": text, "content": {"application/json": {"schema": schema}}}
 
 
 def error_schemas() -> dict[str, Any]:
     """The schemas that `error` refers to, by name."""
     models = models_json_schema(
-        [(Error, "serialization"), (ValidationFailed, "serialization")], ref_template=_SCHEMA
+        [(Error, "serialization"), (ValidationFailed, "serialization")], ref_template=REFERENCE
     )
     schemas: dict[str, Any] = models[1]["$defs"]
     return schemas

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any, Literal
 
 # Which texts may share a forward pass of a model that pads: any, only equally long ones, or none.
@@ -56,17 +54,6 @@ def read_inputs(value: dict[str, Any]) -> Inputs:
     if types is not None:
         types = TokenTypes(_numbers(types["before"]), int(types["own"]), _numbers(types["after"]))
     return Inputs(unnumbered, filler, sharing, types)
-
-
-def shared(lengths: Sequence[int], sharing: Sharing) -> list[list[int]]:
-    """Divides a batch with texts of these lengths into those that share a forward pass, as indices."""
-    indices = range(len(lengths))
-    if sharing == "any":
-        return [list(indices)]
-    if sharing == "none":
-        return [[index] for index in indices]
-    order = sorted(indices, key=lengths.__getitem__)
-    return [list(same) for _, same in groupby(order, key=lengths.__getitem__)]
 
 
 def _is_id(value: Any) -> bool:

@@ -12,7 +12,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import compress
+from itertools import compress, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,7 +24,7 @@ from tokenizers.normalizers import BertNormalizer
 
 from model_store.classifier import Layout, ModelInfo
 from model_store.errors import NotComputed
-from model_store.inputs import PLAIN, Inputs, shared
+from model_store.inputs import PLAIN, Inputs, Sharing
 from model_store.tokens import Tokens
 from model_store.windows import Windows, classify_long
 
@@ -187,6 +187,17 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Free what the engine holds."""
+
+
+def shared(lengths: Sequence[int], sharing: Sharing) -> list[list[int]]:
+    """Divides a batch with texts of these lengths into those that share a forward pass, as indices."""
+    indices = range(len(lengths))
+    if sharing == "any":
+        return [list(indices)]
+    if sharing == "none":
+        return [[index] for index in indices]
+    order = sorted(indices, key=lengths.__getitem__)
+    return [list(same) for _, same in groupby(order, key=lengths.__getitem__)]
 
 
 def arrange(

@@ -24,7 +24,7 @@ from api.batches.service import BatchService
 from api.jobs.openapi import ALWAYS, NOT_FOUND, Options
 from api.jobs.service import JobService
 from api.jobs.streaming import streamed
-from api.schemas import error
+from api.schemas import REFERENCE, error
 
 # The body of a request to create a batch, and how long it may take to arrive.
 MAX_REQUEST_BYTES = 64 * 1024
@@ -64,7 +64,9 @@ _CREATE: Options = {
     "openapi_extra": {
         "requestBody": {
             "required": True,
-            "content": {"application/json": {"schema": BatchRequest.model_json_schema()}},
+            "content": {
+                "application/json": {"schema": BatchRequest.model_json_schema(ref_template=REFERENCE)}
+            },
         }
     },
 }

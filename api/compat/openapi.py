@@ -12,8 +12,8 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from api.compat.dialect import Dialect, Endpoint, Route
 from api.openapi import security
 from api.predict.handler import ROUTE
+from api.schemas import REFERENCE
 
-REFERENCE = "#/components/schemas/{model}"
 # What a route may answer besides 200, before the dialect's own statuses.
 FAILURES = {
     401: "API key missing or invalid",

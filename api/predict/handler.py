@@ -250,17 +250,17 @@ class PredictHandler:
         predictor = self._predictor
         context.client = predictor.admit(headers)
         check_length(headers, predictor.bodies.limit)
-        encoding = encoding_of(headers)
+        encoding = encoding_of(headers) if b"content-encoding" in headers.by_name else b""
         check_json(headers)
         preference = headers.preference
         query = headers.scope.get("query_string")
         default = self._label_order
         context.by_score = (order_in(query, default) if query else default) == "score"
         try:
-            bodies = predictor.bodies
-            context.texts = texts = read_texts(
-                predictor.reader, decompressed(encoding, await bodies.read(receive), bodies.limit)
-            )
+            body = await predictor.bodies.read(receive)
+            if encoding:
+                body = decompressed(encoding, body, predictor.bodies.limit)
+            context.texts = texts = read_texts(predictor.reader, body)
             foreign = None
         except ForeignBody as error:
             foreign = self._alternatives.foreign(context, error.body, receive)

@@ -123,6 +123,8 @@ class JobsWorker:
         claimed = await asyncio.to_thread(self._store.claim, *free, list(self._blocked))
         if claimed.left is not None:
             self._take_turns(*claimed.left)
+        if claimed.attempts:  # a job that came after a move must not run on what answered before
+            await self._look()
         try:
             if claimed.attempts:
                 await asyncio.to_thread(self._rq.began, [attempt.job_id for attempt in claimed.attempts])

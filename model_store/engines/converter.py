@@ -16,8 +16,8 @@ from model_store.checkpoint import Checkpoint
 from model_store.classifier import Layout, Weights
 from model_store.engines.graph import packed_graph
 from model_store.engines.openvino_ir import MODEL
-from model_store.inputs import Inputs, shared
-from model_store.rows import Rows, arrange, share_out
+from model_store.inputs import Inputs
+from model_store.rows import Rows, arrange, share_out, shared
 from model_store.tokens import Tokens
 from model_store.weights import Safetensors
 

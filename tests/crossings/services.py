@@ -333,6 +333,7 @@ class Crossed(Service):
         former, self.version = self.version, version
         if gone := {one.reference for one in former.revisions} - {one.reference for one in version.revisions}:
             self.answers(version.revisions[0].name)
+            time.sleep(KNOWN_S)  # jobs workers read once a second, too, what their model is
             self.checker.settled(*gone, at=time.monotonic())
 
     def another_worker(self, *, ahead: bool = False, **settings: object) -> Process:

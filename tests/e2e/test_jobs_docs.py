@@ -26,7 +26,7 @@ def test_every_command_of_the_page_runs_as_pasted(
     service = start_service()
     service.start_jobs()
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    assert len(blocks) == 6
+    assert len(blocks) == 7
     script = "echo; echo ---\n".join(blocks).replace(
         "localhost:8000", service.base_url.removeprefix("http://")
     )
@@ -36,7 +36,7 @@ def test_every_command_of_the_page_runs_as_pasted(
         ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    files, several, handed_in, followed, fetched, _ = done.stdout.split("---\n")
+    files, several, handed_in, followed, fetched, joined, _ = done.stdout.split("---\n")
     assert files.splitlines()[0] == "id,text,label,score,error"
     assert several.splitlines()[0] == "id;text;label;score;error"
     names = sorted(path.name for path in (tmp_path / "labelled").iterdir())
@@ -46,6 +46,7 @@ def test_every_command_of_the_page_runs_as_pasted(
     page, _, rest = fetched.partition("]}")
     assert json.loads(page + "]}")["done"] == 2
     assert "index,label,score,error" in rest
+    assert "id,text,label,score,error" in joined
 
 
 def test_rqs_own_tool_shows_the_worker(start_service: Callable[..., Service]) -> None:

@@ -103,9 +103,7 @@ def test_the_api_starts_fast_small_and_without_a_model(redis_server: RedisServer
 
     def answers() -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).json() == {
-                "status": "healthy"
-            }
+            return httpx.get(f"http://127.0.0.1:{port}/livez", trust_env=False).json() == {"status": "live"}
         except httpx.TransportError:
             return False
 

@@ -240,8 +240,9 @@ async def test_openapi_describes_everything(start: Start) -> None:
         "504",
         "507",
     }
-    schema = predict["requestBody"]["content"]["application/json"]["schema"]
-    assert schema["properties"]["text"] == {
+    reference = predict["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+    body = document["components"]["schemas"][reference.rpartition("/")[2]]
+    assert body["properties"]["text"] == {
         "description": "Texts to classify",
         "items": {"type": "string"},
         "maxItems": 1024,
@@ -249,7 +250,7 @@ async def test_openapi_describes_everything(start: Start) -> None:
         "title": "Text",
         "type": "array",
     }
-    assert schema["additionalProperties"] is False
+    assert body["additionalProperties"] is False
     assert {parameter["name"] for parameter in predict["parameters"]} == {
         "Prefer",
         "X-Request-ID",
@@ -257,7 +258,7 @@ async def test_openapi_describes_everything(start: Start) -> None:
         "order",
     }
     assert "X-Cache" in predict["responses"]["200"]["headers"]
-    example = (await service.client.post("/predict", json=schema["example"])).json()
+    example = (await service.client.post("/predict", json=body["example"])).json()
     assert example.keys() == {"predictions"}
 
 

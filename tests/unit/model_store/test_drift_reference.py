@@ -22,6 +22,7 @@ from model_store.drift_reference import (
     read_reference,
 )
 from model_store.errors import ModelCorrupt
+from model_store.inputs import PLAIN
 from model_store.measuring import Measuring, write_reference
 from model_store.stub import StubClassifier
 
@@ -118,7 +119,7 @@ def test_the_manifest_pins_a_reference_that_was_written_into_an_artefact(tmp_pat
         "parameters": 1, "tolerance": 1e-5,
         "identity": "1" * 64, "weights": "float", 
         "files": {name: asdict(digest(tmp_path / name)) for name in names},
-        "gate": None, "format": read_format(),
+        "gate": None, "format": read_format(), "inputs": asdict(PLAIN),
     }  # fmt: skip
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     measuring = Measuring(StubClassifier())

@@ -21,7 +21,10 @@ async def test_an_uploaded_file_becomes_a_job_that_says_how_it_was_read(api: Job
         "encoding": "utf-8",
         "gzipped": True,
         "column": "review",
+        "header": True,
+        "literal": False,
         "description": "CSV, separated by semicolons, UTF-8, gzip",
+        "note": "",
     }
     assert (await api.get(f"/{job['id']}")).json()["file"] == job["file"]
     texts = (await api.get(f"/{job['id']}/texts")).text
