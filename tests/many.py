@@ -28,7 +28,8 @@ from tests.threads import run_worker
 _SYNC = (
     "batcher.worker.building",
     "batcher.worker.cache_writer",
-    "api.jobs.service",
+    "batcher.jobs.store",
+    "batcher.jobs.rq_queue",
     "api.admin.service",
     "batcher.connection.clients",
 )
