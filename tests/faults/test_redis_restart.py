@@ -50,10 +50,8 @@ def kept(made: Service, *jobs: str) -> Any:
     return lasting([facts, made.http.get("/admin/clients").json()["held"]])
 
 
-@pytest.mark.parametrize("how", ["stop", "kill"])
-def test_jobs_and_what_operators_decided_were_gone_after_a_restart_of_redis(
-    start_service: Callable[..., Service], how: str
-) -> None:
+def begun(start_service: Callable[..., Service]) -> tuple[Service, str, str]:
+    """A service with a finished and a running job, a pause, a client that is held back, and a publication."""
     made = start_service(model="stub,topics=stub@a")
     made.start_jobs()
     finished = create(made, TEXTS[:5], "first")
@@ -63,6 +61,21 @@ def test_jobs_and_what_operators_decided_were_gone_after_a_restart_of_redis(
     change(made, "POST", "models/publish", {"model": "topics", "reference": "stub@b"})
     running = create(made, TEXTS, "second")
     wait_until(lambda: made.http.get(running).json()["status"] == "running", "the second job", 60)
+    return made, finished, running
+
+
+def check_end(made: Service, running: str) -> None:
+    """Ends the pause, and fails unless the job then finishes with all results."""
+    change(made, "DELETE", "pauses/bulk")
+    wait_until(lambda: made.http.get(running).json()["status"] == "finished", "the second job", 90)
+    assert results(made, running)["predictions"] == right_json(TEXTS)
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_jobs_and_what_operators_decided_were_gone_after_a_restart_of_redis(
+    start_service: Callable[..., Service], how: str
+) -> None:
+    made, finished, running = begun(start_service)
     before = kept(made, finished, running)
 
     made.redis.kill() if how == "kill" else made.redis.stop()
@@ -72,9 +85,7 @@ def test_jobs_and_what_operators_decided_were_gone_after_a_restart_of_redis(
         wait_until(lambda: kept(made, finished, running) == before, "the same as before", 60)
     assert kept(made, finished, running) == before
     assert create(made, TEXTS[:5], "first") == finished
-    change(made, "DELETE", "pauses/bulk")
-    wait_until(lambda: made.http.get(running).json()["status"] == "finished", "the second job", 90)
-    assert results(made, running)["predictions"] == right_json(TEXTS)
+    check_end(made, running)
     assert "warning" not in made.http.get("/readyz").json()
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.answers import right_json
-from tests.faults.test_redis_restart import TEXTS, change, create, kept, results
+from tests.faults.test_redis_restart import TEXTS, begun, check_end, create, kept
 from tests.servers import RedisServer
 from tests.service import Service, wait_until
 
@@ -40,28 +39,17 @@ def restore(server: RedisServer, backup: Path) -> None:
 def test_jobs_and_what_operators_decided_are_in_a_backup(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
-    made = start_service(model="stub,topics=stub@a")
-    made.start_jobs()
-    finished = create(made, TEXTS[:5], "first")
-    wait_until(lambda: made.http.get(finished).json()["status"] == "finished", "the first job", 60)
-    change(made, "PUT", "pauses/bulk", {"waiting": "keep", "for_s": 3600})
-    change(made, "POST", "clients/hold", {"client": "key:held", "what": "all", "for_s": 3600})
-    change(made, "POST", "models/publish", {"model": "topics", "reference": "stub@b"})
-    running = create(made, TEXTS, "second")
-    wait_until(lambda: made.http.get(running).json()["status"] == "running", "the second job", 60)
+    made, finished, running = begun(start_service)
     before = kept(made, finished, running)
     back_up(made.redis, tmp_path / "backup.rdb")
     later = create(made, TEXTS[:7], "after the backup")
 
     made.redis.kill()
-    shutil.rmtree(made.redis.directory / "appendonlydir", ignore_errors=True)
-    for path in [*made.redis.directory.glob("*.aof"), made.redis.directory / "dump.rdb"]:
-        path.unlink()
+    made.redis.forget()
+    (made.redis.directory / "dump.rdb").unlink()
     restore(made.redis, tmp_path / "backup.rdb")
 
     wait_until(lambda: made.http.get("/readyz").status_code == 200, "the service to be back", 60)
     wait_until(lambda: kept(made, finished, running) == before, "the same as in the backup", 60)
     assert made.http.get(later).status_code == 404
-    change(made, "DELETE", "pauses/bulk")
-    wait_until(lambda: made.http.get(running).json()["status"] == "finished", "the second job", 90)
-    assert results(made, running)["predictions"] == right_json(TEXTS)
+    check_end(made, running)
