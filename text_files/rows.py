@@ -49,7 +49,7 @@ class FileRows:
     ) -> None:
         self.format: FileFormat | None = None
         self._blocks = iter(blocks)
-        self._filename = filename
+        self.filename = filename
         self._hints = hints
         self._counted = counted
         self.column = hints.column
@@ -65,7 +65,7 @@ class FileRows:
             if len(read) >= HEAD_BYTES:
                 break
         head = bytes(read)
-        self.format = form = detect(self._filename, head[:HEAD_BYTES], self._hints)
+        self.format = form = detect(self.filename, head[:HEAD_BYTES], self._hints)
         blocks: Iterator[bytes] = chain([head], self._blocks)
         if form.gzipped:
             blocks = self._counted(unzipped(blocks))

@@ -5,33 +5,19 @@ from __future__ import annotations
 import zlib
 from importlib.util import find_spec
 
-from api.asgi.http import CLOSE, RequestHeaders, too_large
-from api.errors import Problem, invalid_body
+from api.asgi.http import too_large
+from api.errors import invalid_body
 
 ENCODINGS = (b"gzip", b"deflate", *((b"zstd",) if find_spec("zstandard") else ()))
 # The most memory that a body in zstd may ask for; clients' usual levels need up to 8 MiB.
 MAX_WINDOW = 8 * 1024**2
 
 
-def encoding_of(headers: RequestHeaders) -> bytes:
-    """The Content-Encoding of a body; empty if it is not compressed. Raises Problem 415 for another one."""
-    encoding = headers.by_name.get(b"content-encoding", b"").strip().lower().removeprefix(b"x-")
-    if encoding in (b"", b"identity"):
-        return b""
-    if encoding not in ENCODINGS:
-        accepted = b", ".join(ENCODINGS)
-        detail = f"Content-Encoding must be one of {accepted.decode()}, or left out"
-        raise Problem(415, detail, headers=(CLOSE, (b"accept-encoding", accepted)))
-    return encoding
-
-
 def decompressed(encoding: bytes, body: bytes, limit: int) -> bytes:
-    """The body without its encoding, as `encoding_of` says it.
+    """The body without its encoding, which is one of ENCODINGS.
 
     Raises Problem 413 as soon as it is larger than `limit` bytes, and 422 for broken data.
     """
-    if not encoding:
-        return body
     try:
         content = _unzstd(body, limit + 1) if encoding == b"zstd" else _unzip(body, limit + 1)
     except (zlib.error, EOFError):

@@ -116,12 +116,17 @@ def is_json(content_type: bytes) -> bool:
     return kind in JSON_TYPES or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
-def check_encoding(headers: RequestHeaders) -> None:
-    """Raises Problem 415 for a compressed body: bodies are not decompressed."""
-    encoding = headers.by_name.get(b"content-encoding")
-    if encoding is not None and encoding.strip().lower() not in (b"", b"identity"):
-        detail = "the body must not be compressed: send it without Content-Encoding"
-        raise Problem(415, detail, headers=(CLOSE, (b"accept-encoding", b"identity")))
+def check_encoding(headers: RequestHeaders, accepted: Sequence[bytes] = ()) -> bytes:
+    """The Content-Encoding of a body, empty if it is not compressed. Raises Problem 415 unless `accepted`."""
+    encoding = headers.by_name.get(b"content-encoding", b"").strip().lower().removeprefix(b"x-")
+    if encoding in (b"", b"identity"):
+        return b""
+    if encoding in accepted:
+        return encoding
+    detail = "the body must not be compressed: send it without Content-Encoding"
+    if accepted:
+        detail = f"Content-Encoding must be one of {b', '.join(accepted).decode()}, or left out"
+    raise Problem(415, detail, headers=(CLOSE, (b"accept-encoding", b", ".join(accepted) or b"identity")))
 
 
 def check_json(headers: RequestHeaders) -> None:

@@ -11,8 +11,8 @@ from typing import TypeVar
 from pydantic import BaseModel
 from pydantic_core import from_json
 
-from api.asgi.encoding import decompressed, encoding_of
-from api.asgi.http import Receive, check_json, check_length, check_size
+from api.asgi.encoding import ENCODINGS, decompressed
+from api.asgi.http import Receive, check_encoding, check_json, check_length, check_size
 from api.auth import Authenticator
 from api.backend import Hub, Queue
 from api.compat.fields import ignored_in
@@ -150,8 +150,9 @@ class DialectService:
         """The body, decompressed. Raises Problem if it is too large or too slow, or has another encoding."""
         bodies = self.predictor.bodies
         check_length(call.context.headers, bodies.limit)
-        encoding = encoding_of(call.context.headers)
-        return decompressed(encoding, await bodies.read(call.receive), bodies.limit)
+        encoding = check_encoding(call.context.headers, ENCODINGS)
+        body = await bodies.read(call.receive)
+        return decompressed(encoding, body, bodies.limit) if encoding else body
 
     async def classify(self, call: Call, texts: list[str], budget_s: float | None = None) -> Classified:
         """Raises Problem, MillraceError or ClientDisconnect."""

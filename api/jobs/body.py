@@ -81,15 +81,8 @@ class SubmitQuery(BaseModel):
 class FileTexts:
     """The texts of a file, and how it was read; iterate once. Raises Problem 422."""
 
-    def __init__(
-        self,
-        blocks: Iterable[bytes],
-        filename: str,
-        hints: Hints,
-        counted: Callable[[Iterable[bytes]], Iterator[bytes]] = iter,
-    ) -> None:
-        self._name = filename
-        self.rows = FileRows(blocks, filename, hints, counted)
+    def __init__(self, rows: FileRows) -> None:
+        self.rows = rows
 
     def __iter__(self) -> Iterator[str]:
         with refused():
@@ -103,7 +96,7 @@ class FileTexts:
         facts = asdict(found) | {
             "format": found.name,
             "delimiter": found.delimiter or None,
-            "name": self._name,
+            "name": self.rows.filename,
         }
         file = JobFile.model_validate(facts | {"column": self.rows.column, "description": str(found)})
         return file.model_dump_json()
@@ -132,7 +125,8 @@ def read_texts(kind: str, blocks: Iterable[bytes], encoding: str | None = None) 
     form = KINDS[kind]
     if form is None:
         return read_json(blocks)
-    return iter(FileTexts(blocks, "", Hints("text", form, "," if form == "csv" else None, encoding)))
+    hints = Hints("text", form, "," if form == "csv" else None, encoding)
+    return iter(FileTexts(FileRows(blocks, "", hints)))
 
 
 def charset(headers: RequestHeaders) -> str | None:

@@ -36,6 +36,7 @@ from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore, connect_jobs
 from batcher.jobs.upload import Submission, account_of, budget_of, result_bytes
 from batcher.webhook_address import AddressRefused, parse_url
+from text_files.rows import FileRows
 
 # How many commands run, and how many bodies are read, at the same time. Further bodies wait unread.
 THREADS = 4
@@ -154,12 +155,9 @@ class JobService:
         sender = Sender(receive, headers.left)
         body = self.uploader.counted(sender.blocks())
         if query.filename:
-            file = FileTexts(
-                body,
-                query.filename,
-                query.hints(charset(headers)),
-                lambda part: sender.waited_for(self.uploader.counted(part)),
-            )
+            hints, counted = query.hints(charset(headers)), self.uploader.counted
+            rows = FileRows(body, query.filename, hints, lambda part: sender.waited_for(counted(part)))
+            file = FileTexts(rows)
             submission = self._submission(headers, query.keep_input, file=file.described, model=model)
             return await self._take(headers, iter(file), submission, sender)
         kind = media_type(headers)

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
 
 from api.asgi.default_headers import with_defaults
-from api.asgi.encoding import decompressed, encoding_of
+from api.asgi.encoding import ENCODINGS, decompressed
 from api.asgi.http import (
     CLOSE,
     JSON,
@@ -29,6 +29,7 @@ from api.asgi.http import (
     Scope,
     Send,
     below,
+    check_encoding,
     check_json,
     check_length,
     route_path,
@@ -250,7 +251,7 @@ class PredictHandler:
         predictor = self._predictor
         context.client = predictor.admit(headers)
         check_length(headers, predictor.bodies.limit)
-        encoding = encoding_of(headers) if b"content-encoding" in headers.by_name else b""
+        encoding = check_encoding(headers, ENCODINGS)
         check_json(headers)
         preference = headers.preference
         query = headers.scope.get("query_string")

@@ -74,7 +74,7 @@ def tables(draw: st.DrawFn) -> Drawn:
 @given(tables())
 def test_a_drawn_table_is_read_alike_in_every_way(drawn: Drawn) -> None:
     texts = [row[drawn.text] for row in drawn.rows[1:]]
-    upload = FileTexts([drawn.content], drawn.name, Hints())
+    upload = FileTexts(FileRows([drawn.content], drawn.name, Hints()))
     assert list(upload) == texts, "upload"
     stored = JobFile.model_validate_json(upload.described())
     assert [row.text for row in FileRows([drawn.content], drawn.name, hints_of(stored))] == texts, "page"
