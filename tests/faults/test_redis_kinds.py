@@ -207,11 +207,7 @@ def test_jobs_needed_a_plain_redis_beside_a_cluster(
     made = start_service(redis=server)
     server.url = plain
     jobs = made.start_jobs()
-    handed_in = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(50)]})
-    assert handed_in.status_code == 202, handed_in.text
-    path = handed_in.headers["location"]
-    wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job")
-    assert made.http.get(path).json()["failed"] == 0
+    run_a_job(made)
     with server.client() as client:
         shown = {key.split(b":")[0] for key in client.scan_iter() if b"rq" in key}
     assert shown == ({b"{rq}"} if prefix else set())
@@ -224,12 +220,17 @@ def test_jobs_of_a_cluster_may_have_another_redis(
     needs_scripts_after_a_refused_one(server_at)
     made = start_service(redis=cluster_of_one_shard(server_at), jobs_redis_url=redis_server.url)
     jobs = made.start_jobs()
+    run_a_job(made)
+    assert jobs.stop() == 0
+
+
+def run_a_job(made: Service) -> None:
+    """Submits a job, and fails unless it ends with a result for each text."""
     handed_in = made.http.post("/jobs", json={"text": [f"text {number}" for number in range(50)]})
     assert handed_in.status_code == 202, handed_in.text
     path = handed_in.headers["location"]
     wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job")
     assert made.http.get(path).json()["failed"] == 0
-    assert jobs.stop() == 0
 
 
 async def _remembers_many_at_once(server: RedisServer) -> None:
