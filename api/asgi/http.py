@@ -45,6 +45,8 @@ JSON_TYPES = frozenset((b"", b"application/json", b"application/x-www-form-urlen
 MAX_DIGITS = 18
 # Unfinished bodies and waiting texts together may use as much memory as this many bodies of the largest size.
 LARGEST_BODIES = 16
+# How long work may take before it is watched whether its client is still there.
+WATCH_AFTER_S = 0.01
 _sane_id = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
 _sane_trace = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
@@ -268,9 +270,14 @@ def below(prefix: str, send: Send) -> Send:
 
 
 async def unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
-    """Returns what `work` returns. If the client disconnects, cancels it and raises ClientDisconnect."""
+    """Returns what `work` returns. If the client disconnects, cancels it and raises ClientDisconnect.
+
+    Only work that takes a while is watched: a task for each request costs more than reading the shared cache.
+    """
+    loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
+    watcher: asyncio.Task[None] | None = None
     disconnected = False
 
     async def watch() -> None:
@@ -280,7 +287,11 @@ async def unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
         disconnected = True
         task.cancel()
 
-    watcher = asyncio.create_task(watch())
+    def begin() -> None:
+        nonlocal watcher
+        watcher = loop.create_task(watch())
+
+    beginning = loop.call_later(WATCH_AFTER_S, begin)
     try:
         return await work
     except asyncio.CancelledError:
@@ -288,4 +299,6 @@ async def unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
             raise ClientDisconnect from None
         raise
     finally:
-        watcher.cancel()
+        beginning.cancel()
+        if watcher is not None:
+            watcher.cancel()
