@@ -70,7 +70,7 @@ def _swagger(title: str) -> tuple[bytes, str]:
         swagger_js_url="static/swagger/swagger-ui-bundle.js",
         swagger_css_url="static/swagger/swagger-ui.css",
         swagger_favicon_url="static/icon.svg",
-        swagger_ui_parameters={"tryItOutEnabled": True, "persistAuthorization": True, "validatorUrl": None},
+        swagger_ui_parameters={"persistAuthorization": True, "validatorUrl": None},
     )
     content = bytes(page.body)
     for old, new in _ACCESSIBLE.items():

@@ -12,8 +12,13 @@ export class Banners {
   }
 }
 
-function* problems({ ready, reason, now, shards, workers, jobs }) {
+function* problems({ ready, reason, pauses, now, shards, workers, jobs }) {
   if (!ready) yield { kind: "unready", words: `Not ready: ${reason}.`, details: "Only texts in the cache are answered; other requests get an error with Retry-After." };
+  const paused = Object.entries(pauses);
+  if (paused.length) {
+    const lanes = paused.map(([lane]) => (lane === "bulk" ? "jobs" : "requests")).join(" and ");
+    yield { kind: "paused", words: `Paused by an operator: ${lanes} wait for ${age(Math.max(...paused.map(([, { left_s }]) => left_s)))}.`, details: "Texts in the cache are answered; other requests get an error with Retry-After, and jobs go on after the pause. Operators can end it in the console." };
+  }
   if (shards.count > 1 && shards.down.length) yield { kind: "shards", words: `${shards.down.length} of ${shards.count} shards: no answer.`, details: `The texts of shard ${shards.down.join(", ")} get an error with Retry-After until Redis is back; all others are answered.` };
   if (now.shed > 0) yield { kind: "shed", words: `Overloaded: ${short(now.shed)} texts per second are refused.`, details: "More texts arrive than the workers can compute in time. Clients get 429 and may retry after Retry-After. More workers help: millrace up --workers N." };
   const silent = workers.filter((worker) => worker.silent_s);

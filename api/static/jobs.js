@@ -7,7 +7,9 @@ import { leastCertain, stemOf } from "./sample.js";
 const UNDO_MS = 5000;
 
 export class Jobs {
-  constructor() {
+  /** `models` knows which model the files are for. */
+  constructor(models) {
+    this.models = models;
     this.files = new Map();
     this.rows = new Rows($("#jobs"), (job) => job.id, (job) => new Job(job, this));
     const file = $("#file");
@@ -35,7 +37,8 @@ export class Jobs {
     sending.hidden = false;
     say(sending, `Sending ${file.name} …`);
     await this.attempt(async () => {
-      const query = new URLSearchParams({ filename: file.name, keep_input: "true", ...more });
+      const model = this.models.chosen;
+      const query = new URLSearchParams({ filename: file.name, keep_input: "true", ...(model && { model }), ...more });
       const job = await upload(`jobs?${query}`, file, (part) => say(sending, part < 1 ? `Sending ${file.name}: ${Math.floor(100 * part)} %` : `Reading ${file.name} …`));
       this.files.set(job.id, file);
     }, (problem) => this.choices(file, more, problem));
@@ -150,6 +153,7 @@ const title = (job) => job.file?.name ?? job.id.slice(0, 8);
 function facts(job) {
   const found = [`${short(job.done)} of ${short(job.total)} texts`];
   if (job.failed) found.push(`${short(job.failed)} failed`);
+  if (job.unknown) found.push(`${short(job.unknown)} mostly unknown to the model`);
   if (job.rate) found.push(`${short(job.rate)}/s`, `${age(job.remaining_s)} left`);
   if (job.position) found.push(`position ${job.position}`);
   if (job.error) found.push(job.error.detail);

@@ -8,6 +8,7 @@ import { Copy } from "./copy.js";
 import { $, milliseconds, say, short } from "./dom.js";
 import { follow, hasKey } from "./http.js";
 import { Jobs } from "./jobs.js";
+import { Models } from "./models.js";
 import { Race } from "./race.js";
 import { Try } from "./try.js";
 import { Workers } from "./workers.js";
@@ -16,8 +17,9 @@ const race = new Race($("#race"));
 const banners = new Banners();
 const batches = new Batches($("#batches"));
 const workers = new Workers($("#workers"));
-const jobs = new Jobs();
-const form = new Try(race);
+const models = new Models();
+const jobs = new Jobs(models);
+const form = new Try(race, models);
 const charts = [
   new Chart($("#chart-texts"), ["worked", "answered"], short, "texts per second"),
   new Chart($("#chart-p99"), ["p99_ms"], milliseconds, "time within which 99 of 100 requests are answered"),
@@ -39,6 +41,7 @@ function setState(state, words) {
 /** What the service says of itself, unless none of its workers has been heard of lately. */
 function describe(frame) {
   if (!frame.ready) return ["unready", `Not ready: ${frame.reason}`];
+  if (Object.keys(frame.pauses).length) return ["paused", "Paused"];
   return frame.workers.length && frame.workers.every((worker) => worker.silent_s) ? ["unready", "Ready?"] : ["ready", "Ready"];
 }
 
@@ -51,6 +54,7 @@ follow({
     setState(...describe(frame));
     banners.take(frame);
     say($("#model"), model ? `${model.name} · ${model.revision} · ${model.engine} ${model.precision}` : "");
+    models.take(frame.models);
     if (model) copy.model = model.name;
     figure("waiting", short(now.waiting));
     figure("worked", `${short(now.worked)}/s`);

@@ -98,6 +98,7 @@ export class Race {
     if (this.calm.matches) return this.settle();
     if (this.moving || this.atRest || !this.visible || document.hidden) return;
     this.moving = true;
+    this.canvas.parentElement.classList.add("flowing");
     this.before = performance.now();
     requestAnimationFrame((now) => this.turn(now));
   }
@@ -122,6 +123,7 @@ export class Race {
   turn(now) {
     this.moving = this.visible && !document.hidden && !this.calm.matches && !this.atRest;
     if (this.moving) requestAnimationFrame((next) => this.turn(next));
+    this.canvas.parentElement.classList.toggle("flowing", !this.atRest);
     const spent = now - this.before;
     if (this.moving && spent < FRAME_MS) return;
     this.before = now;
@@ -132,6 +134,7 @@ export class Race {
   settle() {
     this.flow = this.wanted;
     this.level = this.wantedLevel;
+    this.canvas.parentElement.classList.toggle("flowing", this.wanted > 0 || this.drops > 0);
     for (let step = 0; step < 12; step += 1) this.move(0.1);
     this.draw();
   }

@@ -1,19 +1,22 @@
 // The form: classifies texts and shows their labels, the cache result, and where the time went.
 
-import { $, h, milliseconds, say } from "./dom.js";
+import { $, h, milliseconds, say, short } from "./dom.js";
 import { RequestError, request, useKey } from "./http.js";
 
 const OUTCOMES = { HIT: "from the cache", PARTIAL: "partly from the cache", MISS: "computed" };
 const STAGES = { cache: "cache", queue: "queue", tokenize: "tokenise", model: "model" };
 const LABELS = 5;
+// More texts than this have a summary above their answers.
+const MANY = 10;
 const WORKING_MS = 300;
 // The service gives up after 10 s unless a client asks for longer; a little later nothing can come any more.
 const BUDGET_MS = 12000;
 
 export class Try {
-  /** `race` shows the visitor's own texts in the picture. */
-  constructor(race) {
+  /** `race` shows the visitor's own texts in the picture; `models` knows which model is chosen. */
+  constructor(race, models) {
     this.race = race;
+    this.models = models;
     this.running = false;
     $("#form").addEventListener("submit", (event) => {
       event.preventDefault();
@@ -48,7 +51,7 @@ export class Try {
     try {
       const started = performance.now();
       const texts = lines.map(({ text }) => text);
-      const response = await classify(texts);
+      const response = await classify(texts, this.models.route);
       const { predictions } = await response.json();
       this.show(texts, predictions, response.headers, performance.now() - started);
     } catch (problem) {
@@ -77,6 +80,7 @@ export class Try {
     $("#problem").hidden = false;
     $("#timing").hidden = true;
     $("#outcome").replaceChildren();
+    $("#summary").replaceChildren();
     $("#answers").replaceChildren();
   }
 
@@ -85,21 +89,26 @@ export class Try {
     const stages = serverTiming(headers.get("Server-Timing") ?? "");
     const batch = Number(stages.batch?.desc ?? 0);
     const cut = Number(headers.get("X-Truncated") ?? 0);
+    const unknown = Number(headers.get("X-Unknown") ?? 0);
     const chips = [h("span", { class: cache === "HIT" ? "chip hit" : "chip", "data-cache": cache }, OUTCOMES[cache] ?? cache)];
     if (batch) chips.push(h("span", { class: "chip" }, batch === 1 ? "alone in its batch" : `in a batch of ${batch}`));
     if (cut) chips.push(h("span", { class: "chip warn" }, `${cut} truncated at the model's limit`));
+    if (unknown) chips.push(h("span", { class: "chip warn" }, unknown === 1 && texts.length === 1 ? "mostly unknown to the model" : `${unknown} mostly unknown to the model`));
     chips.push(h("span", { class: "chip" }, milliseconds(stages.total?.dur ?? elapsedMs)));
     $("#outcome").replaceChildren(...chips);
     this.race.answered(batch, texts.length);
     $("#waterfall").replaceChildren(...waterfall(stages));
     $("#timing").hidden = false;
+    $("#summary").replaceChildren(...(texts.length > MANY ? summary(predictions) : []));
     $("#answers").replaceChildren(...texts.map((text, index) => answer(text, predictions[index])));
+    $("#answers").scrollTop = 0;
+    if (!inSight($("#answers"))) $("#answers-title").scrollIntoView({ block: "start" });
   }
 }
 
-/** POST /predict, given up when no answer can come any more. */
-export function classify(texts) {
-  return request("predict", {
+/** POST /predict, or the route of another model, given up when no answer can come any more. */
+export function classify(texts, route = "predict") {
+  return request(route, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify({ text: texts }),
@@ -151,8 +160,27 @@ function stage(name, title, at, dur, total) {
   );
 }
 
+/** Whether the first answer can be seen without scrolling. */
+function inSight(list) {
+  const { top } = list.getBoundingClientRect();
+  return top >= 0 && top < innerHeight - 80;
+}
+
+const bestOf = (pairs) => pairs.reduce((one, other) => (other.score > one.score ? other : one));
+
+/** How many texts have each label, most first. */
+function summary(predictions) {
+  const counts = new Map();
+  for (const { label } of predictions.map(bestOf)) counts.set(label, (counts.get(label) ?? 0) + 1);
+  return [...counts].sort(([, one], [, other]) => other - one).flatMap(([label, count]) => [
+    h("span", { class: "label" }, label),
+    h("span", { class: "bar best" }, h("i", { style: { width: `${(100 * count) / predictions.length}%` } })),
+    h("span", { class: "number" }, short(count)),
+  ]);
+}
+
 function answer(text, pairs) {
-  const best = pairs.reduce((one, other) => (other.score > one.score ? other : one));
+  const best = bestOf(pairs);
   const sorted = pairs.length > LABELS ? [...pairs].sort((one, other) => other.score - one.score) : pairs;
   const rest = sorted.slice(LABELS);
   return h(

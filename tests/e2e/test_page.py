@@ -189,8 +189,8 @@ def test_everything_can_be_reached_by_keyboard(service: Service, viewer: Viewer)
     for _ in range(6):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.id || document.activeElement.textContent"))
-    assert reached == ["Skip to the form", "texts", "classify", "together", "single", reached[-1]]
-    for wanted in ("file", "API documentation"):
+    assert reached == ["Skip to the form", "texts", "classify", "file", "As a program", "answers"]
+    for wanted in ("together", "API documentation"):
         for _ in range(60):
             if reached[-1] == wanted:
                 break
@@ -206,6 +206,108 @@ def test_nothing_is_wider_than_a_phone(service: Service, viewer: Viewer) -> None
         page.click("#classify")
         page.wait_for_selector("#answers li")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [390, 720, 768, 1440, 2560])
+def test_the_answer_was_below_the_screen(service: Service, viewer: Viewer, width: int) -> None:
+    """After Classify, no label could be seen at any width."""
+    viewer.page.set_viewport_size({"width": width, "height": 900 if width > 400 else 844})
+    page = viewer.open(service)
+    page.click("#classify")
+    page.wait_for_selector("#answers li")
+    first = page.locator("#answers li .label.best, #answers li .best").first.bounding_box()
+    assert first is not None
+    assert 0 <= first["y"] <= page.evaluate("innerHeight") - first["height"]
+
+
+def overlaps(page: Page) -> list[tuple[str, str]]:
+    """Pairs of figures whose words lie on each other."""
+    boxes = page.locator(".figures dt, .figures dd").evaluate_all(
+        """all => all.map((one) => {
+            const range = document.createRange();
+            range.selectNodeContents(one);
+            const { x, y, width, height } = range.getBoundingClientRect();
+            return { words: one.textContent, x, y, width, height };
+        })"""
+    )
+    return [
+        (one["words"], other["words"])
+        for one, other in itertools.combinations(boxes, 2)
+        if one["x"] < other["x"] + other["width"]
+        and other["x"] < one["x"] + one["width"]
+        and one["y"] < other["y"] + other["height"] - 1
+        and other["y"] < one["y"] + one["height"] - 1
+    ]
+
+
+def test_figures_lay_on_each_other_once_the_service_was_gone(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
+    for width in (390, 680, 720, 768, 1440, 2560):
+        page.set_viewport_size({"width": width, "height": 900})
+        for gone in (False, True):
+            page.evaluate("gone => document.body.classList.toggle('stale', gone)", gone)
+            assert overlaps(page) == [], (width, gone)
+
+
+def test_many_texts_have_a_summary(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
+    texts = [f"text {number}" for number in range(200)]
+    page.fill("#texts", "\n".join(texts))
+    page.click("#classify")
+    page.wait_for_selector("#summary .number")
+    found = [max(pairs, key=lambda pair: pair["score"])["label"] for pairs in predictions(service, texts)]
+    counts = sorted((found.count(label) for label in set(found)), reverse=True)
+    assert [int(count) for count in page.locator("#summary .number").all_inner_texts()] == counts
+    assert page.evaluate("document.documentElement.scrollHeight") < 4000
+
+
+def predictions(service: Service, texts: list[str]) -> list[Any]:
+    found: list[Any] = service.predict(*texts).json()["predictions"]
+    return found
+
+
+def test_texts_that_the_model_does_not_know_are_marked(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
+    page.fill("#texts", "known words\n\u05e9\u05dc\u05d5\u05dd")
+    page.click("#classify")
+    page.wait_for_selector("#outcome .warn")
+    assert page.inner_text("#outcome .warn") == "1 mostly unknown to the model"
+
+
+def test_one_of_several_models_is_chosen(start_service: StartService, viewer: Viewer) -> None:
+    made = start_service(model="stub,other=stub@signed-other")
+    page = viewer.open(made)
+    page.wait_for_selector("#choice:not([hidden])")
+    assert page.locator("#models option").all_inner_texts() == ["stub", "other"]
+    assert page.inner_text("#labels") == "one of NEGATIVE, POSITIVE"
+    page.select_option("#models", "other")
+    assert page.inner_text("#labels") != "one of NEGATIVE, POSITIVE"
+    page.fill("#texts", "one text")
+    page.click("#classify")
+    page.wait_for_selector("#answers li")
+    pairs = made.http.post("/models/other/predict", json={"text": ["one text"]}).json()["predictions"][0]
+    best = max(pairs, key=lambda pair: pair["score"])["label"]
+    assert page.get_attribute("#answers li", "data-label") == best
+
+
+def test_a_pause_was_shown_as_ready(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
+    assert service.http.put("/admin/pauses/bulk", json={"for_s": 600, "waiting": "keep"}).status_code == 200
+    try:
+        page.wait_for_selector('#state[data-state="paused"]')
+        said = page.inner_text('#banners [data-problem="paused"] summary')
+        assert re.fullmatch(r"Paused by an operator: jobs wait for (10|9) min\.", said)
+    finally:
+        service.http.delete("/admin/pauses/bulk")
+    page.wait_for_selector('#state[data-state="ready"]')
+
+
+def test_the_first_click_on_try_it_out_was_lost(service: Service, viewer: Viewer) -> None:
+    page = viewer.page
+    page.goto(f"{service.base_url}/docs")
+    page.locator(".opblock-post .opblock-summary").first.click()
+    page.click(".try-out__btn")
+    page.wait_for_selector(".execute")
 
 
 def test_texts_stand_out_from_their_ground(service: Service, viewer: Viewer) -> None:
