@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from model_store import commands
-from model_store.arguments import add_artefact_dir, add_engine
+from model_store.arguments import add_artefact_dir, add_engine, add_pull
 from model_store.errors import ModelError
 from model_store.random_model import SHAPES
 
@@ -53,15 +53,7 @@ Add = Callable[[str, Command, str], argparse.ArgumentParser]
 
 
 def _add_sources(add: Add) -> None:
-    pull = add("pull", commands.pull, "fetch a pinned checkpoint from the Hugging Face Hub")
-    pull.add_argument("reference", help="org/name@commit; for a branch, its current commit is printed")
-    pull.add_argument("--to", type=Path, help="target directory (default: where org/name@commit is found)")
-    pull.add_argument(
-        "--convert-pickle",
-        action="store_true",
-        help="convert the weights if the repository has only a pickle",
-    )
-    add_artefact_dir(pull)
+    add_pull(add("pull", commands.pull, "fetch a pinned checkpoint from the Hugging Face Hub"))
 
     convert = add("convert-pickle", commands.convert_pickle, "convert a pickle checkpoint to safetensors")
     convert.add_argument("directory", type=Path)

@@ -25,3 +25,17 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
 def add_artefact_dir(parser: argparse.ArgumentParser) -> None:
     kept = "directory of pulled and built models (default: ~/.cache/millrace)"
     parser.add_argument("--artefact-dir", type=Path, default=Path("~/.cache/millrace"), help=kept)
+
+
+def add_pull(parser: argparse.ArgumentParser) -> None:
+    """Add what names a checkpoint on the hub, and where it goes."""
+    parser.add_argument(
+        "reference", metavar="ORG/NAME@COMMIT", help="for a branch, its current commit is printed"
+    )
+    parser.add_argument("--to", type=Path, help="target directory (default: where org/name@commit is found)")
+    parser.add_argument(
+        "--convert-pickle",
+        action="store_true",
+        help="convert the weights if the repository has only a pickle",
+    )
+    add_artefact_dir(parser)

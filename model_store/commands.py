@@ -24,7 +24,7 @@ def pull(args: Namespace) -> Iterator[str]:
     if not snapshot.commit.startswith(revision or "main"):
         raise ModelError(
             f"{revision or 'main'} of {repository} is currently commit {snapshot.commit}, which may change; "
-            f"pin it: python -m model_store pull {snapshot.reference}"
+            f"pin it: millrace pull {snapshot.reference}"
         )
     to = args.to or hub_directory(args.artefact_dir.expanduser(), repository, snapshot.commit)
     hub.pull(snapshot, to, convert=args.convert_pickle)

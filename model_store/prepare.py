@@ -66,7 +66,7 @@ def locate(reference: str, artefact_dir: Path) -> tuple[str, Path]:
     hub = _HUB_REFERENCE.fullmatch(reference)
     if hub:
         return f"{hub['org']}/{hub['name']}", _pulled(reference, hub, artefact_dir)
-    pull = "`python -m model_store pull"
+    pull = "`millrace pull"
     if "@" in reference:
         raise ModelNotFound(
             f"{reference} is not a pinned reference: write org/name@ and a commit hash; "
@@ -189,8 +189,7 @@ def _pulled(reference: str, hub: re.Match[str], artefact_dir: Path) -> Path:
     found = sorted(prefix.parent.glob(f"{prefix.name}*")) if prefix.parent.is_dir() else []
     if not found:
         raise ModelNotFound(
-            f"{reference} has not been pulled; run: python -m model_store pull {reference} "
-            f"--artefact-dir {artefact_dir}"
+            f"{reference} has not been pulled; run: millrace pull {reference} --artefact-dir {artefact_dir}"
         )
     if len(found) > 1:
         raise ModelNotFound(f"{reference} matches {len(found)} pulled commits; give more of the hash.")

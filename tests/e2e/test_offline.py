@@ -32,6 +32,7 @@ ALONE = {
     "millrace train": "rows.csv -o topics --base TINY --recipe linear",
     "millrace push": "TINY org/name",
     "model_store pull": REFERENCE,
+    "millrace pull": REFERENCE,
     "model_store convert-pickle": "pickled",
     "model_store random": "--config tiny --out random",
     "model_store seal": "TINY",
@@ -44,6 +45,7 @@ ALONE = {
 }
 # Words after those that ask a running service.
 SERVED = {
+    "millrace predict": "good",
     "millrace classify": "rows.csv -o labelled.csv",
     "millrace status": "",
     "millrace top": "--frames 1",
@@ -163,7 +165,7 @@ def test_a_command_looks_for_nothing_outside(
     if paths["TINY"] in words or "pickled" in words or command == "model_store random":
         request.getfixturevalue("tiny")
     settings = {"HF_TOKEN": "hf_test", "MILLRACE_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    if command in ("millrace push", "model_store pull"):
+    if command in ("millrace push", "millrace pull", "model_store pull"):
         settings["HF_ENDPOINT"] = request.getfixturevalue("hub")
     written(tmp_path)
     done = namespace.run(*PYTHON, "-m", *command.split(), *words, **settings)

@@ -1,4 +1,4 @@
-"""`python -m model_store pull`, as people run it, against a hub on the loopback."""
+"""`millrace pull`, as people run it, against a hub on the loopback."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def hub(checkpoint: Path) -> Iterator[Hub]:
 @pytest.fixture
 def pull(hub: Hub, tmp_path: Path) -> Pull:
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "model_store", "pull", *arguments, "--artefact-dir", str(tmp_path)]
+        command = [sys.executable, "-m", "millrace", "pull", *arguments, "--artefact-dir", str(tmp_path)]
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home"), **environment}
         return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
 
@@ -79,7 +79,7 @@ def test_a_branch_is_resolved_but_not_pulled(pull: Pull, tmp_path: Path) -> None
     done = pull("org/name@main")
     assert done.returncode == 2
     assert f"main of org/name is currently commit {COMMIT}, which may change" in done.stderr
-    assert f"python -m model_store pull {REFERENCE}" in done.stderr
+    assert f"millrace pull {REFERENCE}" in done.stderr
     assert not (tmp_path / "hub").exists()
 
 
@@ -135,7 +135,7 @@ def test_what_cannot_be_had_is_one_sentence(
     pull: Pull, reference: str, environment: dict[str, str], sentence: str
 ) -> None:
     done = pull(reference, **environment)
-    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (2, sentence)
+    assert (done.returncode, done.stderr.strip().splitlines()[-1]) == (2, f"millrace pull: {sentence}")
     assert "Traceback" not in done.stderr
 
 

@@ -124,7 +124,7 @@ def test_a_model_is_checked_before_anything_starts(
     assert said(capsys, *words, "gpt2") == (
         "millrace up: the worker cannot start: gpt2 is not a directory, and not default, stub or "
         "org/name@commit either. A model of the Hugging Face Hub is fetched with "
-        "`python -m model_store pull ORG/gpt2@main`.\n"
+        "`millrace pull ORG/gpt2@main`.\n"
     )
     assert not data.exists()
 

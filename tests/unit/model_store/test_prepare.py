@@ -169,7 +169,7 @@ def test_without_torch_an_unbuilt_checkpoint_says_what_to_do(
 @pytest.mark.parametrize(
     ("reference", "sentence"),
     [
-        ("org/name@abcdef0", "has not been pulled; run: python -m model_store pull org/name@abcdef0"),
+        ("org/name@abcdef0", "has not been pulled; run: millrace pull org/name@abcdef0"),
         ("org/name@main", "is not a pinned reference"),
         ("no/such/directory", "is not a directory"),
     ],

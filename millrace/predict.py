@@ -1,0 +1,80 @@
+"""`millrace predict`: the labels of a few texts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from millrace.addresses import refusal
+from millrace.errors import CommandError
+from millrace.service_client import API_KEY_FILE, ServiceClient
+from millrace.service_client import add_arguments as add_client_arguments
+
+if TYPE_CHECKING:
+    import httpx
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        'millrace predict "I love you." prints the best label of the text, and head -20 reviews.txt | '
+        "millrace predict those of 20 lines. For a file of more texts there is `millrace classify`."
+    )
+    parser.add_argument(
+        "texts", nargs="*", metavar="TEXT", help="texts (default: a text per line of the input)"
+    )
+    parser.add_argument("--model", default="", metavar="NAME", help="model of this name (default: the first)")
+    parser.add_argument(
+        "--json", action="store_true", help="print the answer of the service, with all scores"
+    )
+    add_client_arguments(parser, API_KEY_FILE)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints a line for each text: its best label, the score of that label, the text."""
+    texts = args.texts or [line for line in sys.stdin.read().splitlines() if line.strip()]
+    if not texts:
+        raise CommandError(
+            'there is no text: millrace predict "I love you.", or a text per line of the input.'
+        )
+    with PredictClient.of(args) as client:
+        answer = client.predict(texts, args.model)
+    if args.json:
+        print(answer.text)
+        return 0
+    rows = [max(pairs, key=lambda pair: pair["score"]) for pairs in answer.json()["predictions"]]
+    width = max(len(row["label"]) for row in rows)
+    for row, text in zip(rows, texts, strict=True):
+        print(f"{row['label']:<{width}}  {row['score']:.4f}  {text}")
+    if unknown := answer.headers.get("x-unknown"):
+        print(f"The model mostly does not know {unknown} of {len(texts)} texts.", file=sys.stderr)
+    return 0
+
+
+class PredictClient(ServiceClient):
+    """Sends texts to POST /predict, or to the route of another model."""
+
+    timeout_s = 60.0
+    key_file = "api_key_file"
+
+    def predict(self, texts: list[str], model: str) -> httpx.Response:
+        """The answer to these texts. Raises CommandError."""
+        path = f"/models/{quote(model)}/predict" if model else "/predict"
+        with self._reporting():
+            answer = self._http.post(path, json=_body(texts))
+        if answer.status_code != 200:
+            detail = refusal(answer)[0] or f"{self.url}{path} answered {answer.status_code}"
+            raise CommandError(f"{detail}.", status=1)
+        return answer
+
+
+def _body(texts: list[str]) -> dict[str, Any]:
+    try:
+        json.dumps(texts, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise CommandError(
+            "a text is not UTF-8: `millrace classify` reads files of other encodings."
+        ) from None
+    return {"text": texts}

@@ -1,0 +1,78 @@
+"""`millrace predict` against a service that is a function."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from millrace.__main__ import main
+
+PAIRS = {
+    "good": [{"label": "NEGATIVE", "score": 0.1}, {"label": "POSITIVE", "score": 0.9}],
+    "bad": [{"label": "NEGATIVE", "score": 0.75}, {"label": "POSITIVE", "score": 0.25}],
+}
+asked: list[tuple[str, list[str]]] = []
+
+
+def answer(request: httpx.Request) -> httpx.Response:
+    texts = json.loads(request.content)["text"]
+    asked.append((request.url.path, texts))
+    if "boom" in texts:
+        return httpx.Response(422, json={"code": "poison", "detail": "text 1 ended three workers"})
+    headers = {"x-unknown": "1"} if "bad" in texts else {}
+    return httpx.Response(200, json={"predictions": [PAIRS[text] for text in texts]}, headers=headers)
+
+
+@pytest.fixture(autouse=True)
+def service(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked.clear()
+
+    def client(url: str, key: str = "", **_: Any) -> httpx.Client:
+        return httpx.Client(base_url=url, transport=httpx.MockTransport(answer))
+
+    monkeypatch.setattr("millrace.service_client.http_client", client)
+
+
+def run(*words: str) -> int:
+    return main(["predict", *words, "--url", "http://127.0.0.1:9"])
+
+
+def test_each_text_has_a_line_with_its_best_label(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("good", "bad") == 0
+    out, err = capsys.readouterr()
+    assert out == "POSITIVE  0.9000  good\nNEGATIVE  0.7500  bad\n"
+    assert err == "The model mostly does not know 1 of 2 texts.\n"
+    assert asked == [("/predict", ["good", "bad"])]
+
+
+def test_texts_are_lines_of_the_input_if_none_is_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("good\n\nbad\r\n"))
+    assert run("--json", "--model", "org/other") == 0
+    assert json.loads(capsys.readouterr().out) == {"predictions": [PAIRS["good"], PAIRS["bad"]]}
+    assert asked == [("/models/org/other/predict", ["good", "bad"])]
+
+
+def test_without_a_text_it_says_what_to_do(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    assert run() == 2
+    assert 'millrace predict "I love you."' in capsys.readouterr().err
+    assert asked == []
+
+
+def test_what_the_service_refuses_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("good", "boom") == 1
+    assert capsys.readouterr().err == "millrace predict: text 1 ended three workers.\n"
+
+
+def test_a_text_that_is_not_utf8_is_not_sent(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("caf\udce9") == 2
+    assert "not UTF-8" in capsys.readouterr().err
+    assert asked == []
