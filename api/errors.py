@@ -20,6 +20,7 @@ from batcher.errors import (
     QueueFull,
     QueueUnavailable,
     RevisionsMixed,
+    TextUnknown,
 )
 
 Header = tuple[bytes, bytes]
@@ -37,6 +38,7 @@ STATUS_OF: dict[type[MillraceError], int] = {
     BudgetExceeded: 504,
     EntryFailed: 500,
     EntryPoisoned: 422,
+    TextUnknown: 422,
     LabelsDiffer: 409,
     DataMissing: 404,
 }

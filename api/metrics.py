@@ -36,6 +36,7 @@ from batcher.errors import (
     Paused,
     QueueFull,
     QueueUnavailable,
+    TextUnknown,
 )
 from batcher.publishing.comparisons import SCORE_STEP, label_pairs
 from batcher.version import own_version
@@ -58,6 +59,7 @@ OUTCOME_OF: dict[type[MillraceError], str] = {
     BudgetExceeded: "expired",
     EntryFailed: "failed",
     EntryPoisoned: "dead",
+    TextUnknown: "failed",
     NoWorker: "refused",
     Paused: "refused",
     QueueUnavailable: "refused",

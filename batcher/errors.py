@@ -69,6 +69,12 @@ class EntryPoisoned(MillraceError):
     code = "poison"
 
 
+class TextUnknown(MillraceError):
+    """The model does not know more than half of the pieces of the text, and such texts are refused."""
+
+    code = "text_unknown"
+
+
 class LabelsDiffer(MillraceError):
     """A model of a cascade answered with other labels than the first one."""
 

@@ -76,6 +76,9 @@ class Prediction(NamedTuple):
 
     `tokens` are those that the model read, and `truncated` counts those beyond its limit, which it did not.
 
+    `foreign`: the model does not know more than half of the pieces of the text. Encoded, it is a sign before
+    `truncated`, which earlier versions read as the number.
+
     `cached` says that it was read from the shared cache; it is not encoded. The class is a tuple because two
     are created per text, which is several times faster than with a frozen dataclass.
     """
@@ -90,10 +93,12 @@ class Prediction(NamedTuple):
     batch_size: int = 0
     model: str = ""
     cached: bool = False
+    foreign: bool = False
 
     def encode(self) -> bytes:
         """Encodes a line of facts, then the fragment."""
-        return b"%d %d %.3f %.3f %.3f %d %b\n%b" % (
+        facts = b"%d %+d %.3f %.3f %.3f %d %b\n%b" if self.foreign else b"%d %d %.3f %.3f %.3f %d %b\n%b"
+        return facts % (
             self.tokens,
             self.truncated,
             self.queue_ms,
@@ -194,6 +199,7 @@ def decode_result(raw: bytes, *, cached: bool = False) -> Prediction | Failure:
             int(batch_size),
             model,
             cached,
+            truncated.startswith(b"+"),
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise Malformed(f"the result is unreadable: {type(error).__name__}") from error

@@ -200,6 +200,8 @@ class JobSettings(QueueSettings):
     """Whether results are shared only between requests with the same API key name."""
     keep_refused_texts: bool = False
     """Whether refused texts (poison, inference_failed) are kept for a week, to show and retry them."""
+    refuse_unknown: bool = False
+    """Whether texts are refused of which the model does not know more than half of the pieces."""
     max_waiting_jobs: int = Field(default=1000, ge=1)
     """How many jobs may wait before new ones are refused with 429."""
     max_jobs_bytes: int = Field(default=384 * 1024**2, ge=1024)

@@ -133,6 +133,12 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, tar
     _write(target, source, client, job)
     if not args.keep:
         client.delete(job)
+    if unknown := job.get("unknown"):  # an earlier version does not say
+        print(
+            f"The model does not know more than half of the pieces of {unknown} of {job['total']} texts, "
+            "which may be of another language: do not rely on their labels.",
+            file=sys.stderr,
+        )
     failed: int = job["failed"]
     if failed:
         print(f"{failed} of {job['total']} texts have an error instead of a prediction.", file=sys.stderr)

@@ -10,7 +10,7 @@ import os
 import sys
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import compress, groupby
 from pathlib import Path
@@ -51,6 +51,8 @@ _CANARIES = 16
 _NEAR_ANSWER = 0.1
 # The segment of tokens that belong to no text, so that no text attends to them.
 FILLER = -1
+# A character of no script: only a tokenizer that reads bytes has pieces for it.
+_IN_NO_VOCABULARY = "\U0010fffe"
 Integers = NDArray[np.int32]
 Floats = NDArray[np.float32]
 
@@ -72,6 +74,8 @@ class Tokenizer:
         self._max_tokens = max_tokens
         self._windows: Windows | None = None
         self._unknown = _unknown_id(self._rust)
+        # Pieces that say nothing of a text: special tokens, and the space before a word.
+        self._empty = {*_special(self._rust), self._rust.token_to_id("\u2581")} - {self._unknown}
 
     def read_in(self, windows: Windows) -> None:
         """Return texts of more than `windows.tokens` tokens in windows from now on."""
@@ -87,13 +91,13 @@ class Tokenizer:
             if len(ids) == self._max_tokens and (rest := encoding.overflowing):
                 result.append(self._long(encoding, rest))
             else:
-                result.append(Tokens(ids, truncated=0, unknown=self._unknowns(ids)))
+                result.append(self._read(ids))
         return result
 
     def _long(self, first: Encoding, rest: list[Encoding]) -> Tokens:
         """A text of which only the `first` part fits into the limit, or into a window."""
         if self._windows is None:
-            return Tokens(first.ids, truncated=sum(map(_own, rest)), unknown=self._unknowns(first.ids))
+            return self._read(first.ids, sum(map(_own, rest)))
         parts = [first, *rest]
         ends = self._windows.join == "first_last"
         chosen = [first, rest[-1]] if ends else parts[: self._windows.most]
@@ -101,12 +105,14 @@ class Tokenizer:
         # and the last one may share some, too.
         shared = len(parts) - 1 if ends and len(rest) > 1 else len(parts) - len(chosen)
         left_out = sum(map(_own, parts)) - sum(map(_own, chosen)) - shared * self._windows.overlap
-        windows = tuple(Tokens(part.ids, 0, self._unknowns(part.ids), part=True) for part in chosen)
-        ids = [piece for window in windows for piece in window.ids]
-        return Tokens(ids, max(left_out, 0), sum(window.unknown for window in windows), windows)
+        windows = tuple(replace(self._read(part.ids), part=True) for part in chosen)
+        whole = self._read([piece for window in windows for piece in window.ids], max(left_out, 0))
+        return replace(whole, windows=windows)
 
-    def _unknowns(self, ids: list[int]) -> int:
-        return 0 if self._unknown is None else ids.count(self._unknown)
+    def _read(self, ids: list[int], truncated: int = 0) -> Tokens:
+        unknown = 0 if self._unknown is None else ids.count(self._unknown)
+        foreign = unknown > 0 and 2 * unknown > sum(piece not in self._empty for piece in ids)
+        return Tokens(ids, truncated, unknown, foreign=foreign)
 
     def _encode(self, texts: list[str]) -> list[Encoding]:
         if self._plain is None:
@@ -125,8 +131,11 @@ def truncation_side(rust: RustTokenizer) -> str:
 
 def special_ids(path: Path) -> list[int]:
     """The ids of a tokenizer.json that a text gets by naming a special token, such as "[SEP]"."""
-    added = RustTokenizer.from_file(str(path)).get_added_tokens_decoder()
-    return sorted(number for number, token in added.items() if token.special)
+    return sorted(_special(RustTokenizer.from_file(str(path))))
+
+
+def _special(tokenizer: RustTokenizer) -> list[int]:
+    return [number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special]
 
 
 def _own(part: Encoding) -> int:
@@ -152,8 +161,12 @@ def _for_plain_texts(full: RustTokenizer) -> RustTokenizer | None:
 
 
 def _unknown_id(tokenizer: RustTokenizer) -> int | None:
-    token = getattr(tokenizer.model, "unk_token", None)
-    return tokenizer.token_to_id(token) if token else None
+    """The id of what the vocabulary does not have; None if every text is made of pieces that it has."""
+    try:
+        pieces = tokenizer.model.tokenize(_IN_NO_VOCABULARY)
+    except Exception:  # a vocabulary without such a piece raises just this
+        return None
+    return int(pieces[0].id) if len(pieces) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,12 +130,14 @@ def _tokens(text: str, windows: Windows | None) -> Tokens:
     starts = range(0, len(pieces) - windows.overlap, step)[: windows.most]
     parts = tuple(replace(_read(pieces[start : start + size], 0), part=True) for start in starts)
     ids = [piece for part in parts for piece in part.ids]
-    return Tokens(ids, max(len(pieces) - starts[-1] - size, 0), sum(part.unknown for part in parts), parts)
+    whole = _read(pieces, len(pieces) - starts[-1] - size)
+    return replace(whole, ids=ids, unknown=sum(part.unknown for part in parts), windows=parts)
 
 
 def _read(kept: list[str], left_out: int) -> Tokens:
     ids = [_digest(" ".join(kept)), *(_digest(piece) % _PIECE_IDS for piece in kept), _END]
-    return Tokens(ids, truncated=max(left_out, 0), unknown=sum(not piece.isascii() for piece in kept))
+    unknown = sum(not piece.isascii() for piece in kept)
+    return Tokens(ids, max(left_out, 0), unknown, foreign=2 * unknown > len(kept))
 
 
 def _digest(text: str) -> int:

@@ -11,7 +11,8 @@ class Tokens:
     """One tokenised text: token ids including special ones, at most `max_tokens` of them.
 
     `truncated` is the number of tokens that the model does not read. A text that is read in several `windows`
-    has the ids of all of them, and each of these is a `part`.
+    has the ids of all of them, and each of these is a `part`. `foreign`: more than half of its pieces are
+    unknown.
     """
 
     ids: Sequence[int]
@@ -19,6 +20,7 @@ class Tokens:
     unknown: int
     windows: tuple[Tokens, ...] = ()
     part: bool = False
+    foreign: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -65,6 +65,9 @@ class Job(BaseModel):
     failed: int = Field(description="Number of results that are errors")
     truncated: int = Field(description="Number of texts that were longer than the model can read")
     truncated_tokens: int = Field(description="Number of their tokens that the model did not read")
+    unknown: int = Field(
+        description="Number of texts of which the model does not know more than half of the pieces"
+    )
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -129,6 +132,7 @@ def job_body(record: JobRecord, position: int | None = None, waits_for: WaitsFor
         failed=record.failed,
         truncated=record.truncated,
         truncated_tokens=record.truncated_tokens,
+        unknown=record.unknown,
         created_at=_time(record.created_ms),
         started_at=_time(record.started_ms) if record.started_ms else None,
         finished_at=_time(record.finished_ms) if record.finished_ms else None,

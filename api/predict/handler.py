@@ -55,6 +55,7 @@ from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, Paused, QueueFull
 from batcher.lookup.queue import Lookup, LookupRequest, LookupResult, Models, Result
+from batcher.lookup.unknown import refuse_unknown
 
 ROUTE = "/predict"
 # Clients of services that redirect to /predict may end the path with a slash.
@@ -179,7 +180,8 @@ class Predictor:
         started = perf_counter()
         tenant = client if self.settings.separate_clients else ""
         results = lookup.known(texts, client, tenant, one_revision)
-        if results is not None:
+        refuses = self.settings.refuse_unknown
+        if results is not None and not (refuses and any(result.foreign for result in results)):
             context.hit = True
             cache_s = perf_counter() - started
         else:
@@ -189,6 +191,8 @@ class Predictor:
             request = LookupRequest(texts, client, until, tenant, one_revision, trace)
             with self.bodies.hold(texts):
                 await unless_disconnected(receive, lookup.find(request, result))
+            if refuses:
+                refuse_unknown(result)
             if result.failed:
                 raise_failed(texts, result)
             results = [result.by_text[text] for text in texts]

@@ -44,6 +44,7 @@ PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
             "X-Cache": _header("HIT, MISS or PARTIAL: whether all, none or some of the texts were cached"),
             "X-Model": _header("name@revision of the model; several for a cascade, or during a rollout"),
             "X-Truncated": _header("Number of texts cut at the model's token limit; absent if none"),
+            "X-Unknown": _header("Number of texts mostly unknown to the model; absent if none"),
             "Server-Timing": _header(
                 "Milliseconds of cache, queue, tokenize, model and total; size of the batch"
             ),

@@ -157,14 +157,14 @@ def raise_failed(texts: Sequence[str], answer: LookupResult) -> None:
     for index, text in enumerate(texts):
         if (failed := answer.failed.get(text)) is not None:
             problem = problem_of(failed, index)
-            problem.entry = answer.ids[text]
+            problem.entry = answer.ids.get(text, "")
             raise problem
 
 
 def answer_headers(
     context: RequestContext, models: Models, results: Sequence[Result], cache_s: float
 ) -> list[Header]:
-    """What an answer says of its results: X-Cache, X-Model, Server-Timing and what was truncated.
+    """What an answer says of its results: X-Cache, X-Model, Server-Timing, what was truncated or unknown.
 
     Counts the tokens of the request, too.
     """
@@ -173,11 +173,12 @@ def answer_headers(
         stages = _stages(computed.values())
         all_computed = all(text in computed for text in context.texts)
         from_cache = b"MISS" if all_computed else b"PARTIAL"
-    tokens = left_out = 0
+    tokens = left_out = unknown = 0
     names: dict[tuple[str, str], None] = {}
     for result in results:
         tokens += result.tokens
         left_out += result.truncated
+        unknown += result.foreign
         names[result.revision, result.model] = None
     context.tokens = tokens
     total_s = perf_counter() - context.started
@@ -189,6 +190,8 @@ def answer_headers(
     if left_out:
         texts = sum([result.truncated > 0 for result in results])
         headers += [(b"x-truncated", b"%d" % texts), (b"x-truncated-tokens", b"%d" % left_out)]
+    if unknown:
+        headers.append((b"x-unknown", b"%d" % unknown))
     return headers
 
 

@@ -50,6 +50,8 @@ class JobRecord:
     # Texts that were longer than the model can read, and how many of their tokens it did not read.
     truncated: int
     truncated_tokens: int
+    # Texts of which the model does not know more than half of the pieces.
+    unknown: int
     # The name of the queue of the model that was asked for; "" for the first.
     queue: str
     # name@revision of all models that have answered its texts.
@@ -128,6 +130,7 @@ class Counts(NamedTuple):
     truncated: int = 0
     truncated_tokens: int = 0
     failed_bytes: int = 0
+    unknown: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,7 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
         file=fields.get("file", ""),
         truncated=int(fields.get("truncated", 0)),
         truncated_tokens=int(fields.get("truncated_tokens", 0)),
+        unknown=int(fields.get("unknown", 0)),
         queue=fields.get("queue", ""),
         models=[name for name in fields.get("models", "").split("\n") if name],
         output_bytes=int(fields.get("output_bytes", 0)),

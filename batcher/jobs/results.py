@@ -33,7 +33,7 @@ def chunk_results(
 ) -> ChunkResults:
     """Encodes the outcomes of a chunk. `None` stands for a text that was too long to be sent."""
     lines: list[bytes] = []
-    failed = truncated = left_out = failed_bytes = 0
+    failed = truncated = left_out = failed_bytes = unknown = 0
     name = asked.name if asked else ""
     model = ""
     models = list[str]()
@@ -47,12 +47,13 @@ def chunk_results(
             if outcome.truncated:
                 truncated += 1
                 left_out += outcome.truncated
+            unknown += outcome.foreign
             continue
         failed += 1
         lines.append(TOO_LONG if outcome is None else _error(outcome))
         failed_bytes += len(lines[-1]) + 1
         models.append("")
-    counts = Counts(failed, truncated, left_out, failed_bytes)
+    counts = Counts(failed, truncated, left_out, failed_bytes, unknown)
     return ChunkResults(b"\n".join(lines), len(lines), counts, model, encode_models(models))
 
 

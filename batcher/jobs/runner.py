@@ -23,6 +23,7 @@ from batcher.jobs.records import Attempt, Counts, JobStatus
 from batcher.jobs.results import ChunkResults, chunk_results
 from batcher.jobs.store import JobStore
 from batcher.lookup.queue import Lookup, LookupRequest, LookupResult, Result
+from batcher.lookup.unknown import refuse_unknown
 from batcher.settings import JobSettings
 
 log = logging.getLogger(__name__)
@@ -112,6 +113,7 @@ class JobRun:
         self._tenant = attempt.owner if settings.separate_clients else ""
         self._client = attempt.owner or f"job:{attempt.job_id}"
         self._store = store
+        self._refuses_unknown = settings.refuse_unknown
         self._timeout_s = settings.job_timeout_s
         self._lookup, self._queues = connected
         self._should_stop = should_stop
@@ -293,6 +295,8 @@ class JobRun:
                     refusal = error
                 else:
                     self._log_resumed()
+                    if self._refuses_unknown:
+                        refuse_unknown(answer)
                     return answer
             self._log_stalled(refusal)
             await asyncio.sleep(min(refusal.retry_after_s or 0.2, PATIENCE_S))

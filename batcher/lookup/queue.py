@@ -108,10 +108,12 @@ class CachedPrediction:
     tokens: int
     revision: str
     model: str
+    foreign: bool = False
 
     def prediction(self) -> Prediction:
         """The same as a result of a worker."""
-        return Prediction(self.fragment, self.revision, self.tokens, self.truncated, model=self.model)
+        facts = (self.fragment, self.revision, self.tokens, self.truncated)
+        return Prediction(*facts, model=self.model, foreign=self.foreign)
 
 
 # What is known of a text.
@@ -188,6 +190,7 @@ class LocalCache:
             prediction.tokens,
             prediction.revision,
             prediction.model,
+            prediction.foreign,
         )
         self.bytes += size
 

@@ -224,6 +224,7 @@ class Inference:
                 model_ms=model_ms,
                 batch_size=len(batch),
                 model=info.name,
+                foreign=item.tokens.foreign,
             )
             results.append((item.entry.id, prediction))
         return results

@@ -129,6 +129,9 @@ def predict(options: Options, texts: Sequence[bytes], window: Window, model: str
         if truncated := response.headers.get("x-truncated"):
             request_id = response.headers.get("x-request-id", "")
             log.warning("%s texts of request %s were too long and were truncated", truncated, request_id)
+        if unknown := response.headers.get("x-unknown"):
+            request_id = response.headers.get("x-request-id", "")
+            log.warning("%s texts of request %s are mostly unknown to the model", unknown, request_id)
         results.update(zip(part, found, strict=True))
     return [results[number] for number in range(len(texts))]
 

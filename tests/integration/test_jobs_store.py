@@ -54,7 +54,7 @@ def record_of(store: JobStore, job_id: str = JOB) -> JobRecord:
 def append(
     store: JobStore, attempt: Attempt, first: int, *chunks: bytes, failed: int = 0, truncated: int = 0
 ) -> str:
-    counts = Counts(failed, truncated, 9 * truncated)
+    counts = Counts(failed, truncated, 9 * truncated, unknown=truncated)
     return store.append(attempt, first, chunks, counts=counts, rate=5.0, model="m@r")
 
 
@@ -206,6 +206,7 @@ def test_an_append_that_is_sent_twice_counts_once(store: JobStore) -> None:
         assert append(store, attempt, 0, *LINES[:2], failed=1, truncated=2) == "running"
     assert (record_of(store).done, record_of(store).failed) == (6, 1)
     assert (record_of(store).truncated, record_of(store).truncated_tokens) == (2, 18)
+    assert record_of(store).unknown == 2
 
 
 def test_results_are_taken_in_order_only(store: JobStore) -> None:
@@ -360,11 +361,12 @@ def test_a_record_of_an_earlier_version_lacks_what_came_later(store: JobStore, c
     create(store, submission=Submission(keep_input=True))
     attempt = store.start(JOB)
     append(store, attempt, 0, LINES[0], failed=1, truncated=1)
-    fields = {b"rate", b"input_bytes", b"output_bytes", b"truncated", b"truncated_tokens"}
+    fields = {b"rate", b"input_bytes", b"output_bytes", b"truncated", b"truncated_tokens", b"unknown"}
     (key,) = (key for key in keys(client) if key.endswith(f":job:{JOB}".encode()))
     assert client.hdel(key, *fields) == len(fields)
     record = record_of(store)
     assert (record.rate, record.held_bytes, record.truncated, record.truncated_tokens) == (0, 0, 0, 0)
+    assert record.unknown == 0
     store.end(attempt, "finished")
     assert held(client) == {}
 

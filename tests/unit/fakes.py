@@ -31,7 +31,9 @@ def score(text: str) -> float:
     return int(entry_id(text)[:6], 16) / 16**6
 
 
-def prediction(text: str, revision: str = REVISION, *, truncated: int = 0) -> Prediction:
+def prediction(
+    text: str, revision: str = REVISION, *, truncated: int = 0, foreign: bool = False
+) -> Prediction:
     scores = (round(1 - score(text), 7), round(score(text), 7))
     return Prediction(
         fragment(MODEL.labels, scores),
@@ -42,6 +44,7 @@ def prediction(text: str, revision: str = REVISION, *, truncated: int = 0) -> Pr
         tokenize_ms=0.2,
         model_ms=4.0,
         batch_size=2,
+        foreign=foreign,
     )
 
 
@@ -162,8 +165,8 @@ class FakeCache:
     closed: bool = False
     outages: int = 0
 
-    def keep(self, text: str, *, truncated: int = 0) -> None:
-        self.held[REVISION, entry_id(text)] = prediction(text, truncated=truncated)
+    def keep(self, text: str, **facts: Any) -> None:
+        self.held[REVISION, entry_id(text)] = prediction(text, **facts)
 
     async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]:
         self.lookups.append((revision, list(ids)))

@@ -52,13 +52,15 @@ def test_cost_grows_with_the_text_and_counts_the_special_tokens(text: str) -> No
     st.lists(st.tuples(unicode_text, scores), min_size=1, max_size=5, unique_by=lambda pair: pair[0]),
     st.integers(0, 512),
     st.booleans(),
+    st.booleans(),
     st.floats(0, 1e6),
 )
 def test_a_prediction_survives_its_bytes(
-    pairs: list[tuple[str, float]], tokens: int, truncated: bool, ms: float
+    pairs: list[tuple[str, float]], tokens: int, truncated: bool, foreign: bool, ms: float
 ) -> None:
     labels, values = zip(*pairs, strict=True)
     before = Prediction(fragment(labels, values), "rev", tokens, truncated, round(ms, 3), 0.25, 1.5, 7)
+    before = before._replace(foreign=foreign)
     assert decode_result(before.encode()) == before
 
 

@@ -267,6 +267,15 @@ def test_truncated_texts_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["1 texts of request r9 were too long and were truncated"]
 
 
+def test_texts_that_the_model_does_not_know_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    headers = {"x-unknown": "1", "x-request-id": "r9"}
+    answer = httpx.Response(200, json={"predictions": [scores("a")]}, headers=headers)
+    service = FakeService(iter([answer]))
+    with caplog.at_level(logging.WARNING, "millrace_client"), service.client() as client:
+        list(client.classify(["a"]))
+    assert caplog.messages == ["1 texts of request r9 are mostly unknown to the model"]
+
+
 def test_the_key_is_sent() -> None:
     service = FakeService()
     with Client("http://x", "secret", transport=httpx.MockTransport(service)) as client:

@@ -10,6 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as RustTokenizer
+from tokenizers.models import BPE, Unigram
+from tokenizers.pre_tokenizers import ByteLevel, Metaspace
+from tokenizers.processors import TemplateProcessing
 
 import model_store
 from model_store import rows
@@ -97,3 +100,45 @@ def test_the_tokenizer_has_threads_beside_a_card_only_unless_the_environment_dec
         monkeypatch.setattr(rows, "_PARALLELISM", chosen)
         Tokenizer(DEFAULT, MOST, threads=threads)
         assert os.environ["TOKENIZERS_PARALLELISM"] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "foreign"),
+    [
+        ("I hate you.", False),
+        ("", False),
+        ("\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd", True),
+        ("\uc548\ub155\ud558\uc138\uc694", True),
+        ("hello \u05e9\u05dc\u05d5\u05dd", False),
+        ("hello \u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd", True),
+        ("[UNK] [UNK]", True),
+        ("[MASK] [MASK] [MASK] [UNK]", True),
+    ],
+)
+def test_a_text_is_foreign_if_more_than_half_of_its_own_pieces_are_unknown(text: str, foreign: bool) -> None:
+    assert ours([text])[0].foreign == foreign
+
+
+def unigram() -> RustTokenizer:
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), ("\u2581", -2.0), ("\u2581good", -1.0), ("\u2581day", -1.0)]
+    tokenizer = RustTokenizer(Unigram(pieces, unk_id=0))
+    tokenizer.pre_tokenizer = Metaspace()
+    tokenizer.add_special_tokens(["</s>"])
+    tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return tokenizer
+
+
+def test_sentences_of_unknown_characters_looked_half_known_because_of_their_spaces(tmp_path: Path) -> None:
+    """Such tokenizers have a piece for the space before a word, and name their unknown piece by number."""
+    unigram().save(str(path := tmp_path / "tokenizer.json"))
+    tokens = Tokenizer(path, MOST)(["good day", "\u05e9\u05dc \u05e2", "good \u05e9\u05dc"])
+    assert [one.unknown for one in tokens] == [0, 2, 1]
+    assert [one.foreign for one in tokens] == [False, True, False]
+
+
+def test_a_tokenizer_that_reads_bytes_knows_every_text(tmp_path: Path) -> None:
+    tokenizer = RustTokenizer(BPE({piece: number for number, piece in enumerate(ByteLevel.alphabet())}, []))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer.save(str(path := tmp_path / "tokenizer.json"))
+    (tokens,) = Tokenizer(path, MOST)(["\u05e9\u05dc"])
+    assert (tokens.unknown, tokens.foreign) == (0, False)

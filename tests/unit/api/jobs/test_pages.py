@@ -41,6 +41,7 @@ RECORD = JobRecord(
     file="",
     truncated=0,
     truncated_tokens=0,
+    unknown=0,
     queue="",
     models=(),
 )

@@ -180,6 +180,28 @@ async def test_truncated_texts_are_counted_however_they_are_answered(start: Star
     assert "x-truncated" not in (await service.predict("short")).headers
 
 
+async def test_texts_that_the_model_does_not_know_are_counted_however_they_are_answered(start: Start) -> None:
+    service = await start(FakeHub(answer=lambda text: prediction(text, foreign=text == "foreign")))
+    service.cache.keep("foreign too", foreign=True)
+    for cache in ("PARTIAL", "HIT"):
+        response = await service.predict("foreign", "known", "foreign too")
+        assert (response.headers["x-cache"], response.headers["x-unknown"]) == (cache, "2")
+    assert "x-unknown" not in (await service.predict("known")).headers
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_texts_that_the_model_does_not_know_are_refused_if_so_set(start: Start, kept: bool) -> None:
+    hub = FakeHub(answer=lambda text: prediction(text, foreign=text == "foreign"))
+    service = await start(hub, refuse_unknown=True)
+    if kept:
+        service.cache.keep("foreign", foreign=True)
+    for _ in range(2):
+        response = await service.predict("known", "foreign")
+        assert (response.status_code, response.json()["code"]) == (422, "text_unknown")
+        assert response.json()["index"] == 1
+    assert (await service.predict("known")).headers["x-cache"] == "HIT"
+
+
 async def test_model_is_named_with_its_short_revision(service: Service) -> None:
     for _ in range(2):
         assert (await service.predict("a")).headers["x-model"] == "stub@a1b2c3d4e5f6"

@@ -159,6 +159,17 @@ def test_texts_that_were_cut_are_counted_with_their_tokens(bench: Bench) -> None
     assert (bench.record.truncated, bench.record.truncated_tokens) == (4, 100)
 
 
+@pytest.mark.parametrize("refused", [False, True])
+def test_texts_that_the_model_does_not_know_are_counted_or_refused(bench: Bench, refused: bool) -> None:
+    bench.hub.answer = lambda text: prediction(text, foreign=text in WORDS[:3])
+    bench.cache.keep("known", foreign=True)
+    bench.job([*WORDS[:9], "known"])
+    assert bench.run(refuse_unknown=refused) == "finished"
+    assert (bench.record.unknown, bench.record.failed) == ((0, 4) if refused else (4, 0))
+    codes = [result["error"]["code"] if "error" in result else "" for result in bench.results()]
+    assert codes == (["text_unknown"] * 3 + [""] * 6 + ["text_unknown"] if refused else [""] * 10)
+
+
 def test_one_bad_text_is_an_entry_with_an_error_in_its_place(bench: Bench) -> None:
     errors: dict[str, Outcome] = {
         "bad": EntryFailed("the model failed on this text"),
