@@ -37,6 +37,9 @@ def setup(level: Level = "info", format: Format = "auto", stream: TextIO | None 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    # What no line shows, and costs as much as the line: https://docs.python.org/3/howto/logging.html#optimization
+    logging._srcfile = None
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     # Libraries log every connection and every job at INFO; show that only at DEBUG.
     for chatty in ("uvicorn", "uvicorn.error", "rq", "httpx", "asyncio"):
         logger = logging.getLogger(chatty)
@@ -69,8 +72,10 @@ def event_of(record: logging.LogRecord) -> dict[str, object]:
 class JsonFormatter(logging.Formatter):
     """Formats {"ts": ..., "level": ..., "action": ..., "message": ..., and the other fields}."""
 
+    _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
+
     def format(self, record: logging.LogRecord) -> str:
-        return json.dumps(event_of(record), separators=(",", ":"), default=str)
+        return self._encode(event_of(record))
 
 
 class TextFormatter(logging.Formatter):
