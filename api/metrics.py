@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from platform import python_version
-from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -38,6 +37,7 @@ from batcher.errors import (
     QueueUnavailable,
     TextUnknown,
 )
+from batcher.lookup.queue import LocalCache
 from batcher.publishing.comparisons import SCORE_STEP, label_pairs
 from batcher.version import own_version
 
@@ -123,15 +123,6 @@ class Shadowing:
         if labels <= MAX_LABELS:
             for (current, candidate), count in label_pairs(counts).items():
                 self._labels.labels(model, current, candidate).inc(count)
-
-
-class CacheSize(Protocol):
-    """The in-process cache: its predictions, their size, and how many it has evicted."""
-
-    bytes: int
-    evictions: int
-
-    def __len__(self) -> int: ...
 
 
 class Metrics:
@@ -259,7 +250,7 @@ class Metrics:
         counts = [below.get(bound, 0.0) for bound in (*self.bounds, inf)]
         return outcomes, array("d", [*map(float.__sub__, counts, [0.0, *counts]), total_s])
 
-    def publish(self, local: CacheSize, hubs: Sequence[Hub], caches: Sequence[Cache]) -> None:
+    def publish(self, local: LocalCache, hubs: Sequence[Hub], caches: Sequence[Cache]) -> None:
         """Copies the counts of other objects, every second and before each scrape: those of all models.
 
         Also removes the gauges of processes that have ended.

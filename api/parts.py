@@ -13,7 +13,6 @@ from api.admin.forget import Memory
 from api.admin.history import Minutes
 from api.admin.service import Console, ConsoleStores
 from api.admin.traces import Traces
-from api.asgi.http import Answer, Receive
 from api.auth import Authenticator, ClientLimits
 from api.backend import Cache, Hub
 from api.compat.routes import OF_HEALTH, Compat
@@ -28,7 +27,6 @@ from api.models.cascade import cascades, job_labels, job_queue, job_waits_for, m
 from api.models.observed import models_facts, queue_metrics
 from api.models.served import ServedModel, ServedModels
 from api.predict.handler import ROUTE, Alternatives, Deferral, PredictHandler, Predictor
-from api.predict.request import RequestContext
 from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
 from api.stats.routes import Stats
@@ -157,12 +155,10 @@ class Parts:
         deferral = self._backends.deferral
         if deferral is None and self.has("jobs"):
             deferral = JobDeferral(self.jobs, model)
-        return Alternatives(deferral, partial(self._answer_foreign, model=model))
-
-    async def _answer_foreign(
-        self, context: RequestContext, body: bytes, receive: Receive, model: str = ""
-    ) -> Answer:
-        return await self.dialects.answer(context, body, receive, model)
+        # The dialects need the models, whose handlers need this.
+        return Alternatives(
+            deferral, lambda context, body, receive: self.dialects.answer(context, body, receive, model)
+        )
 
     # -- models ------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from time import monotonic, perf_counter
 from typing import NamedTuple, Protocol
 
@@ -60,6 +60,10 @@ from batcher.lookup.unknown import refuse_unknown
 ROUTE = "/predict"
 # Clients of services that redirect to /predict may end the path with a slash.
 PATHS = (ROUTE, f"{ROUTE}/")
+# Turns a request into a job (`Prefer: respond-async`) and returns its location. May raise Problem.
+Deferral = Callable[[RequestHeaders, list[str]], Awaitable[Answer]]
+# Answers the body of another dialect, errors included. May raise ClientDisconnect.
+Foreign = Callable[[RequestContext, bytes, Receive], Awaitable[Answer]]
 
 
 class Known(Protocol):
@@ -103,20 +107,6 @@ class PredictMiddleware:
             if route_path(scope) in self._paths:
                 app = self._handler
         await app(scope, receive, send)
-
-
-class Deferral(Protocol):
-    """Turns a request into a job (`Prefer: respond-async`) and returns its location. May raise Problem."""
-
-    async def __call__(self, headers: RequestHeaders, texts: list[str]) -> Answer: ...
-
-
-class Foreign(Protocol):
-    """Answers the body of another dialect, errors included. May raise ClientDisconnect."""
-
-    async def __call__(
-        self, context: RequestContext, body: bytes, receive: Receive, model: str = ...
-    ) -> Answer: ...
 
 
 class Alternatives(NamedTuple):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from itertools import islice
 from time import perf_counter
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
@@ -132,14 +132,7 @@ class RequestContext:
         self.code = self.entry = ""
 
 
-class Fragment(Protocol):
-    """A result whose `fragment` is its JSON in an answer of /predict."""
-
-    @property
-    def fragment(self) -> bytes: ...
-
-
-def joined(results: Sequence[Fragment], most: int, *, ordered: bool) -> bytes:
+def joined(results: Sequence[Result], most: int, *, ordered: bool) -> bytes:
     """The body of /predict, with labels by falling score if `ordered`.
 
     Raises Problem 413 if it would have more than `most` bytes.
