@@ -12,7 +12,6 @@ from time import perf_counter
 
 from starlette.responses import Response
 
-from api.asgi.default_headers import with_defaults
 from api.asgi.http import (
     PROBES,
     QUIET_ROUTES,
@@ -23,6 +22,7 @@ from api.asgi.http import (
     Scope,
     Send,
     route_path,
+    with_defaults,
 )
 from api.asgi.problems import LingeringClose, reported, send_problem
 from api.auth import Authenticator

@@ -8,9 +8,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from api.admin.confirming import Confirming
 from api.admin.forget import Memory
 from api.admin.history import Minutes
+from api.admin.publications import Confirming
 from api.admin.service import Console, ConsoleStores
 from api.admin.traces import Traces
 from api.auth import Authenticator, ClientLimits
@@ -24,7 +24,7 @@ from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.models.candidates import Candidates
 from api.models.cascade import cascades, job_labels, job_queue, job_waits_for, members_of
-from api.models.observed import models_facts, queue_metrics
+from api.models.routes import models_facts, queue_metrics
 from api.models.served import ServedModel, ServedModels
 from api.predict.handler import ROUTE, Alternatives, Deferral, PredictHandler, Predictor
 from api.predict.request_log import RequestLog

@@ -8,8 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from api.admin.schemas import Forget
-from api.admin.service import Console
-from api.admin.spread import Replies
+from api.admin.service import Console, Replies
 from api.backend import Hub
 from api.settings import ApiSettings
 from batcher.admin.forget import Removed, total

@@ -8,8 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from api.admin.schemas import LaneOrAll, LanePause
-from api.admin.service import Console
-from api.admin.spread import gather, missing
+from api.admin.service import Console, gather, missing
 from api.models.served import ServedModel, ServedModels
 from api.stats.frames import pause_facts
 from batcher.core.commands import SetPause

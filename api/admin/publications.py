@@ -1,23 +1,31 @@
-"""The routes under /admin/models: publish a model, and move its name to a publication."""
+"""The routes under /admin/models: publish a model, and move its name to a publication.
+
+A candidate is a publication that has a share of the texts, or is compared with the one that answers.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from secrets import token_hex
 from time import monotonic
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
+from starlette.responses import JSONResponse, Response
 
-from api.admin.schemas import Move, Publish
+from api.admin.schemas import CompareQuery, Move, Publish, TryOut
 from api.admin.service import Console
 from api.errors import Problem
 from api.models.served import ServedModels
 from batcher.admin.preparing import Preparing
 from batcher.core.publications import Candidate, publication_queue
-from batcher.errors import QueueUnavailable
+from batcher.errors import MillraceError, QueueUnavailable
+from batcher.publishing.comparisons import report
 
 # How long processes that do not confirm a move are waited for.
 CONFIRM_S = 10.0
@@ -31,6 +39,8 @@ def publication_routes(console: Console, models: ServedModels) -> APIRouter:
     _add_show(router, console, models)
     _add_publish(router, console, models)
     _add_move(router, console, models)
+    _add_try_out(router, console, models)
+    _add_compare(router, console, models)
     return router
 
 
@@ -100,6 +110,59 @@ def _add_move(router: APIRouter, console: Console, models: ServedModels) -> None
         return {"model": name, "number": number, "before": published.current, "unconfirmed": late}
 
 
+def _add_try_out(router: APIRouter, console: Console, models: ServedModels) -> None:
+    stores = console.stores.publications
+
+    @router.post("/candidate")
+    async def try_out(request: Request, what: TryOut) -> dict[str, Any]:
+        """Gives a candidate a share of the texts. Returns once every API process does so."""
+        model = models.model(what.model)
+        publications = await console.call(stores.read)
+        before = publications.candidates.get(model)
+        number = what.number or (before.number if before else 0)
+        published = publications.of(model)
+        if number not in published.references or number == published.current:
+            raise _not_beside()
+        if before is None or before.number != number:
+            check_workers(models, model, number, published.current)
+            await swept()  # until then, every process has opened the queue that these workers serve
+        _check_labels(models, model, number, published.current)
+        known = before.by if before and before.number == number else "text"
+        candidate = Candidate(number, what.share, what.by or known, what.shadow)
+        try:
+            moves = await console.call(stores.try_out, model, candidate)
+        except LookupError:
+            raise _not_beside() from None  # another one was published meanwhile
+        late = await confirmed(console, moves)
+        facts = {"model": models.name(model), "current": published.current}
+        facts |= {"candidate": candidate_facts(candidate)}
+        await console.record(request, "candidate", **facts)
+        return {**facts, "unconfirmed": late}
+
+
+def _add_compare(router: APIRouter, console: Console, models: ServedModels) -> None:
+    @router.get("/comparison")
+    async def compare(query: Annotated[CompareQuery, Query()]) -> Response:
+        """What the candidate would have answered, or the last publication that was compared with this one."""
+        model = models.model(query.model)
+        publications = await console.call(console.stores.publications.read)
+        published = publications.of(model)
+        candidate = publications.candidates.get(model)
+        number = candidate.number if candidate else published.last
+        pair = model, published.current, number
+        counts = await console.call(console.stores.comparisons.read, pair)
+        if not counts and not (candidate and candidate.shadow):
+            detail = "no publication was compared with the one that answers: publish one as a shadow first"
+            raise Problem(404, detail, code="no_revision")
+        facts = {
+            "model": models.name(model),
+            "current": published.current,
+            "candidate": candidate_facts(candidate) or {"number": number},
+        }
+        # A thread, because 200 labels have 40,000 pairs.
+        return JSONResponse(facts | await console.call(report, counts))
+
+
 def _no_publication(number: int) -> Problem:
     detail = f"there is no publication {number} of this model: GET /admin/models lists them"
     return Problem(404, detail, code="no_revision")
@@ -138,3 +201,38 @@ async def confirmed(console: Console, moves: int) -> list[str]:
         if (not late and waited_s > SWEPT_S) or waited_s > CONFIRM_S:
             return late
         await asyncio.sleep(LOOK_S)
+
+
+def _not_beside() -> Problem:
+    detail = "there is no such publication beside the one that answers: publish it first"
+    return Problem(404, detail, code="no_revision")
+
+
+def _check_labels(models: ServedModels, model: str, number: int, current: int) -> None:
+    one, other = (models.snapshot(publication_queue(model, n)).model for n in (current, number))
+    if one is not None and other is not None and one.labels != other.labels:
+        detail = (
+            f"the labels of publication {number} are not those of the one that answers, in the same order: "
+            "serve it as a separate model"
+        )
+        raise Problem(409, detail, code="labels_differ")
+
+
+class Confirming:
+    """Writes to Redis which publications this process answers with, once there is one."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
+        self._task: asyncio.Task[None] | None = None
+
+    def confirm(self, moves: int) -> None:
+        """Confirms that this process answers by the state after so many moves. Called after each sweep."""
+        if moves and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._write(moves))
+
+    async def _write(self, moves: int) -> None:
+        try:
+            await self._console.call(self._console.stores.publications.seen, self._api, moves)
+        except (MillraceError, Problem):
+            return  # the next sweep confirms it

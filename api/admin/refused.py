@@ -9,8 +9,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, Query, Request
 
 from api.admin.schemas import RefusedPage, Selection
-from api.admin.service import Console
-from api.admin.spread import Replies
+from api.admin.service import Console, Replies
 from api.models.served import ServedModels
 from batcher.admin.refused import RefusedTexts, merge_pages
 from batcher.core.commands import NoteRefused

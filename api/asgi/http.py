@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,8 +16,44 @@ from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
 
-from api.asgi.prefer import BLANK, NO_PREFERENCE, Preference, parse_prefer
 from api.errors import Header, Problem
+
+# White space in header values.
+BLANK = b" \t"
+_seconds = re.compile(rb"\d{1,9}(?:\.\d{1,6})?").fullmatch
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Seconds to wait for the results, and whether the request may become a job."""
+
+    wait_s: float | None = None
+    respond_async: bool = False
+
+
+NO_PREFERENCE = Preference()
+
+
+def parse_prefer(lines: Iterable[bytes]) -> Preference:
+    """Ignores malformed, unknown and repeated preferences, as RFC 7240 requires."""
+    wait_s: float | None = None
+    respond_async = False
+    for part in b",".join(lines).split(b","):
+        # Parameters after ";" are ignored. A quoted string that contains "," or ";" is split in the wrong
+        # place, but neither of the known preferences has one.
+        name, _, value = part.partition(b";")[0].partition(b"=")
+        name = name.strip(BLANK).lower()
+        value = _unquoted(value.strip(BLANK))
+        if name == b"wait" and wait_s is None and _seconds(value):
+            wait_s = float(value)
+        elif name == b"respond-async":
+            respond_async = True
+    return Preference(wait_s, respond_async)
+
+
+def _unquoted(value: bytes) -> bytes:
+    return value[1:-1] if len(value) > 1 and value[:1] == value[-1:] == b'"' else value
+
 
 T = TypeVar("T")
 Scope = MutableMapping[str, Any]
@@ -302,3 +338,21 @@ async def unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
         beginning.cancel()
         if watcher is not None:
             watcher.cancel()
+
+
+# Added to every response, unless the route sets its own value. Successful ones of /predict and /health have
+# NOSNIFF only: browsers do not display them.
+DEFAULT_HEADERS: tuple[Header, ...] = (
+    NOSNIFF,
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+)
+
+
+def with_defaults(headers: Iterable[Header], request_id: bytes) -> list[Header]:
+    """The headers of a response, those that every response has included."""
+    given = list(headers)
+    names = {name.lower() for name, _ in given}
+    defaults = ((b"x-request-id", request_id), *DEFAULT_HEADERS)
+    return given + [header for header in defaults if header[0] not in names]

@@ -8,8 +8,7 @@ from contextlib import suppress
 
 from starlette.requests import ClientDisconnect
 
-from api.asgi.default_headers import with_defaults
-from api.asgi.http import CLOSE, JSON, Message, Receive, Send, next_part, send_answer
+from api.asgi.http import CLOSE, JSON, Message, Receive, Send, next_part, send_answer, with_defaults
 from api.errors import Header, Problem, ResponseCut, internal, not_started, problem_of
 from api.lifecycle import Lifecycle
 from batcher.errors import MillraceError

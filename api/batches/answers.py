@@ -7,7 +7,7 @@ from typing import Any
 
 from api.batches.lines import error_body
 from api.compat import openai, vllm
-from api.compat.moderation import Moderation, is_name_of_openai
+from api.compat.openai import Moderation, is_name_of_openai
 from api.compat.reading import parse
 from api.compat.service import DialectService
 from api.errors import Problem

@@ -11,9 +11,9 @@ from api.asgi.http import PROBES, Answer
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.fields import Fields
 from api.compat.huggingface import HuggingFaceError, HuggingFaceParameters, as_asked
-from api.compat.reading import TextList, TextOrTexts, invalid_text, refused, sentence, text_list, texts_of
+from api.compat.reading import TextList, TextOrTexts, invalid_text, refused, text_list, texts_of
 from api.compat.service import Call
-from api.errors import Problem, invalid_body
+from api.errors import invalid_body
 from api.predict.request import joined
 from api.schemas import LabelScore, absent
 
@@ -53,9 +53,6 @@ class InstancesAnswer(BaseModel):
 
 class _Cloud(Dialect):
     error = HuggingFaceError
-
-    def error_body(self, problem: Problem, status: int) -> BaseModel:
-        return HuggingFaceError(error=sentence(problem))
 
     async def ready(self, call: Call) -> Answer:
         """200 only if a request sent now would be answered. Platforms send no API key."""

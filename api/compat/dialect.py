@@ -16,7 +16,6 @@ from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 
-from api.asgi.default_headers import with_defaults
 from api.asgi.http import (
     CLOSE,
     JSON,
@@ -28,9 +27,11 @@ from api.asgi.http import (
     Send,
     route_path,
     send_answer,
+    with_defaults,
 )
 from api.asgi.problems import LingeringClose, reported
 from api.compat.fields import ignored_header
+from api.compat.reading import sentence
 from api.compat.service import Call, DialectService
 from api.errors import Header, Problem
 from api.predict.request import RequestContext
@@ -75,7 +76,7 @@ class Route:
 class Dialect:
     """Translates the requests and answers of one kind of service.
 
-    `statuses` has the statuses that differ from those of /predict.
+    `error` is the form of its errors, and `statuses` has the statuses that differ from those of /predict.
     """
 
     error: ClassVar[type[BaseModel]]
@@ -88,7 +89,8 @@ class Dialect:
         raise NotImplementedError
 
     def error_body(self, problem: Problem, status: int) -> BaseModel:
-        raise NotImplementedError
+        """The problem in the form of the dialect: in most of them, one sentence."""
+        return self.error(error=sentence(problem))
 
     def refuse(self, problem: Problem) -> Answer:
         """The response for a problem: its sentence, in the form and with the status of the dialect."""

@@ -10,9 +10,8 @@ from pydantic import BaseModel, Field, RootModel
 from api.asgi.http import Answer
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.fields import ClosedFields, Fields, Ignored, Unsupported
-from api.compat.reading import TextOrTexts, refused, sentence, texts_of
+from api.compat.reading import TextOrTexts, refused, texts_of
 from api.compat.service import Call, Classified, Scores
-from api.errors import Problem
 from api.schemas import LabelScore
 from batcher.core.snapshot import ModelRecord
 from batcher.errors import RevisionsMixed
@@ -78,9 +77,6 @@ class HuggingFace(Dialect):
             Route(path, self._classify, summary, HuggingFaceRequest, HuggingFaceAnswer)
             for path in ("/", "/models/{model:path}")
         ]
-
-    def error_body(self, problem: Problem, status: int) -> BaseModel:
-        return HuggingFaceError(error=sentence(problem))
 
     async def _classify(self, call: Call) -> Answer:
         asked = await self.service.read(call, HuggingFaceRequest)

@@ -10,9 +10,8 @@ from pydantic import BaseModel
 from api.asgi.http import Answer
 from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
 from api.compat.fields import Fields, Unsupported
-from api.compat.reading import TextList, sentence, text_list
+from api.compat.reading import TextList, text_list
 from api.compat.service import Call
-from api.errors import Problem
 
 ALL_SCORES = "the answer always has the scores of all labels"
 
@@ -48,9 +47,6 @@ class KServe(Dialect):
             ),
             Route("/", self._live, "Liveness", answer=KServeLive, open=True, beside_page=True),
         ]
-
-    def error_body(self, problem: Problem, status: int) -> BaseModel:
-        return KServeError(error=sentence(problem))
 
     async def _live(self, call: Call) -> Answer:
         return json_answer({"status": "alive"})

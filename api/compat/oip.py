@@ -2,33 +2,207 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, StrictBool
 
-from api.asgi.http import Answer, check_json, route_path
+from api.asgi.http import MAX_DIGITS, Answer, RequestHeaders, check_json, route_path
+from api.asgi.json_reader import NOT_UTF8, is_unicode
 from api.compat.dialect import BAD_REQUEST, BINARY, Dialect, Route, json_answer
-from api.compat.oip_schemas import (
-    OipAnswer,
-    OipDescription,
-    OipError,
-    OipLive,
-    OipModel,
-    OipModelReady,
-    OipOutput,
-    OipParameters,
-    OipReady,
-    OipRequest,
-    OipServer,
-)
-from api.compat.reading import refused, sentence, text_list
+from api.compat.fields import ClosedFields, Fields, Ignored, Unsupported
+from api.compat.reading import invalid_text, refused, text_list
 from api.compat.service import Call, Classified
-from api.compat.tensors import HEADER_LENGTH, Tensor, as_element, flat, split, strings_of
-from api.errors import Problem
+from api.errors import Problem, invalid_body
 from batcher.version import own_version
+
+HEADER_LENGTH = b"inference-header-content-length"
+_length = struct.Struct("<I")
+
+
+def split(headers: RequestHeaders, body: bytes) -> tuple[bytes, bytes]:
+    """The JSON of a body, and the binary data behind it. Raises Problem 422."""
+    given = headers.by_name.get(HEADER_LENGTH)
+    if given is None:
+        return body, b""
+    if not given.isdigit() or len(given) > MAX_DIGITS or int(given) > len(body):
+        raise invalid_body("header_length", "Inference-Header-Content-Length is not the length of the JSON")
+    return body[: int(given)], body[int(given) :]
+
+
+def as_element(data: bytes) -> bytes:
+    """The binary data of type BYTES whose only element is `data`."""
+    return _length.pack(len(data)) + data
+
+
+def strings_of(data: bytes, name: str) -> list[str]:
+    """The elements of binary data of type BYTES: each is its length in four bytes, then UTF-8.
+
+    Raises Problem 422.
+    """
+    texts: list[str] = []
+    start = 0
+    while start < len(data):
+        begin = start + _length.size
+        size = _length.unpack_from(data, start)[0] if begin <= len(data) else 0
+        start = begin + size
+        if start > len(data):
+            raise invalid_body("tensor", "the binary data ends within an element", name)
+        text = data[begin:start].decode("utf-8", "surrogateescape")
+        if not is_unicode(text):
+            raise invalid_text("string_unicode", NOT_UTF8, name, len(texts))
+        texts.append(text)
+    return texts
+
+
+def flat(data: Any) -> Iterable[Any]:
+    """The elements of nested lists in row-major order, two levels deep."""
+    for part in data:
+        if isinstance(part, list):
+            yield from part
+        else:
+            yield part
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An output. `data` holds floats (FP32) or strings (BYTES) in row-major order."""
+
+    name: str
+    datatype: str
+    shape: Sequence[int]
+    data: Sequence[float] | Sequence[str]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"name": self.name, "shape": self.shape, "datatype": self.datatype, "data": self.data}
+
+    def as_binary(self) -> tuple[dict[str, Any], bytes]:
+        """The description of the tensor, and its data."""
+        if self.datatype == "FP32":
+            data = struct.pack(f"<{len(self.data)}f", *self.data)
+        else:
+            encoded = [str(value).encode() for value in self.data]
+            data = b"".join([_length.pack(len(value)) + value for value in encoded])
+        described = self.as_json() | {"parameters": {"binary_data_size": len(data)}}
+        del described["data"]
+        return described, data
+
+
+SHARED_MEMORY = Annotated[Any, Unsupported("shared memory is not supported")]
+SEQUENCES = Annotated[
+    Any, Unsupported("sequences are not supported: each text is classified alone", (0, "", False))
+]
+# What MLServer's clients say of BYTES.
+STRINGS = Annotated[Any, Unsupported("texts are strings", ("str",))]
+
+
+class OipTensorParameters(ClosedFields):
+    """Parameters that inputs and outputs may have."""
+
+    content_type: STRINGS = None
+    shared_memory_region: SHARED_MEMORY = None
+    shared_memory_byte_size: SHARED_MEMORY = None
+    shared_memory_offset: SHARED_MEMORY = None
+
+
+class OipInputParameters(OipTensorParameters):
+    binary_data_size: int | None = None
+
+
+class OipInput(Fields):
+    name: str
+    shape: list[int] = Field(max_length=8)
+    datatype: str
+    parameters: OipInputParameters = Field(default_factory=OipInputParameters)
+    data: Any = None
+
+
+class OipOutputParameters(OipTensorParameters):
+    binary_data: StrictBool | None = None
+    classification: int = Field(default=0, ge=0, strict=True, description="Only this many classes, as text")
+
+
+class OipOutput(Fields):
+    name: str
+    parameters: OipOutputParameters = Field(default_factory=OipOutputParameters)
+
+
+class OipParameters(ClosedFields):
+    timeout: Any = Field(default=None, description="Microseconds; 0: none")
+    binary_data_output: StrictBool | None = None
+    priority: Ignored = None
+    sequence_id: SEQUENCES = None
+    sequence_start: SEQUENCES = None
+    sequence_end: SEQUENCES = None
+    content_type: STRINGS = None
+
+
+class OipRequest(Fields):
+    """One input of type BYTES with the texts, as JSON or as binary data behind the JSON."""
+
+    id: str | None = None
+    parameters: OipParameters = Field(default_factory=OipParameters)
+    inputs: list[OipInput] = Field(min_length=1, max_length=8)
+    outputs: list[OipOutput] = Field(default_factory=list)
+
+
+class OipTensor(BaseModel):
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[float] | list[str]
+
+
+class OipAnswer(BaseModel):
+    """`scores` [texts, labels] in label id order, and `label` [texts] with the most probable one."""
+
+    model_name: str
+    model_version: str
+    id: str | None = None
+    parameters: dict[str, Any]
+    outputs: list[OipTensor]
+
+
+class OipError(BaseModel):
+    error: str
+
+
+class OipServer(BaseModel):
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class OipDescription(BaseModel):
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class OipModel(BaseModel):
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[OipDescription]
+    outputs: list[OipDescription]
+
+
+class OipLive(BaseModel):
+    live: bool
+
+
+class OipReady(BaseModel):
+    ready: bool
+
+
+class OipModelReady(BaseModel):
+    name: str
+    ready: bool
+
 
 MICROSECONDS = 1e6
 NOT_OFFERED = "Not offered"
@@ -65,9 +239,6 @@ class OpenInferenceProtocol(Dialect):
                 Route(path, self._model, "The model, its inputs and outputs", answer=OipModel),
             ]
         return routes
-
-    def error_body(self, problem: Problem, status: int) -> BaseModel:
-        return OipError(error=sentence(problem))
 
     async def _server(self, call: Call) -> Answer:
         extensions = ["binary_tensor_data", "classification"]

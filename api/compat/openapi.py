@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from api.compat.dialect import Dialect, Endpoint, Route
-from api.openapi import security
+from api.docs_page import security
 from api.predict.handler import ROUTE
 from api.schemas import REFERENCE
 

@@ -9,12 +9,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field
 
 from api.asgi.http import Answer
-from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
+from api.compat.dialect import BAD_REQUEST, Route, json_answer
 from api.compat.fields import Fields, Ignored, Unsupported
-from api.compat.openai_error import OpenAIError, openai_error
+from api.compat.openai_error import OpenAIDialect
 from api.compat.reading import TextOrTexts, refused, texts_of
 from api.compat.service import Call, Classified, Scores
-from api.errors import Problem
 
 CHAT = Annotated[Any, Unsupported("chats are not supported: send input")]
 ACTIVATION = Annotated[Any, Unsupported("logits are not available, only probabilities", (True,))]
@@ -73,8 +72,7 @@ class ClassifyAnswer(BaseModel):
     usage: ClassifyUsage
 
 
-class Vllm(Dialect):
-    error = OpenAIError
+class Vllm(OpenAIDialect):
     statuses = BAD_REQUEST
 
     def routes(self) -> Sequence[Route]:
@@ -82,9 +80,6 @@ class Vllm(Dialect):
             Route(path, self._classify, "Classify texts as vLLM does", ClassifyRequest, ClassifyAnswer)
             for path in ("/classify", "/v1/classify")
         ]
-
-    def error_body(self, problem: Problem, status: int) -> BaseModel:
-        return openai_error(problem, status)
 
     async def _classify(self, call: Call) -> Answer:
         asked = await self.service.read(call, ClassifyRequest)

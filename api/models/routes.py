@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
+from prometheus_client.core import Metric
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from api.asgi.http import ASGIApp, Receive, Scope, Send, route_path
-from api.metrics import Metrics
+from api.backend import Hub
+from api.metrics import Metrics, QueueCollector
 from api.middleware import ASGIResponse
 from api.models.cascade import Members, members_of
 from api.models.cascade import State as CascadeState
@@ -17,6 +20,8 @@ from api.models.served import ServedModel, ServedModels
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
 from api.predict.request import RequestReader
 from api.schemas import error
+from api.stats.frames import lane_facts, model_facts
+from batcher.core.publications import model_of
 
 PREFIX = "/models/"
 SUFFIX = "/predict"
@@ -156,3 +161,35 @@ def _cascade(members: Members, answered: dict[str, int]) -> CascadeModel:
         answered=answered,
         passed_on=round(answered.get(cascade.sure, 0) / total, 4) if total else None,
     )
+
+
+# What concerns a queue. The rest concerns the service, and is shown once.
+_OF_QUEUE = ("millrace_build", "millrace_queue_", "millrace_in_flight_", "millrace_workers")
+
+
+def queue_metrics(models: Iterable[ServedModel]) -> Mapping[str, Iterable[Metric]]:
+    """The state of all queues, by the names of the models."""
+    return {model_of(served.queue): _metrics(served.hub, model_of(served.queue)) for served in models}
+
+
+def _metrics(hub: Hub, name: str) -> Iterator[Metric]:
+    for metric in QueueCollector(hub).collect():
+        if not name or metric.name.startswith(_OF_QUEUE):
+            yield metric
+
+
+def models_facts(models: ServedModels) -> list[dict[str, Any]]:
+    """Each model as frames have it, the first one included."""
+    return [
+        {
+            "name": served.name,
+            "model": model_facts(served.hub.snapshot.model),
+            "workers": served.hub.snapshot.workers,
+            "lanes": {
+                "interactive": lane_facts(served.hub.snapshot.interactive),
+                "bulk": lane_facts(served.hub.snapshot.bulk),
+            },
+        }
+        for served in models
+        if served.name
+    ]

@@ -15,7 +15,6 @@ from typing import NamedTuple, Protocol
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
 
-from api.asgi.default_headers import with_defaults
 from api.asgi.encoding import ENCODINGS, decompressed
 from api.asgi.http import (
     CLOSE,
@@ -24,6 +23,7 @@ from api.asgi.http import (
     Answer,
     ASGIApp,
     BodyReader,
+    Preference,
     Receive,
     RequestHeaders,
     Scope,
@@ -35,8 +35,8 @@ from api.asgi.http import (
     route_path,
     send_answer,
     unless_disconnected,
+    with_defaults,
 )
-from api.asgi.prefer import Preference
 from api.asgi.problems import LingeringClose, reported, send_problem
 from api.auth import Authenticator, ClientLimits
 from api.errors import Header

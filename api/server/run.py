@@ -35,7 +35,7 @@ from api.asgi.http import ASGIApp
 from api.asgi.tracing import Traced
 from api.lifecycle import Lifecycle, SynFilter
 from api.main import create_app
-from api.server.backlog import RESERVE
+from api.server.limits import RESERVE
 from api.server.protocol import Connection
 from api.settings import ApiSettings
 from batcher import gc_tuning, logs, tracing

@@ -26,9 +26,17 @@ from api.jobs.service import JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.schemas import error
-from api.stats.frames import lane_facts, model_facts, pause_facts, shard_facts, sse, to_json, worker_facts
+from api.stats.frames import (
+    Silences,
+    lane_facts,
+    model_facts,
+    pause_facts,
+    shard_facts,
+    sse,
+    to_json,
+    worker_facts,
+)
 from api.stats.history import CounterSample, StatsHistory, StatsPoint
-from api.stats.silences import Silences
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.snapshot import ModelRecord, Snapshot
 from batcher.errors import MillraceError

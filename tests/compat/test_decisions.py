@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from api.compat.label_names import Labels, confidence, mean
+from api.compat.decisions import Labels, confidence, mean
 from api.settings import ApiSettings
 from tests.compat.service import Service
 from tests.unit.api.service import running

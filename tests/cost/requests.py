@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from api.compat.tensors import HEADER_LENGTH
+from api.compat.oip import HEADER_LENGTH
 from tests.cost.bodies import JSON_BODIES, Chosen, binary_bodies, compressed_bodies, json_bodies
 from tests.cost.files import MULTIPART, files, forms, zipped
 from tests.cost.meter import KIB, Request

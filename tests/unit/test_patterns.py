@@ -14,9 +14,8 @@ import pytest
 
 import api
 import text_files
-from api.asgi.http import RequestHeaders, check_length, is_json
+from api.asgi.http import RequestHeaders, check_length, is_json, parse_prefer
 from api.asgi.json_reader import read_json
-from api.asgi.prefer import parse_prefer
 from api.errors import Problem
 from api.jobs.body import read_texts
 from api.jobs.pages import page_type
@@ -55,7 +54,7 @@ def test_finding_07_every_pattern_takes_linear_time(use: Any, pattern: re.Patter
 def test_patterns_are_found() -> None:
     names = {name for name, _, _ in FOUND}
     assert {
-        "api.asgi.prefer._seconds",
+        "api.asgi.http._seconds",
         "api.asgi.json_reader._space",
         "batcher.messages._is_fragment",
     } <= names

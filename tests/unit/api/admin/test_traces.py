@@ -13,9 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.admin.timeline import timeline
-from api.admin.traces import Traces
-from api.predict import recent
+from api.admin.traces import Traces, timeline
+from api.predict.request_log import MAX_ANSWERS, MAX_HITS, MAX_SLOW
 from batcher.core.commands import AskQuestion, EndQuestion, Question
 from batcher.hub.dispatcher import LaneCaps
 from batcher.hub.hub import ReplyHub, ShardHub
@@ -254,7 +253,7 @@ async def test_a_forgotten_client_leaves_the_memory_of_every_process(
 async def test_what_is_kept_is_bounded(api: AdminApi) -> None:
     held = api.app._handler.request_log.recent  # type: ignore[attr-defined]
     sizes = [held._hits.maxlen, held._answers.most, held._slow.most]
-    assert sizes == [recent.MAX_HITS, recent.MAX_ANSWERS, recent.MAX_SLOW]
+    assert sizes == [MAX_HITS, MAX_ANSWERS, MAX_SLOW]
 
 
 async def test_of_two_requests_with_the_same_id_the_newer_one_is_shown(api: AdminApi) -> None:

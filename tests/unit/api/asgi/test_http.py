@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.asgi.http import RequestHeaders, client_address
-from api.asgi.prefer import Preference, parse_prefer
+from api.asgi.http import Preference, RequestHeaders, client_address, parse_prefer
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from api.compat.fms import DetectorError
 from api.compat.kserve import KServeError
-from api.compat.oip_schemas import OipError
+from api.compat.oip import OipError
 from api.compat.openai_error import OpenAIError
 from api.dialect_names import DIALECTS
 from batcher.core.snapshot import NO_SNAPSHOT

@@ -6,8 +6,8 @@ import gc
 import tracemalloc
 
 from api.asgi.http import RequestHeaders
-from api.predict.recent import MAX_BYTES, RecentRequests
 from api.predict.request import RequestContext
+from api.predict.request_log import MAX_BYTES, RecentRequests
 from batcher.lookup.queue import LookupResult
 from batcher.messages import Prediction
 

@@ -26,7 +26,7 @@ from api.asgi.http import (
 )
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.server import limits
-from api.server.backlog import BACKLOG, RESERVE, Backlog
+from api.server.limits import BACKLOG, RESERVE, Backlog
 from api.server.protocol import Connection
 from tests.servers import free_port
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from api.stats.silences import Silences
+from api.stats.frames import Silences
 from batcher.core.snapshot import WorkerRecord
 from tests.unit.fakes import WORKER
 
