@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -17,12 +17,12 @@ from api.errors import Problem, not_started
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.middleware import ASGIResponse
-from api.schemas import error
+from api.schemas import Responses, error
 from batcher.lookup.queue import Models
 
 # The used share of its memory above which Redis is nearly full. The alert MillraceRedisMemory has the same.
 MEMORY_ABOVE = 0.9
-FAILURES: dict[int | str, dict[str, Any]] = {
+FAILURES: Responses = {
     431: error("The headers are too large"),
     503: error("Service Unavailable"),
 }

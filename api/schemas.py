@@ -8,6 +8,20 @@ from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema, models_json_schema
 
 REFERENCE = "#/components/schemas/{model}"
+Responses = dict[int | str, dict[str, Any]]
+# What an error of a status says on several routes.
+FAILURES = {
+    401: "API key missing or invalid",
+    403: "Host name not allowed (host_not_allowed), or cross-site request (cross_site)",
+    408: "The body did not arrive in time",
+    409: "The Idempotency-Key belongs to a job with other texts (idempotency_conflict)",
+    413: "The body or a text is too large, or there are too many texts",
+    415: "The content type is not JSON, or the body is compressed",
+    429: "Rate limit exceeded (rate_limited); see Retry-After",
+    503: "No worker, Redis does not answer, or the process is stopping; see Retry-After",
+    504: "The budget ended before the result arrived; see Retry-After",
+    507: "The storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached",
+}
 
 
 class LabelScore(BaseModel):
@@ -17,26 +31,22 @@ class LabelScore(BaseModel):
     score: float
 
 
-def absent(schema: dict[str, Any]) -> None:
-    """A JSON schema hook: the field is optional, and absent rather than null."""
+def optional(description: str | None = None) -> Any:
+    """A field that may be left out, and is absent rather than null."""
+    return Field(default=None, description=description, json_schema_extra=_without_default)
+
+
+def _without_default(schema: dict[str, Any]) -> None:
     del schema["default"]
 
 
 class _Problem(BaseModel):
     code: str
     request_id: str
-    index: int | SkipJsonSchema[None] = Field(
-        default=None, description="The position of the text, from 0", json_schema_extra=absent
-    )
-    line: int | SkipJsonSchema[None] = Field(
-        default=None, description="The line of the body (NDJSON, CSV), from 1", json_schema_extra=absent
-    )
-    columns: list[str] | SkipJsonSchema[None] = Field(
-        default=None, description="The columns of the file that `line` belongs to", json_schema_extra=absent
-    )
-    job: str | SkipJsonSchema[None] = Field(
-        default=None, description="The job that has the Idempotency-Key", json_schema_extra=absent
-    )
+    index: int | SkipJsonSchema[None] = optional("The position of the text, from 0")
+    line: int | SkipJsonSchema[None] = optional("The line of the body (NDJSON, CSV), from 1")
+    columns: list[str] | SkipJsonSchema[None] = optional("The columns of the file that `line` belongs to")
+    job: str | SkipJsonSchema[None] = optional("The job that has the Idempotency-Key")
 
 
 class Error(_Problem):
@@ -67,6 +77,11 @@ def error(text: str, model: type[_Problem] = Error) -> dict[str, Any]:
     """
     schema = {"$ref": REFERENCE.format(model=model.__name__)}
     return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def errors(*statuses: int) -> Responses:
+    """The error responses of these statuses that are the same on several routes."""
+    return {status: error(FAILURES[status]) for status in statuses}
 
 
 def error_schemas() -> dict[str, Any]:

@@ -24,7 +24,7 @@ from api.batches.service import BatchService
 from api.jobs.openapi import ALWAYS, NOT_FOUND, Options
 from api.jobs.service import JobService
 from api.jobs.streaming import streamed
-from api.schemas import REFERENCE, error
+from api.schemas import REFERENCE, error, errors
 
 # The body of a request to create a batch, and how long it may take to arrive.
 MAX_REQUEST_BYTES = 64 * 1024
@@ -43,10 +43,9 @@ _FORM = {
 _UPLOAD: Options = {
     "responses": {
         **ALWAYS,
-        408: error("The body stopped arriving"),
+        **errors(408, 507),
         413: error("The file is too large; nothing is stored"),
         415: error("The content type is not multipart/form-data, or the body is compressed"),
-        507: error("The storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"),
     },
     "openapi_extra": {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
@@ -56,10 +55,8 @@ _CREATE: Options = {
     "responses": {
         **ALWAYS,
         **NOT_FOUND,
-        408: error("The body stopped arriving"),
-        409: error("The Idempotency-Key belongs to another job (idempotency_conflict)"),
+        **errors(408, 409, 507),
         413: error("The texts and their results are too large (job_too_large); nothing is stored"),
-        507: error("The storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"),
     },
     "openapi_extra": {
         "requestBody": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, RootModel, WithJsonSchema
+from pydantic import BaseModel, RootModel, WithJsonSchema
 
 from api.asgi.http import PROBES, Answer
 from api.compat.dialect import Dialect, Route, json_answer
@@ -15,7 +15,7 @@ from api.compat.reading import TextList, TextOrTexts, invalid_text, refused, tex
 from api.compat.service import Call
 from api.errors import invalid_body
 from api.predict.request import joined
-from api.schemas import LabelScore, absent
+from api.schemas import LabelScore, optional
 
 # The keys under which an instance that is an object may have its text.
 TEXT_KEYS = ("text", "inputs", "content")
@@ -24,7 +24,7 @@ TEXT_KEYS = ("text", "inputs", "content")
 class Invocation(Fields):
     """Either `inputs`, as containers for transformers read it, or `text`, as /predict does."""
 
-    inputs: TextOrTexts = Field(default=None, json_schema_extra=absent)
+    inputs: TextOrTexts = optional()
     text: TextList | None = None
     parameters: HuggingFaceParameters | None = None
 

@@ -12,22 +12,16 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from api.compat.dialect import Dialect, Endpoint, Route
 from api.docs_page import security
 from api.predict.handler import ROUTE
-from api.schemas import REFERENCE
+from api.schemas import FAILURES, REFERENCE
 
 # What a route may answer besides 200, before the dialect's own statuses.
-FAILURES = {
-    401: "API key missing or invalid",
-    403: "Host name not allowed (host_not_allowed), or cross-site request (cross_site)",
+_FAILURES = {
+    **{status: FAILURES[status] for status in (401, 403, 408, 413, 415, 503, 504)},
     404: "The model in the request is not the one that is served",
-    408: "The body did not arrive in time",
-    413: "The body or a text is too large, or there are too many texts",
-    415: "The content type is not JSON, or the body is compressed",
     422: "Invalid request, or something that this service does not do",
     429: "Too much is waiting (queue_full), or a limit of this client is reached "
     "(client_limit, rate_limited); see Retry-After",
     500: "The model failed on one text, or an unexpected error",
-    503: "No worker, Redis does not answer, or the process is stopping; see Retry-After",
-    504: "The budget ended before the result arrived; see Retry-After",
 }
 
 
@@ -68,7 +62,7 @@ def _models(endpoint: Endpoint) -> Iterator[tuple[type[BaseModel], JsonSchemaMod
 
 def _operation(name: str, route: Route, dialect: Dialect, *, keys: bool) -> dict[str, Any]:
     responses = {"200": _content(route.answer, "The answer in the form of the dialect")}
-    for status, text in FAILURES.items():
+    for status, text in _FAILURES.items():
         if not route.open or status in (403, 500, 503):
             responses[str(dialect.statuses.get(status, status))] = _content(dialect.error, text)
     operation: dict[str, Any] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 from api.jobs.pages import MEDIA_TYPES
 from api.jobs.schemas import Job, JobPredictions
-from api.schemas import IDEMPOTENCY_KEY, ValidationFailed, error
+from api.schemas import IDEMPOTENCY_KEY, Responses, ValidationFailed, error, errors
 
 Options = dict[str, Any]
 
@@ -28,14 +28,12 @@ _LINES = {"type": "string", "example": '"I hate you."\n{"text": "I love you."}\n
 _COLUMN = {"type": "string", "example": 'text\n"I hate you."\n"I love you."\n'}
 
 
-ALWAYS: dict[int | str, Options] = {
-    401: error("API key missing or invalid"),
-    403: error("Host name not allowed (host_not_allowed), or cross-site request (cross_site)"),
+ALWAYS: Responses = {
+    **errors(401, 403, 429),
     422: error("Invalid parameter", ValidationFailed),
-    429: error("Rate limit exceeded (rate_limited); see Retry-After"),
     503: error("Redis does not answer; see Retry-After"),
 }
-NOT_FOUND: dict[int | str, Options] = {404: error("No such job, or it has expired")}
+NOT_FOUND: Responses = {404: error("No such job, or it has expired")}
 
 SUBMIT: Options = {
     "responses": {
@@ -46,14 +44,12 @@ SUBMIT: Options = {
             "headers": _LOCATION,
         },
         202: {"model": Job, "description": "A new job", "headers": _LOCATION},
+        **errors(408, 409, 507),
         404: error("No such model (model_not_found)"),
-        408: error("The body stopped arriving"),
-        409: error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
         413: error("The body, or its texts and results (job_too_large), are too large; nothing is stored"),
         415: error("The content type is not JSON, NDJSON or CSV, or the body is compressed"),
         422: error("The body is invalid at `line` (JSON: `index`)", ValidationFailed),
         429: error("Too many jobs are waiting (too_many_jobs), or rate limit exceeded (rate_limited)"),
-        507: error("The storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"),
     },
     "openapi_extra": {
         "parameters": [IDEMPOTENCY_KEY, _WEBHOOK_URL],

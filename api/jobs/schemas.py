@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 
-from api.schemas import LabelScore, absent
+from api.schemas import LabelScore, optional
 from batcher.jobs.records import JobRecord, JobStatus
 from batcher.webhook_address import parse_url
 from text_files.formats import FormatName
@@ -105,10 +105,10 @@ class TextResult(BaseModel):
     error, or a result of an earlier version).
     """
 
-    text: str | SkipJsonSchema[None] = Field(default=None, json_schema_extra=absent)
-    model: str | SkipJsonSchema[None] = Field(default=None, json_schema_extra=absent)
-    prediction: list[LabelScore] | SkipJsonSchema[None] = Field(default=None, json_schema_extra=absent)
-    error: JobError | SkipJsonSchema[None] = Field(default=None, json_schema_extra=absent)
+    text: str | SkipJsonSchema[None] = optional()
+    model: str | SkipJsonSchema[None] = optional()
+    prediction: list[LabelScore] | SkipJsonSchema[None] = optional()
+    error: JobError | SkipJsonSchema[None] = optional()
 
 
 class JobPredictions(BaseModel):

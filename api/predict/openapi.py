@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.jobs.schemas import Job
 from api.label_order import DESCRIPTION, LabelOrder
-from api.schemas import IDEMPOTENCY_KEY, LabelScore, ValidationFailed, error
+from api.schemas import IDEMPOTENCY_KEY, LabelScore, Responses, ValidationFailed, error, errors
 
 
 class Predictions(BaseModel):
@@ -35,7 +35,7 @@ def _header(text: str) -> dict[str, Any]:
     return {"description": text, "schema": {"type": "string"}}
 
 
-PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
+PREDICT_RESPONSES: Responses = {
     200: {
         "description": "One list of labels per text, in order; or the existing job with this Idempotency-Key "
         "(Prefer: respond-async)",
@@ -55,23 +55,13 @@ PREDICT_RESPONSES: dict[int | str, dict[str, Any]] = {
         "description": "The request became a job (Prefer: respond-async)",
         "headers": {"Location": _header("The path of the job")},
     },
-    401: error("API key missing or invalid"),
-    403: error("Host name not allowed (host_not_allowed), or cross-site request (cross_site)"),
-    408: error("The body did not arrive in time"),
-    409: error("The Idempotency-Key belongs to a job with other texts (idempotency_conflict)"),
-    413: error("The body or a text is too large, or there are too many texts"),
-    415: error("The content type is not JSON, or the body is compressed"),
+    **errors(401, 403, 408, 409, 413, 415, 503, 504, 507),
     422: error("Invalid request, or a text that makes workers crash (poison)", ValidationFailed),
     429: error(
         "Too much is waiting (queue_full, too_many_jobs), or a limit of this client is reached "
         "(client_limit, rate_limited); see Retry-After"
     ),
     500: error("The model failed on one text (inference_failed), or an unexpected error (internal)"),
-    503: error("No worker, Redis does not answer, or the process is stopping; see Retry-After"),
-    504: error("The budget ended before the result arrived; see Retry-After"),
-    507: error(
-        "As a job: the storage limit of all jobs (jobs_full) or of yours (client_jobs_full) is reached"
-    ),
 }
 
 

@@ -25,7 +25,7 @@ from api.jobs.schemas import job_body
 from api.jobs.service import JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
-from api.schemas import error
+from api.schemas import error, errors
 from api.stats.frames import (
     Silences,
     lane_facts,
@@ -261,9 +261,7 @@ def stats_routes(stats: Stats) -> APIRouter:
         summary="The current state of the service",
         responses={
             200: {"content": {"application/json": {}, "text/event-stream": {}}},
-            401: error("API key missing or invalid"),
-            403: error("Host name not allowed (host_not_allowed), or cross-site request (cross_site)"),
-            429: error("Rate limit exceeded (rate_limited)"),
+            **errors(401, 403, 429),
             503: error("Too many viewers (too_many_viewers)"),
         },
     )
