@@ -12,7 +12,6 @@ from collections.abc import (
     Sized,
 )
 from contextlib import aclosing, suppress
-from types import TracebackType
 from typing import Literal, Self, Unpack, overload
 
 import httpx
@@ -63,9 +62,7 @@ class AsyncClient:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+import uuid
 from typing import IO
 
 from millrace_client.errors import RequestError, Unavailable, body_of
@@ -25,30 +25,24 @@ PAGE = 5000
 CLEAN_UP_S = 5.0
 
 
-def chosen(model: str, *, keep_input: bool) -> Mapping[str, str]:
-    """The parameters of a request that creates a job."""
-    return ({"model": model} if model else {}) | ({"keep_input": "true"} if keep_input else {})
+class Submission:
+    """A request that creates a job. It may be sent several times, although the texts are read once."""
 
-
-class Spool:
-    """The body of a job, which may be sent several times although the texts are read once."""
-
-    def __init__(self) -> None:
+    def __init__(self, model: str, keep_input: bool, idempotency_key: str, webhook_url: str) -> None:
+        self.params = ({"model": model} if model else {}) | ({"keep_input": "true"} if keep_input else {})
+        # The key makes it safe to repeat.
+        self.headers = {"content-type": NDJSON, "idempotency-key": idempotency_key or uuid.uuid4().hex}
+        if webhook_url:
+            self.headers["webhook-url"] = webhook_url
         self.file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115
 
     def add(self, text: str) -> None:
         self.file.write(encode(text) + b"\n")
 
 
-def submit(
-    options: Options, spool: Spool, headers: Mapping[str, str], params: Mapping[str, str]
-) -> Flow[Job]:
-    """Creates a job. An Idempotency-Key in `headers` makes it safe to repeat.
-
-    Raises RequestError and Unavailable.
-    """
-    headers = {**headers, "content-type": NDJSON}
-    send = Send("POST", "/jobs", spool.file, params, headers, wait_s=SUBMIT_S)
+def submit(options: Options, job: Submission) -> Flow[Job]:
+    """Creates a job. Raises RequestError and Unavailable."""
+    send = Send("POST", "/jobs", job.file, job.params, job.headers, wait_s=SUBMIT_S)
     response = yield from exchange(options, send, options.now() + max(options.budget_s, SUBMIT_S))
     return read_job(response)
 

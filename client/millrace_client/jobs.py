@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 
 from millrace_client import job_flows
@@ -36,15 +35,11 @@ class Jobs:
         `webhook_url` is notified of its end, if the service has webhooks.
         """
         check_texts(texts)
-        params = job_flows.chosen(model, keep_input=keep_input)
-        headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
-        if webhook_url:
-            headers["webhook-url"] = webhook_url
-        spool = job_flows.Spool()
-        with spool.file:
+        job = job_flows.Submission(model, keep_input, idempotency_key, webhook_url)
+        with job.file:
             for text in texts:
-                spool.add(text)
-            return self._runner.run(job_flows.submit(self._options, spool, headers, params))
+                job.add(text)
+            return self._runner.run(job_flows.submit(self._options, job))
 
     def get(self, job: Job | str) -> Job:
         return self._runner.run(job_flows.get(self._options, id_of(job)))
@@ -91,15 +86,11 @@ class AsyncJobs:
         `webhook_url` is notified of its end, if the service has webhooks.
         """
         check_texts(texts)
-        params = job_flows.chosen(model, keep_input=keep_input)
-        headers = {"idempotency-key": idempotency_key or uuid.uuid4().hex}
-        if webhook_url:
-            headers["webhook-url"] = webhook_url
-        spool = job_flows.Spool()
-        with spool.file:
+        job = job_flows.Submission(model, keep_input, idempotency_key, webhook_url)
+        with job.file:
             async for text in each(texts):
-                spool.add(text)
-            return await self._runner.run(job_flows.submit(self._options, spool, headers, params))
+                job.add(text)
+            return await self._runner.run(job_flows.submit(self._options, job))
 
     async def get(self, job: Job | str) -> Job:
         return await self._runner.run(job_flows.get(self._options, id_of(job)))

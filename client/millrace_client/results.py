@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
 
 import httpx
 
 from millrace_client.errors import TextError, body_of, not_millrace
 
+T = TypeVar("T", "Job", "Model")
 JobStatus = Literal["queued", "running", "finished", "failed", "cancelled"]
 
 
@@ -101,19 +102,12 @@ def read_job(response: httpx.Response) -> Job:
 
 def _job(body: Any) -> Job:
     error = body.get("error") or {}
-    return Job(
-        id=body["id"],
-        status=body["status"],
-        total=body["total"],
-        done=body["done"],
-        failed=body["failed"],
-        position=body.get("position"),
-        rate=body.get("rate"),
-        remaining_s=body.get("remaining_s"),
-        model=body.get("model"),
-        error_code=error.get("code", ""),
-        error=error.get("detail", ""),
-    )
+    return _known(Job, {**body, "error_code": error.get("code", ""), "error": error.get("detail", "")})
+
+
+def _known(kind: type[T], body: Any) -> T:
+    """A dataclass of the fields of `body` that it has."""
+    return kind(**{field.name: body[field.name] for field in fields(kind) if field.name in body})
 
 
 def read_results(response: httpx.Response, first: int = 0, count: int | None = None) -> list[Result]:
@@ -153,17 +147,10 @@ def read_models(response: httpx.Response) -> list[Model]:
     try:
         models = [_model(one) for one in body["models"]]
         return models + [_model({"first": False, "workers": 0, **one}) for one in body.get("cascades") or ()]
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, AttributeError):
         raise not_millrace(response) from None
 
 
 def _model(found: Any) -> Model:
-    return Model(
-        name=found["name"],
-        first=found["first"],
-        state=found["state"],
-        workers=found["workers"],
-        revision=found.get("revision") or "",
-        labels=tuple(found.get("labels") or ()),
-        max_tokens=found.get("max_tokens"),
-    )
+    labels = tuple(found.get("labels") or ())
+    return _known(Model, {**found, "revision": found.get("revision") or "", "labels": labels})

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -22,6 +22,26 @@ FAILURES = (httpx.TransportError, httpx.DecodingError)
 
 class _Abandoned(Exception):
     """The results of a request are no longer wanted."""
+
+
+def arguments(step: Send, most_s: float | None) -> dict[str, Any]:
+    """Those of `httpx.Client.request` for a step. A body that is a file is read from its start, in blocks."""
+    headers = dict(step.headers)
+    content: bytes | Iterator[bytes] | None = None
+    if isinstance(step.body, bytes):
+        content = step.body or None
+    else:
+        headers["content-length"] = str(step.body.seek(0, 2))
+        step.body.seek(0)
+        content = iter(partial(step.body.read, BLOCK_BYTES), b"")
+    return {
+        "method": step.method,
+        "url": step.path,
+        "content": content,
+        "params": step.params or None,
+        "headers": headers,
+        "timeout": timeout_of(step, most_s),
+    }
 
 
 class Runner:
@@ -54,7 +74,7 @@ class Runner:
                 if stop is not None and stop.is_set():
                     raise _Abandoned
                 try:
-                    response = self._send(step)
+                    response = self.http.request(**arguments(step, self._most_s))
                 except FAILURES as error:
                     step = flow.throw(error)
                 else:
@@ -62,24 +82,6 @@ class Runner:
         except StopIteration as end:
             result: T = end.value
             return result
-
-    def _send(self, step: Send) -> httpx.Response:
-        headers = dict(step.headers)
-        content: bytes | Iterator[bytes] | None = None
-        if isinstance(step.body, bytes):
-            content = step.body or None
-        else:
-            headers["content-length"] = str(step.body.seek(0, 2))
-            step.body.seek(0)
-            content = iter(partial(step.body.read, BLOCK_BYTES), b"")
-        return self.http.request(
-            step.method,
-            step.path,
-            content=content,
-            params=step.params or None,
-            headers=headers,
-            timeout=timeout_of(step, self._most_s),
-        )
 
     def _pause(self, seconds: float, stop: Event | None) -> None:
         if self._sleep is not None:
@@ -107,8 +109,11 @@ class AsyncRunner:
                     await self._sleep(step.seconds)
                     step = flow.send(None)
                     continue
+                request = arguments(step, self._most_s)
+                if not isinstance(step.body, bytes):
+                    request["content"] = each(request["content"])
                 try:
-                    response = await self._send(step)
+                    response = await self.http.request(**request)
                 except FAILURES as error:
                     step = flow.throw(error)
                 else:
@@ -116,24 +121,6 @@ class AsyncRunner:
         except StopIteration as end:
             result: T = end.value
             return result
-
-    async def _send(self, step: Send) -> httpx.Response:
-        headers = dict(step.headers)
-        content: bytes | AsyncIterator[bytes] | None = None
-        if isinstance(step.body, bytes):
-            content = step.body or None
-        else:
-            headers["content-length"] = str(step.body.seek(0, 2))
-            step.body.seek(0)
-            content = each(iter(partial(step.body.read, BLOCK_BYTES), b""))
-        return await self.http.request(
-            step.method,
-            step.path,
-            content=content,
-            params=step.params or None,
-            headers=headers,
-            timeout=timeout_of(step, self._most_s),
-        )
 
 
 async def each(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
