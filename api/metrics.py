@@ -77,52 +77,31 @@ HUB_COUNTS = {
 }
 
 
-class Shadowing:
-    """Declares the metrics and adds counts to them. The label `model` is the name that clients use."""
-
-    def __init__(self, registry: CollectorRegistry | None) -> None:
-        self._texts = Counter(
-            "millrace_shadow_texts",
-            "Texts that a shadow got: same label, another one, failed, or dropped",
-            ["model", "outcome"],
-            registry=registry,
-        )
-        self._labels = Counter(
-            "millrace_shadow_labels",
-            "Texts by the label of the revision that answers and that of the shadow",
-            ["model", "current", "candidate"],
-            registry=registry,
-        )
-        self._difference = Counter(
-            "millrace_shadow_score_difference",
-            "Sum over texts of the mean absolute difference of their scores",
-            ["model"],
-            registry=registry,
-        )
-        self._seconds = Counter(
-            "millrace_shadow_model_seconds",
-            "Each text's part of its forward pass",
-            ["model", "revision"],
-            registry=registry,
-        )
-
-    def add(self, model: str, counts: Mapping[str, int]) -> None:
-        texts = counts.get("texts", 0)
-        agree = counts.get("agree", 0)
-        outcomes = {"same": agree, "changed": texts - agree}
-        outcomes |= {name: counts.get(name, 0) for name in ("failed", "dropped")}
-        for outcome, count in outcomes.items():
-            if count:
-                self._texts.labels(model, outcome).inc(count)
-        if not texts:
-            return
-        labels = counts.get("scores", 0) // texts
-        self._difference.labels(model).inc(counts.get("difference", 0) * SCORE_STEP / labels)
-        for revision in ("current", "candidate"):
-            self._seconds.labels(model, revision).inc(counts.get(f"{revision}_text_us", 0) / 1e6)
-        if labels <= MAX_LABELS:
-            for (current, candidate), count in label_pairs(counts).items():
-                self._labels.labels(model, current, candidate).inc(count)
+# Counters, what they count, and their labels. The label `model` is the name that clients use.
+_COUNTERS = {
+    "requests": ("HTTP requests by route and status", ["route", "status"]),
+    "entries": ("Texts by outcome", ["outcome"]),
+    "client_requests": ("Requests with a valid API key, by the name of the key", ["client", "status"]),
+    "cascade_texts": ("Texts that a cascade answered, by the model that answered", ["cascade", "model"]),
+    "shadow_texts": ("Texts that a shadow got: same label, another, failed or dropped", ["model", "outcome"]),
+    "shadow_labels": (
+        "Texts by the label of the revision that answers and that of the shadow",
+        ["model", "current", "candidate"],
+    ),
+    "shadow_score_difference": ("Sum over texts of the mean absolute difference of scores", ["model"]),
+    "shadow_model_seconds": ("Each text's part of its forward pass", ["model", "revision"]),
+}
+_TOTALS = {
+    "local_cache_evictions": "Entries evicted from the in-process cache",
+    "redis_outages": "Times that this API lost the connection to Redis",
+    "cache_outages": "Times that this API lost the connection to the Redis of the shared cache",
+    **{f"hub_{name}": text for name, text in HUB_COUNTS.items()},
+}
+_GAUGES = {
+    "local_cache_entries": "Predictions in the in-process cache",
+    "local_cache_bytes": "Memory used by the predictions in the in-process cache",
+    "waiting_entries": "Texts that requests to this API are waiting for",
+}
 
 
 class Metrics:
@@ -149,9 +128,6 @@ class Metrics:
         if queue is not None:
             self.registry.register(queue)
         self.bounds = duration_bounds(budget_s)
-        self._requests = Counter(
-            "millrace_requests", "HTTP requests by route and status", ["route", "status"], registry=registry
-        )
         self._durations = Histogram(
             "millrace_request_duration_seconds",
             "Time from the first byte of the request to the response",
@@ -159,22 +135,12 @@ class Metrics:
             buckets=self.bounds,
             registry=registry,
         )
-        self._entries = Counter("millrace_entries", "Texts by outcome", ["outcome"], registry=registry)
+        self._counters = {
+            name: Counter(f"millrace_{name}", text, labels, registry=registry)
+            for name, (text, labels) in _COUNTERS.items()
+        }
         for outcome in OUTCOMES:
-            self._entries.labels(outcome)
-        self._clients = Counter(
-            "millrace_client_requests",
-            "Requests with a valid API key, by the name of the key",
-            ["client", "status"],
-            registry=registry,
-        )
-        self._cascades = Counter(
-            "millrace_cascade_texts",
-            "Texts that a cascade answered, by the model that answered",
-            ["cascade", "model"],
-            registry=registry,
-        )
-        self._shadow = Shadowing(registry)
+            self._counters["entries"].labels(outcome)
         self._gauges = {
             name: Gauge(f"millrace_{name}", text, registry=registry, multiprocess_mode="livesum")
             for name, text in _GAUGES.items()
@@ -184,24 +150,43 @@ class Metrics:
         }
         self._published: dict[str, int] = {}
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        self._hit_local = self._entries.labels("hit_local")
+        self._hit_local = self._counters["entries"].labels("hit_local")
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Counts a request; status 499 if the client disconnected. `route` is a path template, or "other"."""
         pair = self._known.get((route, status))
         if pair is None:
-            pair = self._requests.labels(route, str(status)), self._durations.labels(route)
+            pair = self._counters["requests"].labels(route, str(status)), self._durations.labels(route)
             self._known[route, status] = pair
         pair[0].inc()
         pair[1].observe(seconds)
 
     def shadow(self, model: str, counts: Mapping[str, int]) -> None:
         """Adds what a shadow has counted (`batcher.publishing.comparisons`)."""
-        self._shadow.add(model, counts)
+        texts = counts.get("texts", 0)
+        agree = counts.get("agree", 0)
+        outcomes = {"same": agree, "changed": texts - agree}
+        outcomes |= {name: counts.get(name, 0) for name in ("failed", "dropped")}
+        for outcome, count in outcomes.items():
+            if count:
+                self._add("shadow_texts", count, model, outcome)
+        if not texts:
+            return
+        labels = counts.get("scores", 0) // texts
+        difference = counts.get("difference", 0) * SCORE_STEP / labels
+        self._add("shadow_score_difference", difference, model)
+        for revision in ("current", "candidate"):
+            self._add("shadow_model_seconds", counts.get(f"{revision}_text_us", 0) / 1e6, model, revision)
+        if labels <= MAX_LABELS:
+            for pair, count in label_pairs(counts).items():
+                self._add("shadow_labels", count, model, *pair)
+
+    def _add(self, name: str, count: float, *labels: str) -> None:
+        self._counters[name].labels(*labels).inc(count)
 
     def client(self, name: str, status: int) -> None:
         """Counts a request with the API key of this name."""
-        self._clients.labels(name, f"{status // 100}xx").inc()
+        self._add("client_requests", 1, name, f"{status // 100}xx")
 
     def hit_local(self, texts: int) -> None:
         """Counts texts that were answered from the in-process cache."""
@@ -210,11 +195,11 @@ class Metrics:
     def entries(self, outcome: str | type[MillraceError], texts: int) -> None:
         """Counts texts with this outcome: a name from OUTCOMES, or the class of the error they ended with."""
         name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(outcome, "failed")
-        self._entries.labels(name).inc(texts)
+        self._add("entries", texts, name)
 
     def cascade(self, name: str, model: str, texts: int) -> None:
         """Counts texts of a cascade that this member has answered."""
-        self._cascades.labels(name, model).inc(texts)
+        self._add("cascade_texts", texts, name, model)
 
     def cascade_texts(self) -> dict[str, dict[str, int]]:
         """The texts that each member of each cascade has answered, in all processes since startup."""
@@ -226,7 +211,7 @@ class Metrics:
 
     def _cascade_counts(self) -> Iterable[Metric]:
         if self._shared_dir is None:
-            return self._cascades.collect()
+            return self._counters["cascade_texts"].collect()
         files = map(str, self._shared_dir.glob("counter_*.db"))
         merged: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
         return merged
@@ -279,16 +264,22 @@ def _forget_ended(shared_dir: Path) -> None:
             pass
 
 
-_TOTALS = {
-    "local_cache_evictions": "Entries evicted from the in-process cache",
-    "redis_outages": "Times that this API lost the connection to Redis",
-    "cache_outages": "Times that this API lost the connection to the Redis of the shared cache",
-    **{f"hub_{name}": text for name, text in HUB_COUNTS.items()},
+# What the collector shows of the queue, and of each of its lanes.
+_QUEUE_GAUGES = {
+    "redis_up": "1 while Redis answers this API",
+    "shards_down": "Shards of the queue whose Redis does not answer this API",
+    "redis_skipped_commands": "Commands of its append-only file or its master that Redis has refused",
+    "redis_memory_bytes": "Memory that the queue's Redis uses",
+    "redis_memory_limit_bytes": "maxmemory of the queue's Redis, or half of its machine's memory if not set",
+    "queue_solo_entries": "Entries recovered from dead workers, waiting",
+    "in_flight_entries": "Entries leased by workers",
+    "workers": "Live workers",
+    "workers_rate_tokens": "Tokens per second of all workers together",
 }
-_GAUGES = {
-    "local_cache_entries": "Predictions in the in-process cache",
-    "local_cache_bytes": "Memory used by the predictions in the in-process cache",
-    "waiting_entries": "Texts that requests to this API are waiting for",
+_LANE_GAUGES = {
+    "entries": "Entries waiting",
+    "cost_tokens": "Estimated cost of the entries waiting",
+    "oldest_seconds": "Age of the oldest entry waiting",
 }
 
 
@@ -300,7 +291,7 @@ class QueueCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._hub.snapshot
-        model = self._hub.snapshot.model
+        model = snapshot.model
         build = {"version": own_version(), "python": python_version()}
         if model is not None:
             build |= {
@@ -312,51 +303,25 @@ class QueueCollector(Collector):
         yield InfoMetricFamily(
             "millrace_build", "Version of this API, and the model that workers publish", build
         )
-        yield GaugeMetricFamily(
-            "millrace_redis_up", "1 while Redis answers this API", float(self._hub.reachable)
-        )
-        yield GaugeMetricFamily(
-            "millrace_shards_down",
-            "Shards of the queue whose Redis does not answer this API",
-            self._hub.shards_up.count(False),
-        )
-        yield GaugeMetricFamily(
-            "millrace_redis_skipped_commands",
-            "Commands of its append-only file or its master that the queue's Redis has refused",
-            self._hub.redis_watch.skipped,
-        )
-        memory = snapshot.memory
-        yield GaugeMetricFamily(
-            "millrace_redis_memory_bytes", "Memory that the queue's Redis uses", memory.used
-        )
-        yield GaugeMetricFamily(
-            "millrace_redis_memory_limit_bytes",
-            "maxmemory of the queue's Redis, or half of its machine's memory if not set",
-            memory.limit,
-        )
-        lanes = {"interactive": snapshot.interactive, "bulk": snapshot.bulk}
-        yield _by_lane(
-            "millrace_queue_entries", "Entries waiting", {name: d.entries for name, d in lanes.items()}
-        )
-        yield _by_lane(
-            "millrace_queue_cost_tokens",
-            "Estimated cost of the entries waiting",
-            {name: d.cost for name, d in lanes.items()},
-        )
-        oldest = {name: depth.oldest_ms / 1000 for name, depth in lanes.items()}
-        yield _by_lane("millrace_queue_oldest_seconds", "Age of the oldest entry waiting", oldest)
-        yield GaugeMetricFamily(
-            "millrace_queue_solo_entries", "Entries recovered from dead workers, waiting", snapshot.solo
-        )
-        yield GaugeMetricFamily("millrace_in_flight_entries", "Entries leased by workers", snapshot.in_flight)
-        yield GaugeMetricFamily("millrace_workers", "Live workers", snapshot.workers)
-        yield GaugeMetricFamily(
-            "millrace_workers_rate_tokens", "Tokens per second of all workers together", snapshot.rate
-        )
-
-
-def _by_lane(name: str, text: str, values: dict[str, float]) -> Metric:
-    family = GaugeMetricFamily(name, text, labels=["lane"])
-    for lane, value in values.items():
-        family.add_metric([lane], value)
-    return family
+        values = {
+            "redis_up": float(self._hub.reachable),
+            "shards_down": self._hub.shards_up.count(False),
+            "redis_skipped_commands": self._hub.redis_watch.skipped,
+            "redis_memory_bytes": snapshot.memory.used,
+            "redis_memory_limit_bytes": snapshot.memory.limit,
+            "queue_solo_entries": snapshot.solo,
+            "in_flight_entries": snapshot.in_flight,
+            "workers": snapshot.workers,
+            "workers_rate_tokens": snapshot.rate,
+        }
+        for name, value in values.items():
+            yield GaugeMetricFamily(f"millrace_{name}", _QUEUE_GAUGES[name], value)
+        lanes = {
+            name: GaugeMetricFamily(f"millrace_queue_{name}", text, labels=["lane"])
+            for name, text in _LANE_GAUGES.items()
+        }
+        for lane, depth in (("interactive", snapshot.interactive), ("bulk", snapshot.bulk)):
+            lanes["entries"].add_metric([lane], depth.entries)
+            lanes["cost_tokens"].add_metric([lane], depth.cost)
+            lanes["oldest_seconds"].add_metric([lane], depth.oldest_ms / 1000)
+        yield from lanes.values()
