@@ -22,10 +22,7 @@ from batcher.lookup.queue import Models
 
 # The used share of its memory above which Redis is nearly full. The alert MillraceRedisMemory has the same.
 MEMORY_ABOVE = 0.9
-FAILURES: Responses = {
-    431: error("The headers are too large"),
-    503: error("Service Unavailable"),
-}
+FAILURES: Responses = {431: error("The headers are too large"), 503: error("Service Unavailable")}
 
 
 class Healthy(BaseModel):
@@ -137,11 +134,7 @@ def health_routes(
     async def health() -> Response:
         return ASGIResponse(direct)
 
-    @router.get(
-        "/livez",
-        summary="Liveness: restart the process if it fails",
-        responses=FAILURES,
-    )
+    @router.get("/livez", summary="Liveness: restart the process if it fails", responses=FAILURES)
     async def livez() -> Live:
         if not lifecycle.started:
             raise not_started()

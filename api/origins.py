@@ -80,9 +80,7 @@ class Origins:
         if host in self.usual or self._is_ours(host):
             return
         raise Problem(
-            403,
-            "this host name is not allowed; add it to MILLRACE_ALLOWED_HOSTS",
-            code="host_not_allowed",
+            403, "this host name is not allowed; add it to MILLRACE_ALLOWED_HOSTS", code="host_not_allowed"
         )
 
     def check_origin(self, headers: RequestHeaders, *, links: bool = True) -> None:

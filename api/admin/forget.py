@@ -56,15 +56,16 @@ async def _forget(
 ) -> tuple[Removed, Replies[Removed], dict[str, str]]:
     """What was removed, which shards have done so, and how the audit line names it."""
     if what.revision is not None:
-        return *await _revision(console, what.revision), {"what": f"revision {what.revision}"}
+        removed, replies = await _revision(console, what.revision)
+        return removed, replies, {"what": f"revision {what.revision}"}
     known = await console.each(lambda shard: shard.forgetting.models())
     models = set[str]().union(*known.found)
     if what.text is not None:
-        return *await _text(console, what.text, sorted(tenants | set(what.tenants)), models), {
-            "what": "a text"
-        }
+        removed, replies = await _text(console, what.text, tenants | set(what.tenants), models)
+        return removed, replies, {"what": "a text"}
     assert what.client is not None, "the schema requires one of the three"
-    return *await _client(console, what.client, models), {"what": f"client {what.client}"}
+    removed, replies = await _client(console, what.client, models)
+    return removed, replies, {"what": f"client {what.client}"}
 
 
 async def _text(
@@ -73,11 +74,8 @@ async def _text(
     """`waiting` says whether it waits or runs now: it will then be cached once more."""
     ids = {entry_id(text, tenant) for tenant in ("", *tenants)}
     stores = console.stores
-    chunks = 0
-    files = 0
+    chunks, files = await console.call_elsewhere(stores.jobs.text, text)
     cached = 0
-    if stores.jobs is not None:
-        chunks, files = await console.call_elsewhere(stores.jobs.text, text)
     if stores.cached is not None:
         cached = await console.call_elsewhere(stores.cached.texts, ids)
     replies = await console.each(lambda shard: shard.forgetting.text(ids, models))
@@ -88,10 +86,7 @@ async def _text(
 
 
 async def _client(console: Console, client: str, models: set[str]) -> tuple[Removed, Replies[Removed]]:
-    jobs = list[str]()
-    files = 0
-    if (erasing := console.stores.jobs) is not None:
-        jobs, files = await console.call_elsewhere(erasing.client, client)
+    jobs, files = await console.call_elsewhere(console.stores.jobs.client, client)
     replies = await console.each(lambda shard: shard.forgetting.client(client, models, jobs))
     return {"jobs": len(jobs), "files": files} | _summed(replies, "refused", "usage"), replies
 
@@ -99,14 +94,12 @@ async def _client(console: Console, client: str, models: set[str]) -> tuple[Remo
 async def _revision(console: Console, revision: str) -> tuple[Removed, Replies[Removed]]:
     stores = console.stores
     cached = 0
-    jobs = 0
     if stores.cached is not None:
         cached = await console.call_elsewhere(stores.cached.revision, revision)
     replies = await console.each(lambda shard: shard.forgetting.revision(revision))
     own = _summed(replies, "cached", "results")
     own["cached"] += cached
-    if stores.jobs is not None:
-        jobs = await console.call_elsewhere(stores.jobs.revision, revision)
+    jobs = await console.call_elsewhere(stores.jobs.revision, revision)
     return own | {"jobs": jobs}, replies
 
 

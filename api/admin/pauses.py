@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -15,11 +15,6 @@ from batcher.core.commands import SetPause
 from batcher.core.merged import merge_pauses
 from batcher.messages import Lane
 
-_LANES: Mapping[LaneOrAll, tuple[Lane, ...]] = {
-    "interactive": ("interactive",),
-    "bulk": ("bulk",),
-    "all": ("interactive", "bulk"),
-}
 # The first characters of a revision that name it.
 MIN_REVISION = 4
 Pauses = dict[str, Any]
@@ -39,50 +34,44 @@ def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     @router.put("/{lane}")
     async def pause(request: Request, lane: LaneOrAll, pause: LanePause) -> Pauses:
         """Pauses a lane, or changes its pause. Every process knows of it within two seconds."""
-        pauses, down = await _apply(console, models.every, lane, pause)
-        await console.record(request, "pause", lane=lane, waiting=pause.waiting, for_s=pause.for_s, **down)
-        return {"pauses": pauses, **down}
+        return await _change(console, request, models.every, lane, pause, {"lane": lane})
 
     @router.delete("/{lane}")
     async def resume(request: Request, lane: LaneOrAll) -> Pauses:
         """Ends a pause. Workers go on at once, and requests are accepted within two seconds."""
-        pauses, down = await _apply(console, models.every, lane, None)
-        await console.record(request, "resume", lane=lane, **down)
-        return {"pauses": pauses, **down}
+        return await _change(console, request, models.every, lane, None, {"lane": lane})
 
-    _add_models(router, console, models)
-    return router
-
-
-def _add_models(router: APIRouter, console: Console, models: ServedModels) -> None:
     @router.put("/models/{name:path}")
     async def pause_model(request: Request, name: str, pause: LanePause) -> Pauses:
         """Pauses all work of a model, by its name or its revision."""
         served = find(models, name)
-        pauses, down = await _apply(console, models.of(served), "all", pause)
-        facts = {"model": served.name, "waiting": pause.waiting, "for_s": pause.for_s, **down}
-        await console.record(request, "pause", **facts)
-        return {"pauses": pauses, **down}
+        return await _change(console, request, models.of(served), "all", pause, {"model": served.name})
 
     @router.delete("/models/{name:path}")
     async def resume_model(request: Request, name: str) -> Pauses:
         """Ends the pauses of a model."""
         served = find(models, name)
-        pauses, down = await _apply(console, models.of(served), "all", None)
-        await console.record(request, "resume", model=served.name, **down)
-        return {"pauses": pauses, **down}
+        return await _change(console, request, models.of(served), "all", None, {"model": served.name})
+
+    return router
 
 
-async def _apply(
-    console: Console, models: Sequence[ServedModel], lane: LaneOrAll, pause: LanePause | None
-) -> tuple[Pauses, Mapping[str, Any]]:
+async def _change(
+    console: Console,
+    request: Request,
+    models: Sequence[ServedModel],
+    lane: LaneOrAll,
+    pause: LanePause | None,
+    facts: dict[str, Any],
+) -> Pauses:
     """Sets the pause of a lane of these models, or ends it, at every shard that answers.
 
     Returns the pauses of the first of the models, and which shards do not know of it.
     """
     pauses = dict[str, Any]()
     lost = set[int]()
-    for one in _LANES[lane]:
+    lanes: tuple[Lane, ...] = ("interactive", "bulk") if lane == "all" else (lane,)
+    for one in lanes:
         command = SetPause(one, pause.waiting, round(pause.for_s * 1000)) if pause else SetPause(one)
         for served in models[::-1]:  # the first one last: its reply counts
             down = console.shards_down
@@ -91,7 +80,11 @@ async def _apply(
             replies = await gather(asked, down)
             pauses = pause_facts(merge_pauses(replies.found))
             lost.update(replies.down)
-    return pauses, missing(sorted(lost))
+    shards = missing(sorted(lost))
+    if pause is not None:
+        facts |= {"waiting": pause.waiting, "for_s": pause.for_s}
+    await console.record(request, "resume" if pause is None else "pause", **facts, **shards)
+    return {"pauses": pauses, **shards}
 
 
 def find(models: ServedModels, name: str) -> ServedModel:

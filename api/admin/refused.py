@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 
@@ -24,6 +24,7 @@ MAX_CHANGED = 10_000
 SHOWN_CHARS = 500
 Record = dict[str, Any]
 T = TypeVar("T")
+Change = Callable[["_Model", Sequence[Record]], Awaitable[Record]]
 
 
 def refused_routes(console: Console, models: ServedModels, shows_texts: bool) -> APIRouter:
@@ -45,32 +46,29 @@ def refused_routes(console: Console, models: ServedModels, shows_texts: bool) ->
 
 
 def _add_changes(router: APIRouter, console: Console, models: ServedModels) -> None:
+    async def change(
+        request: Request, selection: Selection, action: str, act: Change, most: int = MAX_CHANGED
+    ) -> Record:
+        model = _Model(console, models, selection.model)
+        records, facts = await model.records(selection, most)
+        answer = {**await act(model, records), **facts}
+        await console.record(request, action, **model.facts, **answer)
+        return answer
+
     @router.post("/retry")
     async def retry(request: Request, selection: Selection) -> Record:
         """Tries texts again that are still kept; those that succeed leave the list."""
-        model = _Model(console, models, selection.model)
-        found, facts = await model.records(selection, MAX_RETRIED)
-        answer = {**await model.retry(found), **facts}
-        await console.record(request, "retry", **model.facts, **answer)
-        return answer
+        return await change(request, selection, "retry", _Model.retry, MAX_RETRIED)
 
     @router.post("/release")
     async def release(request: Request, selection: Selection) -> Record:
         """Removes the mark of poison, so that the next request runs the text."""
-        model = _Model(console, models, selection.model)
-        records, facts = await model.records(selection, MAX_CHANGED)
-        answer = {"released": await model.release(records), **facts}
-        await console.record(request, "release", **model.facts, **answer)
-        return answer
+        return await change(request, selection, "release", _Model.release)
 
     @router.post("/delete")
     async def delete(request: Request, selection: Selection) -> Record:
         """Removes records, with the texts and marks that belong to them."""
-        model = _Model(console, models, selection.model)
-        records, facts = await model.records(selection, MAX_CHANGED)
-        answer = {"deleted": await model.delete(records), **facts}
-        await console.record(request, "delete_refused", **model.facts, **answer)
-        return answer
+        return await change(request, selection, "delete_refused", _Model.delete)
 
 
 class _Model:
@@ -103,10 +101,6 @@ class _Model:
         records.sort(key=lambda record: str(record["place"]), reverse=True)
         return records[:most], replies.facts
 
-    async def texts(self, records: Sequence[Record]) -> dict[str, str]:
-        """The texts that are kept, by their ids."""
-        return await self._kept(records, RefusedTexts.texts)
-
     async def beginnings(self, records: Sequence[Record]) -> dict[str, tuple[str, int]]:
         """What a list shows of the texts that are kept, and how many characters each has."""
         return await self._kept(records, lambda refused, ids: refused.beginnings(ids, SHOWN_CHARS))
@@ -114,6 +108,7 @@ class _Model:
     async def _kept(
         self, records: Sequence[Record], read: Callable[[RefusedTexts, list[str]], list[T | None]]
     ) -> dict[str, T]:
+        """What is read of the texts that are kept, by their ids."""
         ids = [record["id"] for record in records]
         replies = await self.each(lambda refused: read(refused, ids))
         return {
@@ -123,28 +118,28 @@ class _Model:
             if kept is not None
         }
 
-    async def release(self, records: Iterable[Record]) -> int:
+    async def release(self, records: Sequence[Record]) -> Record:
         """Removes marks of poison. Returns how many there were."""
         ids = [record["id"] for record in records]
-        return sum((await self.each(lambda refused: refused.release(ids))).found)
+        return {"released": sum((await self.each(lambda refused: refused.release(ids))).found)}
 
-    async def delete(self, records: Iterable[Record]) -> int:
-        """How many there were."""
+    async def delete(self, records: Sequence[Record]) -> Record:
+        """Removes records. Returns how many there were."""
         ids = [record["id"] for record in records]
-        return sum((await self.each(lambda refused: refused.delete(ids))).found)
+        return {"deleted": sum((await self.each(lambda refused: refused.delete(ids))).found)}
 
-    async def retry(self, records: Sequence[Record]) -> dict[str, int]:
+    async def retry(self, records: Sequence[Record]) -> Record:
         """Tries the texts with the revision that answers now.
 
         Returns how many texts were found, are not kept, were classified, and failed again.
         """
-        texts = await self.texts(records)
+        texts = await self._kept(records, RefusedTexts.texts)
         held = {record["id"]: record for record in records if record["id"] in texts}
         not_held = sum(record["id"] not in held for record in records)
         classified: list[Record] = []
         if held:
             ids = list(held)
-            await self.release(held.values())
+            await self.release(list(held.values()))
             outcomes = await self._hub.classify(ids, [texts[entry] for entry in ids], budget_s=RETRY_BUDGET_S)
             for (entry, record), outcome in zip(held.items(), outcomes, strict=True):
                 if isinstance(outcome, MillraceError):

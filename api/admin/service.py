@@ -25,7 +25,6 @@ from batcher.admin.audit import AuditLog
 from batcher.admin.forget import CachedResults, Forgetting
 from batcher.admin.history import MinuteHistory
 from batcher.admin.holds import ClientHolds
-from batcher.admin.job_eraser import JobEraser
 from batcher.admin.preparing import PreparingStore
 from batcher.admin.refused import RefusedTexts
 from batcher.admin.sessions import SessionStore
@@ -100,16 +99,10 @@ def no_answer(detail: str = NO_ANSWER) -> QueueUnavailable:
     return QueueUnavailable(detail, retry_after_s=1.0)
 
 
-@dataclass(frozen=True, slots=True)
 class ShardStore:
-    """What each shard keeps about its texts. `refused` takes the name of a model's queue."""
+    """What each shard keeps about its texts."""
 
-    refused: Callable[[str], RefusedTexts]
-    answers: Answers
-    forgetting: Forgetting
-
-    @classmethod
-    def of(cls, queue: Redis, number: int, settings: ApiSettings) -> Self:
+    def __init__(self, queue: Redis, number: int, settings: ApiSettings) -> None:
         def queue_name(model: str) -> str:
             return settings.for_model(model).queue_shards[number].name
 
@@ -118,54 +111,38 @@ class ShardStore:
 
         name = queue_name("")
         cached = CachedResults(queue, cache_name) if settings.cache_here else None
+        self.answers = Answers(queue, name)
         usage = UsageStore(queue, name, settings.usage_days)
-        return cls(
-            lambda model: RefusedTexts(queue, queue_name(model)),
-            Answers(queue, name),
-            Forgetting(queue, queue_name, cached, usage),
-        )
+        self.forgetting = Forgetting(queue, queue_name, cached, usage)
+        # Those of the queue of a model, by its name.
+        self.refused: Callable[[str], RefusedTexts] = lambda model: RefusedTexts(queue, queue_name(model))
 
 
-@dataclass(frozen=True, slots=True)
 class ConsoleStores:
-    """What the console reads and changes in Redis, synchronously.
+    """What the console reads and changes in Redis, synchronously. `queues` are clients of all shards.
 
-    All but `shards` is kept at the first shard, `jobs` and `cached` elsewhere: `jobs` is None if the service
-    cannot have any, and `cached` if results are cached beside their shards.
+    All but `shards` is kept at the first shard, `jobs` and `cached` elsewhere: `cached` is None without a
+    `cache`, the client of the cache if it has its own Redis, because results are cached beside their shards.
     """
 
-    audit: AuditLog
-    usage: UsageStore
-    holds: ClientHolds
-    minutes: MinuteHistory
-    publications: PublicationStore
-    preparing: PreparingStore
-    comparisons: ComparisonStore
-    sessions: SessionStore
-    jobs: JobEraser | None
-    cached: CachedResults | None
-    shards: Sequence[ShardStore]
-
-    @classmethod
-    def of(
-        cls, queues: Sequence[Redis], jobs: JobBackend, settings: ApiSettings, cache: Redis | None = None
-    ) -> Self:
-        """`queues` are clients of all shards, and `cache` is one of the cache if it has its own Redis."""
+    def __init__(
+        self, queues: Sequence[Redis], jobs: JobBackend, settings: ApiSettings, cache: Redis | None = None
+    ) -> None:
         queue = queues[0]
         name = settings.name
-        return cls(
-            AuditLog(queue, name),
-            UsageStore(queue, name, settings.usage_days),
-            ClientHolds(queue, name),
-            MinuteHistory(queue, name),
-            PublicationStore(queues, settings.queue_shards),
-            PreparingStore(queue, name),
-            ComparisonStore(queue, name),
-            SessionStore(queue, name),
-            jobs.eraser(name),
-            None if cache is None else CachedResults(cache, lambda model: settings.for_model(model).name),
-            [ShardStore.of(queue, number, settings) for number, queue in enumerate(queues)],
-        )
+        self.audit = AuditLog(queue, name)
+        self.usage = UsageStore(queue, name, settings.usage_days)
+        self.holds = ClientHolds(queue, name)
+        self.minutes = MinuteHistory(queue, name)
+        self.publications = PublicationStore(queues, settings.queue_shards)
+        self.preparing = PreparingStore(queue, name)
+        self.comparisons = ComparisonStore(queue, name)
+        self.sessions = SessionStore(queue, name)
+        self.jobs = jobs.eraser(name)
+        self.cached = None
+        if cache is not None:
+            self.cached = CachedResults(cache, lambda model: settings.for_model(model).name)
+        self.shards = [ShardStore(queue, number, settings) for number, queue in enumerate(queues)]
 
     @classmethod
     def connect(cls, jobs: JobBackend, settings: ApiSettings) -> Self:
@@ -174,7 +151,7 @@ class ConsoleStores:
         cache = None
         if not settings.cache_here:
             cache = connect(settings.cache_address(shards[0]), timeout_s=TIMEOUT_S, retries=1)
-        return cls.of(connect_shards(shards, timeout_s=TIMEOUT_S), jobs, settings, cache)
+        return cls(connect_shards(shards, timeout_s=TIMEOUT_S), jobs, settings, cache)
 
 
 class Console:

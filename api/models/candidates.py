@@ -50,12 +50,7 @@ class Candidates:
     `store` keeps the counts of comparisons; `handle` makes the handler of POST /predict for a lookup.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        handle: Handle,
-        metrics: Metrics,
-    ) -> None:
+    def __init__(self, store: Store, handle: Handle, metrics: Metrics) -> None:
         self._store = store
         self._handle = handle
         self._metrics = metrics

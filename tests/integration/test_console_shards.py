@@ -66,7 +66,7 @@ async def serving(fleet: Fleet) -> AsyncIterator[Service]:
     )
     own = fakeredis.FakeRedis()
     jobs = JobBackend(JobStore(own, NAME, 3600), JobQueue(own, settings))
-    hub, stores = fleet.new_hub(), ConsoleStores.of(fleet.clients, jobs, settings)
+    hub, stores = fleet.new_hub(), ConsoleStores(fleet.clients, jobs, settings)
     app = create_app(settings, Backends(hub, FakeCache(), jobs, stores))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 1234))
     async with (

@@ -53,7 +53,7 @@ ALWAYS: list[Request] = [
 async def serving(fake: FakeRedis, *without: Capability) -> AsyncIterator[httpx.AsyncClient]:
     settings = ApiSettings(admin_keys=keys(ops="all"))
     jobs = JobBackend(JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings))
-    backends = Backends(FakeHub(), FakeCache(), jobs, ConsoleStores.of([fake.sync], jobs, settings))
+    backends = Backends(FakeHub(), FakeCache(), jobs, ConsoleStores([fake.sync], jobs, settings))
     app = create_app(settings, backends, without=without)
     async with (
         app.app.router.lifespan_context(app.app),

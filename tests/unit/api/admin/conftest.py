@@ -72,7 +72,7 @@ async def administering(fake: FakeRedis, hub: FakeHub, settings: ApiSettings) ->
     cache = FakeCache()
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
     jobs = JobBackend(store, queue)
-    stores = ConsoleStores.of([fake.sync], jobs, settings)
+    stores = ConsoleStores([fake.sync], jobs, settings)
     app = create_app(settings, Backends(hub, cache, jobs, stores))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 1234))
     async with (
