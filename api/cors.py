@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Receive, Scope, Send
 
-from api.asgi.http import Receive, RequestHeaders, Scope, Send, route_path
+from api.asgi.http import RequestHeaders, route_path
 from api.auth import is_admin_path
 from api.middleware import DefaultHeaders
 from api.origins import Origins

@@ -9,8 +9,9 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.asgi.http import JSON, NOSNIFF, ASGIApp, Receive, RequestHeaders, Scope, Send, send_answer
+from api.asgi.http import JSON, NOSNIFF, RequestHeaders, send_answer
 from api.asgi.problems import send_problem
 from api.backend import Hub, Queue
 from api.errors import Problem, not_started

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Response
 from starlette.middleware import Middleware
+from starlette.types import ASGIApp
 
 from api.admin.routes import admin_routers
 from api.admin.sessions import session_routes
 from api.asgi.exceptions import EXCEPTION_HANDLERS
-from api.asgi.http import ASGIApp
 from api.batches.answers import BatchAnswers
 from api.batches.routes import batch_routes
 from api.cors import CrossOrigin

@@ -11,19 +11,9 @@ from collections.abc import Callable, Mapping
 from time import perf_counter
 
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.asgi.http import (
-    PROBES,
-    QUIET_ROUTES,
-    ASGIApp,
-    Message,
-    Receive,
-    RequestHeaders,
-    Scope,
-    Send,
-    route_path,
-    with_defaults,
-)
+from api.asgi.http import PROBES, QUIET_ROUTES, RequestHeaders, route_path, with_defaults
 from api.asgi.problems import LingeringClose, reported, send_problem
 from api.auth import Authenticator
 from api.errors import Problem

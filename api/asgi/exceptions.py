@@ -10,8 +10,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Match, Route
+from starlette.types import Scope
 
-from api.asgi.http import PROBES, RequestHeaders, Scope, route_path
+from api.asgi.http import PROBES, RequestHeaders, route_path
 from api.errors import Problem, internal, problem_of
 from batcher.errors import MillraceError
 

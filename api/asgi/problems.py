@@ -7,8 +7,9 @@ import logging
 from contextlib import suppress
 
 from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Send
 
-from api.asgi.http import CLOSE, JSON, Message, Receive, Send, next_part, send_answer, with_defaults
+from api.asgi.http import CLOSE, JSON, next_part, send_answer, with_defaults
 from api.errors import Header, Problem, ResponseCut, internal, not_started, problem_of
 from api.lifecycle import Lifecycle
 from batcher.errors import MillraceError

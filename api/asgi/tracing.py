@@ -6,17 +6,17 @@ Without this wrapper, the application passes on the client's traceparent.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from api.asgi.http import QUIET_ROUTES, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.asgi.http import QUIET_ROUTES
 from batcher import tracing
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Span
 
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 TRACEPARENT = b"traceparent"
 # Response headers that are recorded as attributes of the span.
 _ATTRIBUTES = {
@@ -30,7 +30,7 @@ _ATTRIBUTES = {
 class Traced:
     """An ASGI application that wraps another one in spans."""
 
-    def __init__(self, app: App, provider: TracerProvider) -> None:
+    def __init__(self, app: ASGIApp, provider: TracerProvider) -> None:
         self._app = app
         self._tracer = provider.get_tracer("millrace")
 

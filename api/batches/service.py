@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 
-from api.asgi.http import Receive, RequestHeaders, check_encoding, check_length
+from starlette.types import Receive
+
+from api.asgi.http import RequestHeaders, check_encoding, check_length
 from api.batches.answers import BatchAnswers
 from api.batches.lines import STATUS_OF, BatchLines, custom_ids, error_body, first_model, output_line
 from api.batches.multipart import FormReader, boundary_of, malformed

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.asgi.http import ASGIApp, Receive, Scope, Send
 from api.models.served import ServedModels
 
 NAME = "project"

@@ -15,21 +15,10 @@ from pydantic_core import to_json
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.asgi.http import (
-    CLOSE,
-    JSON,
-    Answer,
-    ASGIApp,
-    Receive,
-    RequestHeaders,
-    Scope,
-    Send,
-    route_path,
-    send_answer,
-    with_defaults,
-)
-from api.asgi.problems import LingeringClose, reported
+from api.asgi.http import CLOSE, JSON, Answer, RequestHeaders, route_path, send_answer, with_defaults
+from api.asgi.problems import LingeringClose
 from api.compat.fields import ignored_header
 from api.compat.reading import sentence
 from api.compat.service import Call, DialectService
@@ -164,16 +153,12 @@ class Endpoint:
         except ClientDisconnect:
             raise
         except (Exception, asyncio.CancelledError) as error:
-            context = call.context
-            problem = reported(error, context.headers.id, self._service.lifecycle)
-            problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
-            context.code = problem.code
-            context.entry = problem.entry
+            problem = call.context.fail(error, self._service.lifecycle)
             refusal = self.dialect.refuse(problem)
             if not self.route.beside_page:
                 return refusal
             problem.fields |= json.loads(refusal.body)  # the path is ours, too
-            return Answer(refusal.status, refusal.headers, problem.body(context.headers.id))
+            return Answer(refusal.status, refusal.headers, problem.body(call.context.headers.id))
 
 
 class CompatMiddleware:

@@ -8,9 +8,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive
 
 from api.asgi.exceptions import is_no_route
-from api.asgi.http import Answer, ASGIApp, Receive
+from api.asgi.http import Answer
 from api.compat import aliases
 from api.compat.clouds import SageMaker, Vertex
 from api.compat.decisions import Decisions

@@ -10,9 +10,10 @@ from typing import TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import from_json
+from starlette.types import Receive
 
 from api.asgi.encoding import ENCODINGS, decompressed
-from api.asgi.http import Receive, check_encoding, check_json, check_length, check_size
+from api.asgi.http import check_encoding, check_json, check_length, check_size
 from api.auth import Authenticator
 from api.backend import Hub, Queue
 from api.compat.fields import ignored_in

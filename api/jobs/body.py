@@ -14,8 +14,9 @@ from anyio import fail_after, from_thread
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive
 
-from api.asgi.http import CLOSE, Receive, RequestHeaders, is_json
+from api.asgi.http import CLOSE, RequestHeaders, is_json
 from api.asgi.json_reader import read_json
 from api.errors import Problem, invalid_body
 from api.jobs.schemas import JobFile

@@ -14,7 +14,9 @@ from hashlib import sha256
 from itertools import islice
 from threading import Lock
 
-from api.asgi.http import CLOSE, Receive, RequestHeaders
+from starlette.types import Receive
+
+from api.asgi.http import CLOSE, RequestHeaders
 from api.errors import Problem
 from api.jobs.body import Sender, refused
 from api.jobs.schemas import JobFile

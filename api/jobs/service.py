@@ -17,8 +17,9 @@ from hashlib import sha256
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
+from starlette.types import Receive
 
-from api.asgi.http import CLOSE, Receive, RequestHeaders
+from api.asgi.http import CLOSE, RequestHeaders
 from api.errors import Problem
 from api.jobs.body import FileTexts, Sender, SubmitQuery, charset, media_type, read_texts
 from api.jobs.pages import Chunk, json_line

@@ -9,8 +9,9 @@ from fastapi import APIRouter, Path
 from prometheus_client.core import Metric
 from pydantic import BaseModel, Field
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.asgi.http import ASGIApp, Receive, Scope, Send, route_path
+from api.asgi.http import route_path
 from api.backend import Hub
 from api.metrics import Metrics, QueueCollector
 from api.middleware import ASGIResponse

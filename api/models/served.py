@@ -16,7 +16,8 @@ from functools import partial
 from time import monotonic
 from typing import Any
 
-from api.asgi.http import ASGIApp
+from starlette.types import ASGIApp
+
 from api.backend import Cache, Hub, Queue
 from api.errors import Problem
 from batcher.core.publications import Candidate, model_of, publication_queue

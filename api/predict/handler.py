@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 
 from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.asgi.encoding import ENCODINGS, decompressed
 from api.asgi.http import (
@@ -21,13 +22,9 @@ from api.asgi.http import (
     JSON,
     NOSNIFF,
     Answer,
-    ASGIApp,
     BodyReader,
     Preference,
-    Receive,
     RequestHeaders,
-    Scope,
-    Send,
     below,
     check_encoding,
     check_json,
@@ -37,7 +34,7 @@ from api.asgi.http import (
     unless_disconnected,
     with_defaults,
 )
-from api.asgi.problems import LingeringClose, reported, send_problem
+from api.asgi.problems import LingeringClose, send_problem
 from api.auth import Authenticator, ClientLimits
 from api.errors import Header
 from api.label_order import order_in
@@ -224,10 +221,7 @@ class PredictHandler:
             context.code = "client_gone"
             self.request_log.add(context, self.route, 499)
         except (Exception, asyncio.CancelledError) as error:
-            problem = reported(error, context.headers.id, self._lifecycle)
-            problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
-            context.code = problem.code
-            context.entry = problem.entry
+            problem = context.fail(error, self._lifecycle)
             self.request_log.add(context, self.route, problem.status)
             await send_problem(LingeringClose(send, receive), problem, request_id)
         else:

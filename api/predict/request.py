@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import islice
 from time import perf_counter
 from typing import Annotated
@@ -13,8 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from api.asgi.http import RequestHeaders, check_size
 from api.asgi.json_reader import read_json
+from api.asgi.problems import reported
 from api.errors import Header, Problem, problem_of
 from api.label_order import by_score
+from api.lifecycle import Lifecycle
 from batcher.lookup.queue import LookupResult, Models, Result
 from batcher.messages import Prediction
 
@@ -97,39 +100,33 @@ def read_texts(reader: RequestReader, body: bytes) -> list[str]:
     return texts
 
 
+@dataclass(eq=False, slots=True)
 class RequestContext:
     """The state of a request, for its log line and the counters too. `started` is a time of perf_counter.
 
     `client` is empty until the request has been admitted. `code` and `entry` (the id of the text that failed)
-    say what went wrong.
+    say what went wrong. `answer` is what the lookup found, if the in-process cache did not know all texts.
     """
 
-    __slots__ = (
-        "answer",
-        "by_score",
-        "client",
-        "code",
-        "computed",
-        "entry",
-        "headers",
-        "hit",
-        "started",
-        "texts",
-        "tokens",
-    )
+    headers: RequestHeaders
+    started: float = field(default_factory=perf_counter)
+    client: str = ""
+    texts: list[str] = field(default_factory=list)
+    hit: bool = False
+    computed: int = 0
+    answer: LookupResult | None = None
+    tokens: int = 0
+    by_score: bool = False
+    code: str = ""
+    entry: str = ""
 
-    def __init__(self, headers: RequestHeaders) -> None:
-        self.started = perf_counter()
-        self.headers = headers
-        self.client = ""
-        self.texts: list[str] = []
-        self.hit = False
-        self.computed = 0
-        # What the lookup found, if the in-process cache did not know all texts.
-        self.answer: LookupResult | None = None
-        self.tokens = 0
-        self.by_score = False
-        self.code = self.entry = ""
+    def fail(self, error: BaseException, lifecycle: Lifecycle) -> Problem:
+        """Notes an error. Returns the problem that it is answered with. Raises what `reported` raises."""
+        problem = reported(error, self.headers.id, lifecycle)
+        problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
+        self.code = problem.code
+        self.entry = problem.entry
+        return problem
 
 
 def joined(results: Sequence[Result], most: int, *, ordered: bool) -> bytes:

@@ -28,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.supervisors import Multiprocess
 
-from api.asgi.http import ASGIApp
 from api.asgi.tracing import Traced
 from api.lifecycle import Lifecycle, SynFilter
 from api.main import create_app

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
+from starlette.types import Receive, Scope, Send
 
-from api.asgi.http import Receive, Scope, Send
 from api.jobs.service import JobBackend
 from api.lifecycle import Lifecycle
 from api.main import create_app

@@ -12,8 +12,8 @@ import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from starlette.types import Message
 
-from api.asgi.http import Message
 from api.asgi.problems import LINGER_BYTES
 from api.errors import Problem
 from api.predict.request import LARGE_BODY, RequestReader, read_texts

@@ -13,17 +13,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import pytest
 import uvicorn
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
-from api.asgi.http import (
-    JSON,
-    BodyReader,
-    Receive,
-    RequestHeaders,
-    Scope,
-    Send,
-    send_answer,
-    unless_disconnected,
-)
+from api.asgi.http import JSON, BodyReader, RequestHeaders, send_answer, unless_disconnected
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.server import limits
 from api.server.limits import BACKLOG, RESERVE, Backlog
