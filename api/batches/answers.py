@@ -8,7 +8,7 @@ from typing import Any
 from api.batches.lines import error_body
 from api.compat import openai, vllm
 from api.compat.openai import Moderation, is_name_of_openai
-from api.compat.reading import parse
+from api.compat.reading import parse, texts_of
 from api.compat.service import DialectService
 from api.errors import Problem
 
@@ -43,7 +43,7 @@ class BatchAnswers:
         if endpoint == "/v1/moderations":
             return openai.texts_in(parse(body, openai.ModerationRequest))
         asked = parse(body, vllm.ClassifyRequest)
-        texts = vllm.texts_in(asked)
+        texts = texts_of(asked.input, "input")
         vllm.check_uncut(asked, texts)
         return texts
 

@@ -44,7 +44,7 @@ class BatchService:
 
     async def upload(self, headers: RequestHeaders, receive: Receive) -> FileObject:
         """Stores the file of a form while it arrives. Raises Problem, QueueUnavailable, ClientDisconnect."""
-        check_length(headers, self._jobs.limits.body_bytes)
+        check_length(headers, self._jobs.settings.max_job_body_bytes)
         check_encoding(headers)
         self._jobs.check_sender(headers)
         boundary = boundary_of(headers.by_name.get(b"content-type", b"").decode("latin-1"))
@@ -57,7 +57,7 @@ class BatchService:
     def _store(self, form: FormReader, owner: str, client: str) -> FileRecord:
         """Either the whole file is kept, or nothing."""
         file_id = secrets.token_hex(16)
-        budget = self._jobs.limits.budget
+        budget = self._jobs.uploader.budget
         try:
             name = ""
             fields = dict[str, str]()

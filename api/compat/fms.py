@@ -75,7 +75,7 @@ class FmsDetector(Dialect):
             for text, size in zip(texts, reached, strict=True)
             if size
         )
-        check_size(found.size + repeated, self.service.most_bytes)
+        check_size(found.size + repeated, self.service.settings.max_answer_bytes)
         answer = (
             _detections(text, scores, threshold) for text, scores in zip(texts, found.scores, strict=True)
         )

@@ -211,8 +211,6 @@ OUTPUTS = ("scores", "label")
 RAW = OipRequest.model_construct(
     id=None, parameters=OipParameters(binary_data_output=True), inputs=[], outputs=[]
 )
-# Integers of JSON may have thousands of digits, which a float cannot hold.
-MAX_US = 10**15
 
 
 class OpenInferenceProtocol(Dialect):
@@ -248,7 +246,7 @@ class OpenInferenceProtocol(Dialect):
         return json_answer({"live": True})
 
     async def _ready(self, call: Call) -> Answer:
-        self.service.check_ready(self.service.hub)
+        self.service.check_ready()
         return json_answer({"ready": True})
 
     async def _model_ready(self, call: Call) -> Answer:
@@ -278,7 +276,9 @@ class OpenInferenceProtocol(Dialect):
         wanted_us = asked.parameters.timeout
         if wanted_us is not None and (type(wanted_us) is not int or wanted_us < 0):
             raise refused("timeout: must be a whole number of microseconds; 0 is none", "parameters")
-        budget_s = self.service.budget_s(min(wanted_us, MAX_US) / MICROSECONDS) if wanted_us else None
+        # Integers of JSON may have thousands of digits, which a float cannot hold.
+        most_us = self.service.settings.max_budget_s * MICROSECONDS
+        budget_s = min(wanted_us, most_us) / MICROSECONDS if wanted_us else None
         found = await self.service.classify(call, texts, budget_s)
         return _answer(asked, call.model, found)
 

@@ -124,7 +124,8 @@ class OpenAI(OpenAIDialect):
         moderation = Moderation(self.service.settings)
         found = await self.service.classify(call, texts_in(asked))
         categories = moderation.categories(label for label, _ in found.scores[0])
-        check_size(len(found.results) * moderation.result_bytes(categories), self.service.most_bytes)
+        size = len(found.results) * moderation.result_bytes(categories)
+        check_size(size, self.service.settings.max_answer_bytes)
         answer = {
             "id": f"modr-{call.context.headers.id}",
             "model": found.model,

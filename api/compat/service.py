@@ -15,7 +15,7 @@ from starlette.types import Receive
 from api.asgi.encoding import ENCODINGS, decompressed
 from api.asgi.http import check_encoding, check_json, check_length, check_size
 from api.auth import Authenticator
-from api.backend import Hub, Queue
+from api.backend import Queue
 from api.compat.fields import ignored_in
 from api.compat.reading import parse
 from api.errors import Header, Problem
@@ -168,22 +168,12 @@ class DialectService:
             lookup, context, call.receive, budget_s, one_revision=True
         )
         total_s = perf_counter() - context.started
-        check_size(sum([len(result.fragment) for result in results]), self.most_bytes)
+        check_size(sum([len(result.fragment) for result in results]), self.settings.max_answer_bytes)
         computed = [*context.answer.computed.values()] if context.answer is not None else []
         revision = lookup.models.revision if lookup.names_models else results[0].revision
         scores = [_scores(result.fragment) for result in results]
         record = lookup.models.record(revision)
         return Classified(texts, results, scores, computed, headers, total_s, served.name, revision, record)
-
-    @property
-    def most_bytes(self) -> int:
-        """The most bytes of an answer."""
-        return self.settings.max_answer_bytes
-
-    @property
-    def hub(self) -> Hub:
-        """The queue of the first model."""
-        return self.models.first.hub
 
     def served(self, call: Call) -> Served:
         """The model that a request is for: the first one, unless it names another."""
@@ -196,9 +186,9 @@ class DialectService:
             raise Problem(503, "no worker is running", code="no_worker")
         return model
 
-    def check_ready(self, hub: Queue) -> None:
-        """Raises Problem 503 unless a request sent now would be answered."""
-        if (problem := why_not_ready(hub, self.lifecycle)) is not None:
+    def check_ready(self, hub: Queue | None = None) -> None:
+        """Raises Problem 503 unless a request sent now would be answered, by default by the first model."""
+        if (problem := why_not_ready(hub or self.models.first.hub, self.lifecycle)) is not None:
             raise problem
 
     def choose_by_path(self, call: Call, name: str) -> None:
@@ -228,7 +218,3 @@ class DialectService:
                 raise self.models.unknown(name, "; MILLRACE_COMPAT_MODELS adds names for the first one")
             found = self.models.current
         return found
-
-    def budget_s(self, wanted_s: float) -> float:
-        """The budget that a client asked for, at most the largest one."""
-        return min(wanted_s, self.settings.max_budget_s)

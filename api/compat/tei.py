@@ -125,7 +125,7 @@ class TextEmbeddingsInference(Dialect):
         )
 
     async def _health(self, call: Call) -> Answer:
-        self.service.check_ready(self.service.hub)
+        self.service.check_ready()
         return json_answer({"status": "alive"})
 
     async def _info(self, call: Call) -> Answer:

@@ -84,7 +84,7 @@ class Vllm(OpenAIDialect):
     async def _classify(self, call: Call) -> Answer:
         asked = await self.service.read(call, ClassifyRequest)
         self.service.choose(call, asked.model)
-        found = await self.service.classify(call, texts_in(asked))
+        found = await self.service.classify(call, texts_of(asked.input, "input"))
         _check_truncation(asked, found)
         tokens = sum(found.tokens)
         answer = {
@@ -101,11 +101,6 @@ class Vllm(OpenAIDialect):
             },
         }
         return json_answer(answer, found.headers)
-
-
-def texts_in(asked: ClassifyRequest) -> list[str]:
-    """The texts. Raises Problem 422."""
-    return texts_of(asked.input, "input")
 
 
 def check_uncut(asked: ClassifyRequest, texts: Sequence[str]) -> None:

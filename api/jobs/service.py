@@ -24,7 +24,7 @@ from api.errors import Problem
 from api.jobs.body import FileTexts, Sender, SubmitQuery, charset, media_type, read_texts
 from api.jobs.pages import Chunk, json_line
 from api.jobs.schemas import Job, WaitsFor, job_body
-from api.jobs.upload import JobUploader, Limits
+from api.jobs.upload import JobUploader
 from api.jobs.watcher import JobWatch
 from api.keys import Keys
 from api.settings import ApiSettings
@@ -35,7 +35,7 @@ from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore, connect_jobs
-from batcher.jobs.upload import Submission, account_of, budget_of, result_bytes
+from batcher.jobs.upload import Submission, account_of, result_bytes
 from batcher.webhook_address import AddressRefused, parse_url
 from text_files.rows import FileRows
 
@@ -116,13 +116,8 @@ class JobService:
         # The owner whose jobs all viewers of /stats may see: "" (all) without keys, None with several names.
         names = sorted(set(settings.api_keys.get_secret_value().values()))
         self.shown_owner = None if len(names) > 1 else f"key:{names[0]}" if names else ""
-        self.limits = limits = Limits(
-            settings.max_job_body_bytes,
-            settings.max_text_chars,
-            settings.max_waiting_jobs,
-            budget_of(settings),
-        )
-        self.uploader = JobUploader(store, queue, limits)
+        self.settings = settings
+        self.uploader = JobUploader(store, queue, settings)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
 
@@ -333,25 +328,16 @@ class JobService:
             await self.call(self._queue.forget, job_id)
         return await self.find(job_id, owner)
 
-    async def remember(self, line: bytes) -> None:
-        """Adds a second to the history that outlives this process."""
-        await self.call(self.store.remember, line)
-
-    async def remembered(self) -> list[bytes]:
-        """The seconds of the history, oldest first."""
-        return await self.call(self.store.remembered)
-
     async def newest(
         self, status: str | None, limit: int, cursor: str, owner: str, batches: bool = False
     ) -> tuple[list[JobRecord], str | None]:
         """Up to `limit` jobs that `owner` may see, newest first, and the cursor of the next page."""
-        return await self.call(self._newest, status, limit, cursor, owner, batches)
 
-    def _newest(
-        self, status: str | None, limit: int, cursor: str, owner: str, batches: bool
-    ) -> tuple[list[JobRecord], str | None]:
-        ids, following = self.store.newest(limit, cursor, status=status, owner=owner, batches=batches)
-        return [record for record in self.store.records(ids) if record is not None], following
+        def read() -> tuple[list[JobRecord], str | None]:
+            ids, following = self.store.newest(limit, cursor, status=status, owner=owner, batches=batches)
+            return [record for record in self.store.records(ids) if record is not None], following
+
+        return await self.call(read)
 
     async def call(self, function: Callable[..., T], *args: object) -> T:
         """Calls a function that uses Redis, in a thread. Raises what it raises, and QueueUnavailable."""

@@ -9,18 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
 from threading import Semaphore
 
 from api.asgi.http import CLOSE, too_large
 from api.errors import Problem
+from api.settings import ApiSettings
 from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import CHUNK_TEXTS, JobStore
-from batcher.jobs.upload import Budget, NoRoom, Submission, Upload, encode_text
+from batcher.jobs.upload import Budget, NoRoom, Submission, Upload, budget_of, encode_text
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +36,14 @@ OTHER_JOB = (
 STORING = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits for uploads. A text longer than `text_chars` becomes an entry with an error."""
-
-    body_bytes: int
-    text_chars: int
-    waiting_jobs: int
-    budget: Budget
-
-
 class JobUploader:
-    def __init__(self, store: JobStore, queue: JobQueue, limits: Limits) -> None:
+    """Makes jobs of texts. A text that is longer than the settings allow becomes an entry with an error."""
+
+    def __init__(self, store: JobStore, queue: JobQueue, settings: ApiSettings) -> None:
         self._store = store
         self._queue = queue
-        self._limits = limits
+        self._settings = settings
+        self.budget = budget_of(settings)
         self._storing = Semaphore(STORING)
 
     def take(
@@ -65,7 +58,7 @@ class JobUploader:
         409, 413, 422, 429, 503 or 507, and Redis errors. If it raises, nothing is kept.
         """
         known = self._store.record(job_id)
-        if known is None and self._store.waiting() >= self._limits.waiting_jobs:
+        if known is None and self._store.waiting() >= self._settings.max_waiting_jobs:
             raise self._too_many()
         digest = sha256()
         texts = digested(texts, submission.model, digest.update)
@@ -73,14 +66,14 @@ class JobUploader:
             for _ in texts:
                 pass
             return self._same(known, _whole(digest.hexdigest(), submission)), False
-        upload = self._store.upload(job_id, CHUNK_TEXTS, submission, self._limits.budget)
+        upload = self._store.upload(job_id, CHUNK_TEXTS, submission, self.budget)
         with self._within_budget(submission):
             upload.check(size)
         try:
             with self._within_budget(submission):
                 self._fill(upload, texts)
             identity = _whole(digest.hexdigest(), submission)
-            outcome = self._store.create(upload, identity, self._limits.waiting_jobs)
+            outcome = self._store.create(upload, identity, self._settings.max_waiting_jobs)
         except BaseException:
             self._drop(upload)
             raise
@@ -99,12 +92,12 @@ class JobUploader:
         size = 0
         for block in blocks:
             size += len(block)
-            if size > self._limits.body_bytes:
-                raise too_large(self._limits.body_bytes)
+            if size > self._settings.max_job_body_bytes:
+                raise too_large(self._settings.max_job_body_bytes)
             yield block
 
     def _fill(self, upload: Upload, texts: Iterator[str]) -> None:
-        longest = self._limits.text_chars
+        longest = self._settings.max_text_chars
         # Encode each text as it arrives: a chunk of strings or overlong texts could use hundreds of MiB.
         entries = (encode_text(text if len(text) <= longest else None) for text in texts)
         while chunk := list(islice(entries, CHUNK_TEXTS)):
@@ -119,7 +112,7 @@ class JobUploader:
         try:
             yield
         except NoRoom as error:
-            raise no_room(error, self._limits.budget, submission.result_bytes) from None
+            raise no_room(error, self.budget, submission.result_bytes) from None
 
     def _same(self, record: JobRecord, digest: str) -> JobRecord:
         if record.digest != digest:

@@ -203,12 +203,13 @@ class Stats:
         """Reads what earlier processes have kept. Without Redis, the history begins now."""
         if self._service is not None:
             with contextlib.suppress(MillraceError):
-                self._history.restore(await self._service.remembered(), round(time.time()))
+                lines = await self._service.call(self._service.store.remembered)
+                self._history.restore(lines, round(time.time()))
 
     async def _keep(self, line: bytes) -> None:
         if self._service is not None:
             with contextlib.suppress(MillraceError):
-                await self._service.remember(line)
+                await self._service.call(self._service.store.remember, line)
 
     async def _refresh_details(self) -> None:
         """Reads the details for a new viewer, unless a frame does so already."""
