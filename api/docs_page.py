@@ -83,7 +83,7 @@ def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None], *, key
 
     URLs in the page are relative, because a proxy may mount the service under a path.
     """
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter()
     content, policy = _swagger(app.title)
 
     @cache

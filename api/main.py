@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -68,9 +68,10 @@ def app() -> PredictMiddleware:
 def assemble(parts: Parts) -> PredictMiddleware:
     """The application of these parts, as `create_app` returns it."""
     app = _framework(parts)
-    for capability, add in BUILDERS:
-        if capability is None or parts.has(capability):
-            add(app, parts)
+    for router in _routers(parts):
+        app.include_router(router)
+    for router in _hidden_routers(app, parts):
+        app.include_router(router, include_in_schema=False)
     others: ASGIApp = app
     if parts.has("dialects"):
         others = parts.dialects.wrap(app)
@@ -124,66 +125,36 @@ async def _running(parts: Parts, _: FastAPI) -> AsyncIterator[dict[str, Lifecycl
     await parts.cache.close()
 
 
-def _add_predict(app: FastAPI, parts: Parts) -> None:
-    app.include_router(_predict_route(parts.predict, parts.predictor.reader, parts.settings.label_order))
+def _routers(parts: Parts) -> Iterator[APIRouter]:
+    """The routes that /openapi.json shows."""
+    settings = parts.settings
+    reader = parts.predictor.reader
+    if parts.has("predict"):
+        yield _predict_route(parts.predict, reader, settings.label_order)
+    if parts.has("models"):
+        yield model_routes(parts.models, reader, parts.metrics)
 
-
-def _add_models(app: FastAPI, parts: Parts) -> None:
-    app.include_router(model_routes(parts.models, parts.predictor.reader, parts.metrics))
-
-
-def _add_health(app: FastAPI, parts: Parts) -> None:
-    def models() -> Models:
+    def current() -> Models:
         return parts.models.current.lookup.models
 
-    app.include_router(
-        health_routes(parts.health, parts.hub, models, parts.metrics, parts.publish, parts.lifecycle)
-    )
+    yield health_routes(parts.health, parts.hub, current, parts.metrics, parts.publish, parts.lifecycle)
+    if parts.has("jobs"):
+        yield job_routes(parts.jobs, settings.max_job_body_bytes, settings.label_order)
+        if "openai" in parts.dialects.endpoints:
+            yield batch_routes(parts.jobs, BatchAnswers(parts.dialects.service))
+    yield stats_routes(parts.stats)
 
 
-def _add_jobs(app: FastAPI, parts: Parts) -> None:
-    settings = parts.settings
-    app.include_router(job_routes(parts.jobs, settings.max_job_body_bytes, settings.label_order))
-    if "openai" in parts.dialects.endpoints:
-        app.include_router(batch_routes(parts.jobs, BatchAnswers(parts.dialects.service)))
-
-
-def _add_stats(app: FastAPI, parts: Parts) -> None:
-    app.include_router(stats_routes(parts.stats))
-
-
-def _add_console(app: FastAPI, parts: Parts) -> None:
+def _hidden_routers(app: FastAPI, parts: Parts) -> Iterator[APIRouter]:
+    """The console, and the pages."""
     page = parts.settings.page
-    routers = [
-        *admin_routers(
-            parts.console,
-            parts.models,
-            parts.jobs if parts.has("jobs") else None,
-            parts.settings,
-            parts.memory.forget,
-            parts.traces,
-        ),
-        session_routes(parts.console, parts.auth.admins, page),
-    ]
-    for router in routers:
-        app.include_router(router, include_in_schema=False)
-
-
-def _add_pages(app: FastAPI, parts: Parts) -> None:
-    app.include_router(docs_routes(app, parts.dialects.describe, keys=parts.auth.keys.required))
-    app.include_router(ui_routes(parts.settings.page, console=parts.has("console")))
-
-
-# In this order. What has no capability is in every application.
-BUILDERS: Sequence[tuple[Capability | None, Callable[[FastAPI, Parts], None]]] = (
-    ("predict", _add_predict),
-    ("models", _add_models),
-    (None, _add_health),
-    ("jobs", _add_jobs),
-    (None, _add_stats),
-    ("console", _add_console),
-    (None, _add_pages),
-)
+    if parts.has("console"):
+        jobs = parts.jobs if parts.has("jobs") else None
+        forget = parts.memory.forget
+        yield from admin_routers(parts.console, parts.models, jobs, parts.settings, forget, parts.traces)
+        yield session_routes(parts.console, parts.auth.admins, page)
+    yield docs_routes(app, parts.dialects.describe, keys=parts.auth.keys.required)
+    yield ui_routes(page, console=parts.has("console"))
 
 
 def _predict_route(predict: PredictHandler, reader: RequestReader, order: LabelOrder) -> APIRouter:

@@ -18,7 +18,7 @@ _HEADERS = {"cache-control": "no-cache", "content-security-policy": PAGE_POLICY}
 
 def ui_routes(page: bool, console: bool = True) -> APIRouter:
     """Serves the static files, and if `page` is true the two pages: without `console`, only the first."""
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter()
     files = StaticFiles(packages=[("api", "static")])
 
     @router.get(STATIC)
