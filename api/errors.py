@@ -7,40 +7,26 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from batcher.errors import (
-    BudgetExceeded,
-    DataMissing,
-    EntryFailed,
-    EntryPoisoned,
-    LabelsDiffer,
-    MillraceError,
-    NoJobs,
-    NoWorker,
-    Paused,
-    QueueFull,
-    QueueUnavailable,
-    RevisionsMixed,
-    TextUnknown,
-)
+from batcher import errors
 
 Header = tuple[bytes, bytes]
 # Every error links to the page where requests can be tried.
 HELP: Header = (b"link", b'</docs>; rel="help"')
 
 # 429: this request was shed, and can be retried later. 503: no request can be served at the moment.
-STATUS_OF: dict[type[MillraceError], int] = {
-    QueueFull: 429,
-    NoWorker: 503,
-    Paused: 503,
-    QueueUnavailable: 503,
-    RevisionsMixed: 503,
-    NoJobs: 501,
-    BudgetExceeded: 504,
-    EntryFailed: 500,
-    EntryPoisoned: 422,
-    TextUnknown: 422,
-    LabelsDiffer: 409,
-    DataMissing: 404,
+STATUS_OF: dict[type[errors.MillraceError], int] = {
+    errors.QueueFull: 429,
+    errors.NoWorker: 503,
+    errors.Paused: 503,
+    errors.QueueUnavailable: 503,
+    errors.RevisionsMixed: 503,
+    errors.NoJobs: 501,
+    errors.BudgetExceeded: 504,
+    errors.EntryFailed: 500,
+    errors.EntryPoisoned: 422,
+    errors.TextUnknown: 422,
+    errors.LabelsDiffer: 409,
+    errors.DataMissing: 404,
 }
 # The default code of each status, for errors without their own: protocol errors and bare HTTPExceptions.
 CODE_OF: dict[int, str] = {
@@ -119,7 +105,7 @@ def invalid_body(
     return Problem(422, [{"type": kind, "loc": loc, "msg": message}], **fields)
 
 
-def problem_of(error: MillraceError, index: int | None = None) -> Problem:
+def problem_of(error: errors.MillraceError, index: int | None = None) -> Problem:
     """The response for a domain error. `index` is the position in the request of the text that failed."""
     status = STATUS_OF.get(type(error), 500)
     if index is None:

@@ -25,18 +25,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from api.backend import Cache, Hub
+from batcher import errors
 from batcher.core.buckets import duration_bounds
-from batcher.errors import (
-    BudgetExceeded,
-    EntryFailed,
-    EntryPoisoned,
-    MillraceError,
-    NoWorker,
-    Paused,
-    QueueFull,
-    QueueUnavailable,
-    TextUnknown,
-)
 from batcher.lookup.queue import LocalCache
 from batcher.publishing.comparisons import SCORE_STEP, label_pairs
 from batcher.version import own_version
@@ -54,15 +44,15 @@ OUTCOMES = (
     "refused",
     "cancelled",
 )
-OUTCOME_OF: dict[type[MillraceError], str] = {
-    QueueFull: "shed",
-    BudgetExceeded: "expired",
-    EntryFailed: "failed",
-    EntryPoisoned: "dead",
-    TextUnknown: "failed",
-    NoWorker: "refused",
-    Paused: "refused",
-    QueueUnavailable: "refused",
+OUTCOME_OF: dict[type[errors.MillraceError], str] = {
+    errors.QueueFull: "shed",
+    errors.BudgetExceeded: "expired",
+    errors.EntryFailed: "failed",
+    errors.EntryPoisoned: "dead",
+    errors.TextUnknown: "failed",
+    errors.NoWorker: "refused",
+    errors.Paused: "refused",
+    errors.QueueUnavailable: "refused",
 }
 # The fields of `batcher.hub.dispatcher.HubCounts`, and what they count.
 HUB_COUNTS = {
@@ -192,7 +182,7 @@ class Metrics:
         """Counts texts that were answered from the in-process cache."""
         self._hit_local.inc(texts)
 
-    def entries(self, outcome: str | type[MillraceError], texts: int) -> None:
+    def entries(self, outcome: str | type[errors.MillraceError], texts: int) -> None:
         """Counts texts with this outcome: a name from OUTCOMES, or the class of the error they ended with."""
         name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(outcome, "failed")
         self._add("entries", texts, name)

@@ -81,7 +81,7 @@ def _add_publish(router: APIRouter, console: Console, models: ServedModels) -> N
         """Asks workers to load a model beside the publication that answers."""
         model = models.model(what.model)
         number = await console.call(console.stores.publications.publish, model, what.reference)
-        await swept()  # until then, processes register for the move
+        await asyncio.sleep(SWEPT_S)  # until then, processes register for the move
         await console.record(
             request, "publish", model=models.name(model), reference=what.reference, number=number
         )
@@ -125,7 +125,7 @@ def _add_try_out(router: APIRouter, console: Console, models: ServedModels) -> N
             raise _not_beside()
         if before is None or before.number != number:
             check_workers(models, model, number, published.current)
-            await swept()  # until then, every process has opened the queue that these workers serve
+            await asyncio.sleep(SWEPT_S)  # until then, every process opens the queue of these workers
         _check_labels(models, model, number, published.current)
         known = before.by if before and before.number == number else "text"
         candidate = Candidate(number, what.share, what.by or known, what.shadow)
@@ -166,11 +166,6 @@ def _add_compare(router: APIRouter, console: Console, models: ServedModels) -> N
 def _no_publication(number: int) -> Problem:
     detail = f"there is no publication {number} of this model: GET /admin/models lists them"
     return Problem(404, detail, code="no_revision")
-
-
-async def swept() -> None:
-    """Waits until every API process has swept."""
-    await asyncio.sleep(SWEPT_S)
 
 
 def check_workers(models: ServedModels, model: str, number: int, current: int) -> None:

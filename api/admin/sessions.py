@@ -19,30 +19,6 @@ def session_routes(console: Console, access: AdminAccess, page: bool) -> APIRout
     router = APIRouter()
     sessions = console.stores.sessions
 
-    _add_link(router, console, page)
-
-    @router.post(SESSION, status_code=204)
-    async def begin(request: Request) -> Response:
-        """Begins a session of the operator whose key or link the request has shown."""
-        session = await console.call(sessions.begin, request.state.operator.encode())
-        await console.record(request, "begin_session")
-        response = Response(status_code=204)
-        _set_cookie(response, access.cookie, session, SESSION_S, secure=_secure(request))
-        return response
-
-    @router.delete(SESSION, status_code=204)
-    async def end(request: Request) -> Response:
-        """Ends the session of this browser."""
-        if session := access.session(_headers(request)):
-            await console.call(sessions.end, session)
-        response = Response(status_code=204)
-        _set_cookie(response, access.cookie, "", 0, secure=_secure(request))
-        return response
-
-    return router
-
-
-def _add_link(router: APIRouter, console: Console, page: bool) -> None:
     @router.post(LINKS, status_code=201)
     async def link(request: Request) -> dict[str, str | int]:
         """The path of a link that begins one session of the operator that asks.
@@ -51,14 +27,32 @@ def _add_link(router: APIRouter, console: Console, page: bool) -> None:
         """
         if not page:
             raise Problem(404, "this service has no console page: MILLRACE_PAGE is false", code="no_page")
-        secret = await console.call(console.stores.sessions.offer, request.state.operator.encode())
+        secret = await console.call(sessions.offer, request.state.operator.encode())
         return {"path": f"/console#link={secret}", "expires_s": LINK_S}
 
+    @router.post(SESSION, status_code=204)
+    async def begin(request: Request) -> Response:
+        """Begins a session of the operator whose key or link the request has shown."""
+        session = await console.call(sessions.begin, request.state.operator.encode())
+        await console.record(request, "begin_session")
+        return _with_cookie(request, access.cookie, session, SESSION_S)
 
-def _set_cookie(response: Response, name: str, value: str, max_age_s: int, *, secure: bool) -> None:
+    @router.delete(SESSION, status_code=204)
+    async def end(request: Request) -> Response:
+        """Ends the session of this browser."""
+        if session := access.session(_headers(request)):
+            await console.call(sessions.end, session)
+        return _with_cookie(request, access.cookie, "", 0)
+
+    return router
+
+
+def _with_cookie(request: Request, name: str, value: str, max_age_s: int) -> Response:
     """Without a path, it is for where its route is, also if a proxy has put that under a prefix."""
-    options: dict[str, Any] = {"httponly": True, "samesite": "strict", "secure": secure}
+    response = Response(status_code=204)
+    options: dict[str, Any] = {"httponly": True, "samesite": "strict", "secure": _secure(request)}
     response.set_cookie(name, value, max_age=max_age_s, path=None, **options)
+    return response
 
 
 def _secure(request: Request) -> bool:

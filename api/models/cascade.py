@@ -131,10 +131,14 @@ def job_queue(models: ServedModels, name: str) -> str:
     return models.model(name) if members is None else members.queue()
 
 
+def _of_queue(models: ServedModels, queue: str) -> Served | None:
+    cascade = read_cascade(queue)
+    return models.get(models.name(queue) if cascade is None else cascade.name)
+
+
 def job_waits_for(models: ServedModels, queue: str) -> Literal["no_worker", "paused"] | None:
     """Why a job whose model has this queue, as `job_queue` returns it, cannot go on now; None if it can."""
-    cascade = read_cascade(queue)
-    served = models.get(models.name(queue) if cascade is None else cascade.name)
+    served = _of_queue(models, queue)
     if served is None:
         return "no_worker"
     pause = served.hub.snapshot.pauses.get("bulk")
@@ -148,8 +152,7 @@ def job_labels(models: ServedModels, queue: str) -> Sequence[str]:
 
     `queue` is what the job keeps, as `job_queue` returns it.
     """
-    cascade = read_cascade(queue)
-    served = models.get(models.name(queue) if cascade is None else cascade.name)
+    served = _of_queue(models, queue)
     several = [served, models.candidates.get(queue)] if served is not None else []
     records = [one.hub.snapshot.model for one in several if one is not None]
     return max((record.labels for record in records if record is not None), key=len, default=())

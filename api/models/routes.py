@@ -21,7 +21,7 @@ from api.models.served import ServedModel, ServedModels
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
 from api.predict.request import RequestReader
 from api.schemas import error
-from api.stats.frames import lane_facts, model_facts
+from api.stats.frames import lanes_facts, model_facts
 from batcher.core.publications import model_of
 
 PREFIX = "/models/"
@@ -186,10 +186,7 @@ def models_facts(models: ServedModels) -> list[dict[str, Any]]:
             "name": served.name,
             "model": model_facts(served.hub.snapshot.model),
             "workers": served.hub.snapshot.workers,
-            "lanes": {
-                "interactive": lane_facts(served.hub.snapshot.interactive),
-                "bulk": lane_facts(served.hub.snapshot.bulk),
-            },
+            "lanes": lanes_facts(served.hub.snapshot),
         }
         for served in models
         if served.name

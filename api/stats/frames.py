@@ -8,7 +8,7 @@ from dataclasses import asdict, astuple
 from typing import Any
 
 from batcher.core.pauses import Pause
-from batcher.core.snapshot import LaneDepth, ModelRecord, WorkerRecord
+from batcher.core.snapshot import ModelRecord, Snapshot, WorkerRecord
 
 
 def to_json(value: object) -> bytes:
@@ -25,8 +25,12 @@ def model_facts(model: ModelRecord | None) -> dict[str, Any] | None:
     return asdict(model) | {"revision": model.revision[:12]}
 
 
-def lane_facts(lane: LaneDepth) -> dict[str, Any]:
-    return {"entries": lane.entries, "cost": lane.cost, "oldest_s": lane.oldest_ms / 1000}
+def lanes_facts(snapshot: Snapshot) -> dict[str, Any]:
+    lanes = {"interactive": snapshot.interactive, "bulk": snapshot.bulk}
+    return {
+        name: {"entries": lane.entries, "cost": lane.cost, "oldest_s": lane.oldest_ms / 1000}
+        for name, lane in lanes.items()
+    }
 
 
 def shard_facts(up: Sequence[bool]) -> dict[str, Any]:

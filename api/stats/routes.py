@@ -26,16 +26,7 @@ from api.jobs.service import JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.schemas import error, errors
-from api.stats.frames import (
-    Silences,
-    lane_facts,
-    model_facts,
-    pause_facts,
-    shard_facts,
-    sse,
-    to_json,
-    worker_facts,
-)
+from api.stats import frames
 from api.stats.history import CounterSample, StatsHistory, StatsPoint
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.snapshot import ModelRecord, Snapshot
@@ -86,7 +77,7 @@ class Stats:
         self._service = service
         self._lifecycle = lifecycle
         self._history = StatsHistory(metrics.bounds)
-        self._silences = Silences(lease_s)
+        self._silences = frames.Silences(lease_s)
         self._next: asyncio.Future[None] | None = None
         self._point = NO_POINT
         self._event = b""
@@ -114,7 +105,7 @@ class Stats:
     async def frame(self) -> bytes:
         """The newest frame as one JSON document."""
         await self._read_details()
-        return to_json(self._whole())
+        return frames.to_json(self._whole())
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yields the history, then each new frame. Ends when the process drains."""
@@ -126,7 +117,7 @@ class Stats:
                 await asyncio.wait([self._restoring], timeout=RESTORE_S)
             if stale:
                 await self._refresh_details()
-            yield b"retry: 1000\n\n" + sse("history", to_json(self._history.history()))
+            yield b"retry: 1000\n\n" + frames.sse("history", frames.to_json(self._history.history()))
             yield self._encoded()
             while not self._lifecycle.draining and time.monotonic() < ends:
                 if self._next is None:
@@ -170,7 +161,7 @@ class Stats:
             self._event = self._encoded()
 
     def _encoded(self) -> bytes:
-        return sse("frame", to_json(self._whole()))
+        return frames.sse("frame", frames.to_json(self._whole()))
 
     def _whole(self) -> dict[str, Any]:
         """A frame of the present state, and of the rates of the last second."""
@@ -180,13 +171,13 @@ class Stats:
             "at_ms": round(time.time() * 1000),
             "ready": problem is None,
             "reason": "" if problem is None else problem.detail,
-            "model": model_facts(self._model()),
+            "model": frames.model_facts(self._model()),
             "models": self._models(),
-            "lanes": {"interactive": lane_facts(snapshot.interactive), "bulk": lane_facts(snapshot.bulk)},
-            "pauses": pause_facts(snapshot.pauses),
+            "lanes": frames.lanes_facts(snapshot),
+            "pauses": frames.pause_facts(snapshot.pauses),
             "solo": snapshot.solo,
             "in_flight": snapshot.in_flight,
-            "shards": shard_facts(self._hub.shards_up),
+            "shards": frames.shard_facts(self._hub.shards_up),
             "rate": round(snapshot.rate, 1),
             "now": asdict(self._point),
             "workers": self._workers,
@@ -234,7 +225,7 @@ class Stats:
             workers = await self._hub.workers()
             silences = self._silences.take(workers, time.monotonic())
             self._workers = [
-                worker_facts(worker, now_ms, silence_s)
+                frames.worker_facts(worker, now_ms, silence_s)
                 for worker, silence_s in zip(workers, silences, strict=True)
             ]
 

@@ -10,16 +10,7 @@ from typing import Literal, Self, Unpack, overload
 
 import httpx
 
-from millrace_client import job_flows
-from millrace_client.common import (
-    Connection,
-    becomes_job,
-    check_texts,
-    checked_url,
-    headers_of,
-    job_error,
-    refused_as_job,
-)
+from millrace_client import common, job_flows
 from millrace_client.errors import MillraceError, RequestError, TextError
 from millrace_client.jobs import AsyncJobs
 from millrace_client.options import Options, Window
@@ -45,10 +36,12 @@ class AsyncClient:
         options: Options = Options(),  # noqa: B008 - it is frozen
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: AsyncSleeper = asyncio.sleep,
-        **connection: Unpack[Connection],
+        **connection: Unpack[common.Connection],
     ) -> None:
         self.options = options
-        url, headers, most_s = checked_url(url), headers_of(api_key), connection.pop("timeout", None)
+        url = common.checked_url(url)
+        headers = common.headers_of(api_key)
+        most_s = connection.pop("timeout", None)
         http = httpx.AsyncClient(base_url=url, headers=headers, transport=transport, **connection)
         self._runner = AsyncRunner(http, sleep, most_s)
         self.jobs = AsyncJobs(self._runner, options)
@@ -96,8 +89,8 @@ class AsyncClient:
         A text that fails raises TextError, or with errors="return" yields it in its place. Also raises
         RequestError, Unavailable and JobError. Memory is bounded, however many texts there are.
         """
-        check_texts(texts)
-        by_job = becomes_job(texts, self.options)
+        common.check_texts(texts)
+        by_job = common.becomes_job(texts, self.options)
         results = (self._by_job if by_job else self._stream)(texts, model, progress)
         return results if errors == "return" else _raised(results)
 
@@ -135,7 +128,7 @@ class AsyncClient:
         try:
             job = await self.jobs.create(texts, model=model)
         except RequestError as error:
-            if not refused_as_job(error):
+            if not common.refused_as_job(error):
                 raise
             async for result in self._stream(texts, model, progress):
                 yield result
@@ -145,7 +138,7 @@ class AsyncClient:
             async for result in self.jobs.results(job):
                 yield result
             if job.status != "finished":
-                raise job_error(job)
+                raise common.job_error(job)
         finally:
             with suppress(MillraceError):
                 await self._runner.run(job_flows.cancel(self.options, job.id, job_flows.CLEAN_UP_S))

@@ -11,16 +11,7 @@ from typing import Literal, Self, Unpack, overload
 
 import httpx
 
-from millrace_client import job_flows
-from millrace_client.common import (
-    Connection,
-    becomes_job,
-    check_texts,
-    checked_url,
-    headers_of,
-    job_error,
-    refused_as_job,
-)
+from millrace_client import common, job_flows
 from millrace_client.errors import MillraceError, RequestError, TextError
 from millrace_client.jobs import Jobs
 from millrace_client.options import Options, Window
@@ -45,10 +36,12 @@ class Client:
         options: Options = Options(),  # noqa: B008 - it is frozen
         transport: httpx.BaseTransport | None = None,
         sleep: Sleeper | None = None,
-        **connection: Unpack[Connection],
+        **connection: Unpack[common.Connection],
     ) -> None:
         self.options = options
-        url, headers, most_s = checked_url(url), headers_of(api_key), connection.pop("timeout", None)
+        url = common.checked_url(url)
+        headers = common.headers_of(api_key)
+        most_s = connection.pop("timeout", None)
 
         def connect() -> httpx.Client:
             return httpx.Client(base_url=url, headers=headers, transport=transport, **connection)
@@ -104,8 +97,8 @@ class Client:
         A text that fails raises TextError, or with errors="return" yields it in its place. Also raises
         RequestError, Unavailable and JobError. Memory is bounded, however many texts there are.
         """
-        check_texts(texts)
-        by_job = becomes_job(texts, self.options)
+        common.check_texts(texts)
+        by_job = common.becomes_job(texts, self.options)
         results = (self._by_job if by_job else self._stream)(texts, model, progress)
         return results if errors == "return" else _raised(results)
 
@@ -142,7 +135,7 @@ class Client:
         try:
             job = self.jobs.create(texts, model=model)
         except RequestError as error:
-            if not refused_as_job(error):
+            if not common.refused_as_job(error):
                 raise
             yield from self._stream(texts, model, progress)
             return
@@ -150,7 +143,7 @@ class Client:
             job = self.jobs.wait(job, progress=progress)
             yield from self.jobs.results(job)
             if job.status != "finished":
-                raise job_error(job)
+                raise common.job_error(job)
         finally:
             with suppress(MillraceError):
                 self._runner.run(job_flows.cancel(self.options, job.id, job_flows.CLEAN_UP_S))
