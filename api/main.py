@@ -15,8 +15,8 @@ from starlette.types import ASGIApp
 from api.admin.routes import admin_routers
 from api.admin.sessions import session_routes
 from api.asgi.exceptions import EXCEPTION_HANDLERS
-from api.batches.answers import BatchAnswers
 from api.batches.routes import batch_routes
+from api.batches.service import BatchAnswers
 from api.cors import CrossOrigin
 from api.docs_page import docs_routes
 from api.health import health_routes

@@ -68,7 +68,7 @@ HUB_COUNTS = {
 
 
 # Counters, what they count, and their labels. The label `model` is the name that clients use.
-_COUNTERS = {
+_COUNTERS: dict[str, tuple[str, list[str]]] = {
     "requests": ("HTTP requests by route and status", ["route", "status"]),
     "entries": ("Texts by outcome", ["outcome"]),
     "client_requests": ("Requests with a valid API key, by the name of the key", ["client", "status"]),
@@ -80,12 +80,10 @@ _COUNTERS = {
     ),
     "shadow_score_difference": ("Sum over texts of the mean absolute difference of scores", ["model"]),
     "shadow_model_seconds": ("Each text's part of its forward pass", ["model", "revision"]),
-}
-_TOTALS = {
-    "local_cache_evictions": "Entries evicted from the in-process cache",
-    "redis_outages": "Times that this API lost the connection to Redis",
-    "cache_outages": "Times that this API lost the connection to the Redis of the shared cache",
-    **{f"hub_{name}": text for name, text in HUB_COUNTS.items()},
+    "local_cache_evictions": ("Entries evicted from the in-process cache", []),
+    "redis_outages": ("Times that this API lost the connection to Redis", []),
+    "cache_outages": ("Times that this API lost the connection to the Redis of the shared cache", []),
+    **{f"hub_{name}": (text, []) for name, text in HUB_COUNTS.items()},
 }
 _GAUGES = {
     "local_cache_entries": "Predictions in the in-process cache",
@@ -134,9 +132,6 @@ class Metrics:
         self._gauges = {
             name: Gauge(f"millrace_{name}", text, registry=registry, multiprocess_mode="livesum")
             for name, text in _GAUGES.items()
-        }
-        self._totals = {
-            name: Counter(f"millrace_{name}", text, registry=registry) for name, text in _TOTALS.items()
         }
         self._published: dict[str, int] = {}
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
@@ -238,7 +233,7 @@ class Metrics:
         totals["redis_outages"] = sum(hub.outages for hub in hubs)
         totals["cache_outages"] = sum(cache.outages for cache in caches)
         for name, total in totals.items():
-            self._totals[name].inc(max(total - self._published.get(name, 0), 0))
+            self._counters[name].inc(max(total - self._published.get(name, 0), 0))
         self._published = totals
         if self._shared_dir is not None:
             _forget_ended(self._shared_dir)

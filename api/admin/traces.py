@@ -78,15 +78,9 @@ def _worker_steps(facts: Facts, batches: Iterable[Facts]) -> Iterator[Step]:
 
 def _unknown_batch(facts: Facts, run: Facts) -> Step:
     began_ms, joined = _at(facts, run["queue_ms"], run["model_ms"])
+    counts = {"worker": None, "texts": run["texts"]}
     size = {"size": run["size"], "others": run["size"] - run["texts"], "joined": joined}
-    return {
-        "step": "batch",
-        "at_ms": began_ms,
-        "worker": None,
-        "texts": run["texts"],
-        **size,
-        "model_ms": run["model_ms"],
-    }
+    return {"step": "batch", "at_ms": began_ms, **counts, **size, "model_ms": run["model_ms"]}
 
 
 def _at(facts: Facts, queue_ms: float, model_ms: float) -> tuple[float, bool]:

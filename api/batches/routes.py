@@ -10,7 +10,6 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from api.asgi.http import BodyReader, RequestHeaders, unless_disconnected
-from api.batches.answers import BatchAnswers
 from api.batches.schemas import (
     Batch,
     BatchList,
@@ -20,7 +19,7 @@ from api.batches.schemas import (
     batch_body,
     read_request,
 )
-from api.batches.service import BatchService
+from api.batches.service import BatchAnswers, BatchService
 from api.jobs.openapi import ALWAYS, NOT_FOUND, Options
 from api.jobs.service import JobService
 from api.jobs.streaming import streamed

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
+from typing import Any
 
 from starlette.types import Receive
 
 from api.asgi.http import RequestHeaders, check_encoding, check_length
-from api.batches.answers import BatchAnswers
 from api.batches.lines import STATUS_OF, BatchLines, custom_ids, error_body, first_model, output_line
 from api.batches.multipart import FormReader, boundary_of, malformed
 from api.batches.schemas import BatchRequest, FileObject, file_body, output_body
+from api.compat import openai, vllm
+from api.compat.reading import parse, texts_of
+from api.compat.service import DialectService
 from api.errors import Problem, invalid_body
 from api.jobs.body import Sender
 from api.jobs.service import BatchFacts, JobService
@@ -25,6 +28,69 @@ from batcher.errors import DataMissing
 from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
 from batcher.jobs.upload import NoRoom
+
+# The scores of one text, as a job keeps them: label and score of each.
+Scores = list[dict[str, Any]]
+
+
+class BatchAnswers:
+    """Finds the models that batches ask for, and writes answers."""
+
+    def __init__(self, service: DialectService) -> None:
+        self._service = service
+        self._moderation = openai.Moderation(service.settings)
+
+    def model(self, endpoint: str, name: str | None) -> str:
+        """The model of a line as clients call it, "" before the first worker.
+
+        Raises Problem 400 if it is not served, or cannot answer this endpoint.
+        """
+        moderation = endpoint == "/v1/moderations"
+        try:
+            found = self._service.find(name, of_first=moderation and openai.is_name_of_openai(name))
+        except Problem as problem:
+            problem.status = 400 if problem.status == 404 else problem.status
+            raise
+        if moderation and (model := found.hub.snapshot.model) is not None:
+            self._moderation.categories(model.labels)
+        return found.name
+
+    def texts(self, endpoint: str, body: bytes) -> Sequence[str]:
+        """The texts of a request to this endpoint. Raises Problem as the route does, but for their length."""
+        if endpoint == "/v1/moderations":
+            return openai.texts_in(parse(body, openai.ModerationRequest))
+        asked = parse(body, vllm.ClassifyRequest)
+        texts = texts_of(asked.input, "input")
+        vllm.check_uncut(asked, texts)
+        return texts
+
+    def is_same(self, endpoint: str, name: str | None, model: str) -> bool:
+        """Whether a line that asks for this name asks for this model."""
+        try:
+            return self.model(endpoint, name) == model
+        except Problem:
+            return False
+
+    def write(
+        self, endpoint: str, request_id: str, model: str, created_s: int, scores: Scores
+    ) -> tuple[int, dict[str, Any]]:
+        """Status and body of the answer for one text: 400 if the labels in its result are not categories."""
+        pairs = [(pair["label"], pair["score"]) for pair in scores]
+        if endpoint == "/v1/moderations":
+            try:
+                categories = self._moderation.categories(label for label, _ in pairs)
+            except Problem as problem:
+                return problem.status, error_body(problem.code, str(problem.detail), problem.status)
+            result = self._moderation.result(pairs, categories)
+            return 200, {"id": f"modr-{request_id}", "model": model, "results": [result]}
+        return 200, {
+            "id": f"classify-{request_id}",
+            "object": "list",
+            "created": created_s,
+            "model": model,
+            "data": [vllm.classify_result(0, pairs)],
+        }
+
 
 MAX_NAME = 255
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
