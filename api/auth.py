@@ -84,10 +84,10 @@ class AdminAccess:
 
     def by_key(self, headers: RequestHeaders) -> Operator | None:
         """The operator whose key the request shows."""
-        client, digest = self._admins.find_with_digest(headers)
+        client, digest = self._admins.find(headers)
         if client:
             return Operator(key_name(client), digest, "admin")
-        client, digest = self._readers.find_with_digest(headers)
+        client, digest = self._readers.find(headers)
         return Operator(key_name(client), digest, "reader") if client else None
 
     async def _by_secret(self, headers: RequestHeaders) -> Operator | None:

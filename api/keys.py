@@ -78,12 +78,8 @@ class Keys:
         """The owner whose jobs this request may see: `key:` and the key's name, or "" (all) without keys."""
         return self._key_client(headers) if self._names else ""
 
-    def find(self, headers: RequestHeaders) -> str:
-        """`key:` and the name of the key that the request shows; "" if it shows none of these."""
-        return self.find_with_digest(headers)[0]
-
-    def find_with_digest(self, headers: RequestHeaders) -> tuple[str, str]:
-        """The same, and the digest of the key in hex."""
+    def find(self, headers: RequestHeaders) -> tuple[str, str]:
+        """`key:` and the name of the key that the request shows, and its digest in hex; "" for others."""
         key = given_key(headers)
         given = sha256(key).digest()
         found = ""
@@ -94,7 +90,7 @@ class Keys:
         return (found, given.hex()) if found and key else ("", "")
 
     def _key_client(self, headers: RequestHeaders) -> str:
-        found = self.find(headers)
+        found, _ = self.find(headers)
         if not found:
             raise unauthorized("a valid API key is required")
         return found

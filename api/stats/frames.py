@@ -86,9 +86,7 @@ class Silences:
         heard = {}
         for worker in workers:
             last_ms, since = self._heard.get(worker.id, (-1, now))
-            heard[worker.id] = (
-                (last_ms, since) if last_ms == worker.heartbeat_ms else (worker.heartbeat_ms, now)
-            )
+            heard[worker.id] = worker.heartbeat_ms, since if last_ms == worker.heartbeat_ms else now
         self._heard = heard
         silences = [now - heard[worker.id][1] for worker in workers]
         return [round(silence_s, 1) if silence_s >= self._limit_s else 0.0 for silence_s in silences]
