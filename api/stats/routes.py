@@ -78,7 +78,7 @@ class Stats:
         self._lifecycle = lifecycle
         self._history = StatsHistory(metrics.bounds)
         self._silences = frames.Silences(lease_s)
-        self._next: asyncio.Future[None] | None = None
+        self._next = asyncio.Event()
         self._point = NO_POINT
         self._event = b""
         self._jobs: list[dict[str, Any]] | None = None
@@ -120,9 +120,7 @@ class Stats:
             yield b"retry: 1000\n\n" + frames.sse("history", frames.to_json(self._history.history()))
             yield self._encoded()
             while not self._lifecycle.draining and time.monotonic() < ends:
-                if self._next is None:
-                    self._next = asyncio.get_running_loop().create_future()
-                await asyncio.shield(self._next)
+                await self._next.wait()
                 yield self._event
         finally:
             self.viewers -= 1
@@ -185,10 +183,8 @@ class Stats:
         }
 
     def _wake_streams(self) -> None:
-        waiting = self._next
-        self._next = None
-        if waiting is not None and not waiting.done():
-            waiting.set_result(None)
+        self._next.set()
+        self._next = asyncio.Event()
 
     async def _restore(self) -> None:
         """Reads what earlier processes have kept. Without Redis, the history begins now."""
