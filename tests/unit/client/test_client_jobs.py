@@ -77,7 +77,8 @@ async def test_a_job_that_does_not_fit_is_sent_to_predict(
 async def test_a_job_is_created_followed_and_read(fake_redis: FakeRedis) -> None:
     async with service(fake_redis) as (api, client), working(api):
         job = await client.jobs.create(iter(WORDS), keep_input=True)
-        assert (job.status, job.total) == ("queued", 600)
+        assert job.status in ("queued", "running")
+        assert job.total == 600
         ended = await client.jobs.wait(job.id)
         assert (ended.status, ended.done, ended.failed, ended.ended) == ("finished", 600, 0, True)
         assert_predicted([one async for one in client.jobs.results(job)], WORDS)
