@@ -3,44 +3,11 @@
 from __future__ import annotations
 
 import json
+from importlib import resources
 
 from model_store.training.result import Result
 
-_CARD = """---
-library_name: transformers
-pipeline_tag: text-classification
----
-
-# {name}
-
-Classifies texts into {count} labels, {several} a text. A plain `DistilBertForSequenceClassification`;
-`millrace up --model DIRECTORY` serves it.
-
-## Figures
-
-{accuracy:.1%} of {texts:,} test texts got {meaning} (95 % interval: {low:.1%} to {high:.1%}). A bag of words
-gets {bag_of_words:.1%}. Calibration error {error:.3f}; logits are divided by {temperature} before scores are
-computed (`millrace.temperature` in config.json).
-
-| label | test texts | precision | recall | F1 | threshold |
-|---|---|---|---|---|---|
-{labels}
-
-## Data and recipe
-
-{rows}
-
-The base is `{base}`, and the recipe:
-
-    {options}
-
-report.html shows confusions, calibration and the most confident mistakes; metrics.json has all figures.
-
-## Limits
-
-The figures hold for texts like those of the test part. What the labels mean, who wrote the texts and what
-they may be used for is not known to the program that wrote this card: add it here.
-"""
+_CARD = resources.files("model_store.training") / "card.md"
 
 
 def card(result: Result) -> str:
@@ -51,7 +18,7 @@ def card(result: Result) -> str:
         f"{f'{limits[number]:.2f}' if limits else 'the best'} |"
         for number, one in enumerate(figures.classes)
     )
-    return _CARD.format(
+    return _CARD.read_text("utf-8").format(
         name=_cell(result.name),
         count=len(figures.classes),
         several="any number" if limits else "one",

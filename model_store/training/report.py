@@ -4,41 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from importlib import resources
+from string import Template
 
 from model_store.training.charts import Chart
 from model_store.training.result import Result
 
 _MAX_IN_MATRIX = 40
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #667085; --line: #d9dee7; --back: #fff;
-  --a: #1769aa; --b: #c2571a; --tint: 23, 105, 170; --wrong: 194, 87, 26; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --soft: #9aa4b5; --line: #333c4a;
-  --back: #12161d; --a: #6bb3ec; --b: #f0975a; --tint: 107, 179, 236; --wrong: 240, 151, 90; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--back);
-  margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; }
-h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-p, td { overflow-wrap: anywhere; }
-.soft { color: var(--soft); }
-.big { font-size: 2.4rem; font-weight: 600; }
-table { border-collapse: collapse; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
-  vertical-align: top; font-variant-numeric: tabular-nums; }
-.scroll { overflow-x: auto; }
-.matrix td { text-align: center; min-width: 2.4rem; }
-.pair { display: flex; flex-wrap: wrap; gap: 2rem; }
-figure { margin: 0; flex: 1 1 24rem; max-width: 30rem; }
-svg { width: 100%; }
-svg text { font-size: 11px; fill: var(--soft); }
-.grid { stroke: var(--line); }
-polyline { fill: none; stroke-width: 2; }
-polyline.a { stroke: var(--a); }
-polyline.b { stroke: var(--b); }
-polyline.guide { stroke: var(--soft); stroke-dasharray: 4; stroke-width: 1; }
-.dot.a { fill: var(--a); }
-.dot.b { fill: var(--b); }
-pre { background: rgba(var(--tint), .08); padding: .8rem; overflow-x: auto; }
-"""
+_PAGE = resources.files("model_store.training") / "report.html"
 
 
 def page(result: Result, serve: str) -> str:
@@ -52,13 +25,8 @@ def page(result: Result, serve: str) -> str:
         "<h2>The data</h2><pre>" + escape("\n".join(result.survey.lines())) + "</pre>",
         "<h2>Serve it</h2><pre>" + escape(serve) + "</pre>",
     ]
-    name = escape(result.name)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content='
-        f'"width=device-width"><title>{name}: training report</title><style>{_STYLE}</style></head>\n<body>'
-        + "\n".join(parts)
-        + "</body></html>\n"
-    )
+    template = Template(_PAGE.read_text("utf-8"))
+    return template.substitute(name=escape(result.name), parts="\n".join(parts))
 
 
 def _head(result: Result) -> str:
