@@ -34,15 +34,17 @@ Reply = TypeVar("Reply", covariant=True)
 
 
 class Command(Generic[Reply]):
-    """One call of a script. `ids` are the entries that it concerns."""
+    """One call of a script."""
 
-    __slots__ = ()
+    __slots__: ClassVar[tuple[str, ...]] = ()
     script: ClassVar[Script]
-    ids: Sequence[str]
 
     def args(self) -> Sequence[Any]:
-        """The script's arguments."""
-        return self.ids
+        """The script's arguments: by default the values of the fields, and those of lists one by one."""
+        args: list[Any] = []
+        for value in (getattr(self, name) for name in self.__slots__):
+            args += [value] if isinstance(value, str | int) else value
+        return args
 
     def read(self, reply: Any) -> Reply:
         """What the reply of the script means. Numbers are left as they are."""
@@ -140,9 +142,6 @@ class Cancel(Command[int]):
     api: str
     ids: Sequence[str]
 
-    def args(self) -> list[str]:
-        return [self.api, *self.ids]
-
 
 @dataclass(frozen=True, slots=True)
 class Outcomes(Command[list[State]]):
@@ -190,7 +189,6 @@ class Claim(Command[Claimed]):
     waits: bool = False
     idle_ms: int = -1
     helped: str = ""
-    ids: Sequence[str] = ()
 
     def args(self) -> list[Any]:
         limits = [self.entries, self.cost, self.bulk_cost, self.lease_ms, self.max_attempts]
@@ -265,7 +263,6 @@ class Wake(Command[Waking]):
     """Wakes one more worker if entries wait."""
 
     script = "wake"
-    ids: Sequence[str] = ()
 
     def read(self, reply: Any) -> Waking:
         return Waking(*map(int, reply))
@@ -277,10 +274,6 @@ class EndWait(Command[int]):
 
     script = "end_wait"
     worker: str
-    ids: Sequence[str] = ()
-
-    def args(self) -> list[str]:
-        return [self.worker]
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,7 +286,6 @@ class Lend(Command[int]):
     script = "lend"
     shard: int
     oldest_ms: int
-    ids: Sequence[str] = ()
 
     def args(self) -> list[int]:
         return [self.shard, self.oldest_ms, HELP_MS]
@@ -320,7 +312,6 @@ class AskQuestion(Command[bool]):
     script = "ask"
     question: Question
     for_ms: int
-    ids: Sequence[str] = ()
 
     def args(self) -> list[Any]:
         token, kind, ids = self.question
@@ -336,7 +327,6 @@ class EndQuestion(Command[int]):
 
     script = "ask"
     token: str
-    ids: Sequence[str] = ()
 
     def args(self) -> list[Any]:
         return [self.token, "", 0]
@@ -349,7 +339,6 @@ class Answer(Command[int]):
     script = "answer"
     token: str
     body: str
-    ids: Sequence[str] = ()
 
     def args(self) -> list[Any]:
         return [self.token, self.body, ANSWERS_MS]
@@ -398,14 +387,11 @@ class Release(Command[int]):
 
 @dataclass(frozen=True, slots=True)
 class Retire(Command[int]):
-    """Removes a worker and ends the leases of `ids`, which then run alone on another worker."""
+    """Removes a worker and ends the leases of `suspects`, which then run alone on another worker."""
 
     script = "retire"
     worker: str
-    ids: Sequence[str] = ()
-
-    def args(self) -> list[str]:
-        return [self.worker, *self.ids]
+    suspects: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -419,7 +405,6 @@ class NoteRefused(Command[int]):
     id: str
     client: str
     text: str | None = None
-    ids: Sequence[str] = ()
 
     def args(self) -> list[Any]:
         text = "" if self.text is None else f"={self.text}"
@@ -434,10 +419,6 @@ class SetPause(Command[Mapping[str, Pause]]):
     lane: Lane
     waiting: Waiting | Literal[""] = ""
     for_ms: int = 0
-    ids: Sequence[str] = ()
-
-    def args(self) -> list[Any]:
-        return [self.lane, self.waiting, self.for_ms]
 
     def read(self, reply: Any) -> Mapping[str, Pause]:
         return read_pauses(reply.decode())
@@ -468,7 +449,6 @@ class AddUsage(Command[list[int]]):
     clients: str
     keep_ms: int
     rows: Sequence[UsageRow]
-    ids: Sequence[str] = ()
 
     def args(self) -> list[Any]:
         counts = [value for row in self.rows for value in row]

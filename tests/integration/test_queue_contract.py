@@ -1205,7 +1205,7 @@ def test_every_key_ends_by_itself_but_the_lanes_the_dead_and_the_model(bench: Be
 
 
 def test_finding_06_a_command_names_the_entries_it_is_about(bench: Bench) -> None:
-    """Tracing reads them from here: it used to know at which places of the arguments the ids stood."""
+    """Tracing used to know at which places of the arguments the ids stood."""
     results = ((entry, ANSWER) for entry in ("x", "y"))
     completing = bench.worker().complete_command(results)
     assert isinstance(completing, Complete)
@@ -1213,7 +1213,6 @@ def test_finding_06_a_command_names_the_entries_it_is_about(bench: Bench) -> Non
     for command in (completing, enqueueing, Cancel("a", ["x", "y"]), Outcomes(["x", "y"])):
         assert command.ids == ["x", "y"]
     assert Cancel("a", ["x"]).args() == ["a", "x"]
-    assert bench.worker().claim_command(1, 1, 1).ids == ()
 
 
 def test_a_process_that_counts_for_the_first_time_drops_clients_of_processes_that_have_ended(
