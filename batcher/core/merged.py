@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from batcher.core.pauses import Pause
 from batcher.core.publications import newest
 from batcher.core.snapshot import Fallback, LaneDepth, Snapshot
+
+_SUMMED = ("workers", "solo", "in_flight", "worked", "recovered", "forgotten")
 
 
 def merge(shards: Sequence[Snapshot]) -> Snapshot:
@@ -16,29 +18,21 @@ def merge(shards: Sequence[Snapshot]) -> Snapshot:
     The model is that of the first shard that knows one, and `swept` is that of the first shard: one process
     keeps the history of the service.
     """
-
-    def total(value: Callable[[Snapshot], int]) -> int:
-        return sum(map(value, shards))
-
+    counts = {name: sum(getattr(shard, name) for shard in shards) for name in _SUMMED}
     return Snapshot(
         model=next((shard.model for shard in shards if shard.model is not None), None),
-        workers=total(lambda shard: shard.workers),
         rate=sum(shard.rate for shard in shards),
         interactive=_lane([shard.interactive for shard in shards]),
         bulk=_lane([shard.bulk for shard in shards]),
-        solo=total(lambda shard: shard.solo),
-        in_flight=total(lambda shard: shard.in_flight),
-        worked=total(lambda shard: shard.worked),
         fallback=_fallback([shard.fallback for shard in shards if shard.fallback is not None]),
         memory=max((shard.memory for shard in shards), key=lambda memory: memory.share),
         swept=shards[0].swept,
-        recovered=total(lambda shard: shard.recovered),
-        forgotten=total(lambda shard: shard.forgotten),
         pauses=merge_pauses([shard.pauses for shard in shards]),
         holds=shards[0].holds,
         publications=newest(shard.publications for shard in shards),
         models=sorted({name for shard in shards for name in shard.models}),
         question=next((shard.question for shard in shards if shard.question is not None), None),
+        **counts,
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import PlainValidator, TypeAdapter
 
 from batcher.core.commands import Command, Question, read_question
 from batcher.core.holds import Hold, read_holds
@@ -58,11 +60,15 @@ class WorkerRecord:
     texts: int
     last_batch: int
     started_ms: int
-    recent: tuple[BatchNote, ...] = ()
+    recent: Annotated[tuple[BatchNote, ...], PlainValidator(decode_notes)] = ()
     arithmetic: str = ""
     fallback: str = ""
     # When its last heartbeat arrived, by the queue's clock.
     heartbeat_ms: int = 0
+
+
+_MODEL = TypeAdapter(ModelRecord)
+_WORKER = TypeAdapter(WorkerRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +129,8 @@ class Snapshot:
 
 
 NO_DEPTH = LaneDepth(0, 0, 0)
+# Its fields that are whole numbers in Redis, too.
+_COUNTS = ("workers", "guests", "solo", "in_flight", "worked", "forgotten")
 NO_SNAPSHOT = Snapshot(None, 0, 0.0, NO_DEPTH, NO_DEPTH, 0, 0)
 
 
@@ -140,7 +148,6 @@ class Sweep(Command[Snapshot]):
     cache: str = ""
     cursor: bytes = b"0"
     memory: Memory = NO_MEMORY
-    ids: Sequence[str] = ()
 
     def args(self) -> list[Any]:
         memory = self.memory
@@ -152,28 +159,24 @@ class Sweep(Command[Snapshot]):
         """An unreadable record of the model is left out."""
         swept, recovered, cursor, flat, model, publications = reply
         fields = _pairs(flat)
+        counts = {name: int(fields.get(name, 0)) for name in _COUNTS}
         return Snapshot(
             model=_model_record(_pairs(model)),
-            workers=int(fields.get("workers", 0)),
             rate=float(fields.get("rate", 0)),
-            guests=int(fields.get("guests", 0)),
             guest_rate=float(fields.get("guest_rate", 0)),
             interactive=_depth(fields.get("interactive", "")),
             bulk=_depth(fields.get("bulk", "")),
-            solo=int(fields.get("solo", 0)),
-            in_flight=int(fields.get("in_flight", 0)),
-            worked=int(fields.get("worked", 0)),
             fallback=_fallback(int(fields.get("fallen", 0)), fields.get("first_fallen", "")),
             memory=Memory(int(fields.get("memory", 0)), int(fields.get("memory_limit", 0))),
             swept=bool(swept),
             recovered=int(recovered),
             cursor=cursor,
-            forgotten=int(fields.get("forgotten", 0)),
             pauses=read_pauses(fields.get("pauses", "")),
             holds=read_holds(fields),
             models=read_listed(fields),
             question=read_question(fields.get("asked", "")),
             publications=read_publications(_pairs(publications)) if publications else NO_PUBLICATIONS,
+            **counts,
         )
 
 
@@ -182,7 +185,6 @@ class Workers(Command[tuple[WorkerRecord, ...]]):
     """Reads the records of all live workers. Unreadable ones are left out."""
 
     script = "workers"
-    ids: Sequence[str] = ()
 
     def read(self, reply: Any) -> tuple[WorkerRecord, ...]:
         records = (_worker_record(name.decode("utf-8", "replace"), _pairs(fields)) for name, fields in reply)
@@ -197,18 +199,10 @@ def _fallback(workers: int, first: str) -> Fallback | None:
     return Fallback(workers, *first.split("\n", 4)) if workers else None
 
 
-def _model_record(fields: Mapping[str, str]) -> ModelRecord | None:
+def _model_record(fields: dict[str, str]) -> ModelRecord | None:
     try:
-        return ModelRecord(
-            name=fields["name"],
-            revision=fields["revision"],
-            labels=_labels(fields["labels"], fields.get("label_list", "null")),
-            max_tokens=int(fields["max_tokens"]),
-            engine=fields["engine"],
-            precision=fields["precision"],
-            multi_label=fields.get("multi_label") == "1",  # earlier versions do not say
-            most_tokens=int(fields.get("most_tokens", 0)),
-        )
+        labels = _labels(fields["labels"], fields.get("label_list", "null"))
+        return _MODEL.validate_python({**fields, "labels": labels})
     except (KeyError, ValueError):
         return None
 
@@ -221,25 +215,11 @@ def _labels(joined: str, listed: str) -> tuple[str, ...]:
     return tuple(joined.split("\n"))
 
 
-def _worker_record(name: str, fields: Mapping[str, str]) -> WorkerRecord | None:
+def _worker_record(name: str, fields: dict[str, str]) -> WorkerRecord | None:
     try:
-        return WorkerRecord(
-            id=name,
-            revision=fields["revision"],
-            engine=fields["engine"],
-            precision=fields["precision"],
-            state=fields["state"],
-            rate=float(fields["rate"]),
-            batches=int(fields["batches"]),
-            texts=int(fields["texts"]),
-            last_batch=int(fields["last_batch"]),
-            started_ms=int(fields["started_ms"]),
-            recent=decode_notes(fields.get("recent", "")),
-            arithmetic=fields.get("arithmetic", ""),
-            fallback=fields.get("fallback", ""),
-            heartbeat_ms=int(float(fields.get("beaten", 0))),
-        )
-    except (KeyError, ValueError):
+        heartbeat_ms = int(float(fields.get("beaten", 0)))
+        return _WORKER.validate_python({**fields, "id": name, "heartbeat_ms": heartbeat_ms})
+    except ValueError:
         return None
 
 

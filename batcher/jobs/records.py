@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast, get_args
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+from pydantic import BeforeValidator, Json, TypeAdapter
 
 is_job_id = re.compile("[0-9a-f]{32}").fullmatch
 JobStatus = Literal["queued", "running", "finished", "failed", "cancelled"]
@@ -14,7 +16,11 @@ STATUSES: tuple[JobStatus, ...] = get_args(JobStatus)
 OPEN: frozenset[str] = frozenset(("queued", "running"))
 
 
-@dataclass(frozen=True, slots=True)
+def _lines(text: str) -> list[str]:
+    return [line for line in text.split("\n") if line]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class JobRecord:
     """The record of a job. Times are in ms of the Redis clock; `rate` is in texts/s, 0 unless it runs."""
 
@@ -24,43 +30,43 @@ class JobRecord:
     done: int
     failed: int
     created_ms: int
-    started_ms: int | None
-    finished_ms: int | None
+    started_ms: int | None = None
+    finished_ms: int | None = None
     chunk_texts: int
     attempt: int
-    rate: float
-    model: str
+    rate: float = 0.0
+    model: str = ""
     digest: str
-    error_code: str
-    error: str
+    error_code: str = ""
+    error: str = ""
     place: str
     # The owner, as the start of the digest of an API key; "": every client may see the job.
-    owner: str
+    owner: str = ""
     # Bytes of texts that it holds in Redis, and whether they are kept after it ends.
-    input_bytes: int
-    keep_input: bool
+    input_bytes: int = 0
+    keep_input: bool = False
     # Facts about the batch that it belongs to, as JSON; "" if it does not belong to one.
-    batch: str
+    batch: str = ""
     # The URL that is notified of its end, the attempts at that so far, and when the next one is due.
-    webhook: str
-    deliveries: Sequence[Mapping[str, Any]]
-    next_delivery_ms: int | None
+    webhook: str = ""
+    deliveries: Json[list[Mapping[str, Any]]] = field(default_factory=list)
+    next_delivery_ms: int | None = None
     # Facts about the file that it came from, as JSON; "" if it came without a file name.
-    file: str
+    file: str = ""
     # Texts that were longer than the model can read, and how many of their tokens it did not read.
-    truncated: int
-    truncated_tokens: int
+    truncated: int = 0
+    truncated_tokens: int = 0
     # Texts of which the model does not know more than half of the pieces.
-    unknown: int
+    unknown: int = 0
     # The name of the queue of the model that was asked for; "" for the first.
-    queue: str
+    queue: str = ""
     # name@revision of all models that have answered its texts.
-    models: Sequence[str]
+    models: Annotated[list[str], BeforeValidator(_lines)] = field(default_factory=list)
     # Bytes of results, and those of errors among them.
-    output_bytes: int
-    failed_bytes: int
+    output_bytes: int = 0
+    failed_bytes: int = 0
     # How long it is kept after its end; 0: as all jobs are.
-    ttl_ms: int
+    ttl_ms: int = 0
 
     def shown_to(self, owner: str) -> bool:
         """Whether `owner` may see this job; the owner "" may see all jobs."""
@@ -89,6 +95,9 @@ class JobRecord:
     def version(self) -> str:
         """A string that changes whenever the status or the progress does."""
         return f"{STATUSES.index(self.status)}-{self.done}-{self.failed}"
+
+
+_RECORD = TypeAdapter(JobRecord)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,43 +176,5 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
     """Reads the hash that `job_create` writes; None if the job does not exist."""
     if b"status" not in raw:
         return None
-    fields = {name.decode(): value.decode() for name, value in raw.items()}
-
-    return JobRecord(
-        id=job_id,
-        status=cast(JobStatus, fields["status"]),
-        total=int(fields["total"]),
-        done=int(fields["done"]),
-        failed=int(fields["failed"]),
-        created_ms=int(fields["created_ms"]),
-        started_ms=_number(fields, "started_ms"),
-        finished_ms=_number(fields, "finished_ms"),
-        chunk_texts=int(fields["chunk_texts"]),
-        attempt=int(fields["attempt"]),
-        rate=float(fields.get("rate", 0)),
-        model=fields.get("model", ""),
-        digest=fields["digest"],
-        error_code=fields.get("error_code", ""),
-        error=fields.get("error", ""),
-        place=fields["place"],
-        owner=fields.get("owner", ""),
-        input_bytes=int(fields.get("input_bytes", 0)),
-        keep_input=fields.get("keep_input") == "1",
-        batch=fields.get("batch", ""),
-        webhook=fields.get("webhook", ""),
-        deliveries=json.loads(fields.get("deliveries", "[]")),
-        next_delivery_ms=_number(fields, "next_delivery_ms"),
-        file=fields.get("file", ""),
-        truncated=int(fields.get("truncated", 0)),
-        truncated_tokens=int(fields.get("truncated_tokens", 0)),
-        unknown=int(fields.get("unknown", 0)),
-        queue=fields.get("queue", ""),
-        models=[name for name in fields.get("models", "").split("\n") if name],
-        output_bytes=int(fields.get("output_bytes", 0)),
-        failed_bytes=int(fields.get("failed_bytes", 0)),
-        ttl_ms=int(fields.get("ttl_ms") or 0),
-    )
-
-
-def _number(fields: Mapping[str, str], name: str) -> int | None:
-    return int(fields[name]) if name in fields else None
+    fields = {name.decode(): value.decode() for name, value in raw.items() if value}
+    return _RECORD.validate_python({**fields, "id": job_id})
