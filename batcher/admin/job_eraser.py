@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import cast
 
 import redis
 
-from batcher.admin.scanning import SLICE, fields
-from batcher.connection.scripts import call
+from batcher.admin.scanning import SLICE
 from batcher.errors import DataMissing
 from batcher.jobs.files import FileRecord
-from batcher.jobs.reading import SCRIPTS
 from batcher.jobs.records import JobRecord
 from batcher.jobs.store import JobStore, jobs_prefix
 from batcher.jobs.upload import account_of
@@ -45,12 +43,8 @@ class JobEraser:
     def client(self, client: str) -> tuple[list[str], int]:
         """Deletes the jobs and files of a client, running jobs too. Returns ids of jobs, and a count."""
         account = account_of(client).encode()
-        held = {
-            member.decode()
-            for some in fields(self._client, f"{self._prefix}:jobs:sizes")
-            for member, value in some.items()
-            if value.partition(b" ")[2] == account
-        }
+        sizes = self._client.hscan_iter(f"{self._prefix}:jobs:sizes", count=SLICE)
+        held = {member.decode() for member, value in sizes if value.partition(b" ")[2] == account}
         files = [member.removeprefix("file:") for member in held if member.startswith("file:")]
         ids = {member.partition(":")[2] for member in held if not member.startswith(("file:", "upload:"))}
         ids |= {record.id for record in self._jobs() if record.owner == client}
@@ -83,7 +77,7 @@ class JobEraser:
             texts = json.loads(raw)
             if text in texts:
                 cleared = json.dumps([None if one == text else one for one in texts], ensure_ascii=False)
-                changed += self._run("job_redact", record.id, number, raw, cleared)
+                changed += self._store.redact(record.id, number, raw, cleared)
         return changed
 
     def _files(self) -> Iterator[FileRecord]:
@@ -98,13 +92,6 @@ class JobEraser:
         except DataMissing:
             return False
         return any(_asks(line, text) for line in content.split(b"\n"))
-
-    def _run(self, script: str, *args: Any) -> int:
-        client: Any = self._client
-        try:
-            return int(client.execute_command(*call(script, True, SCRIPTS), 1, self._prefix, *args))
-        except redis.exceptions.NoScriptError:
-            return int(client.execute_command(*call(script, False, SCRIPTS), 1, self._prefix, *args))
 
 
 def _answered(record: JobRecord, revision: str) -> bool:

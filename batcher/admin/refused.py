@@ -62,7 +62,8 @@ class RefusedTexts:
         places = cast("list[bytes]", found_places)
         found = list[Record]()
         following = ""
-        for place, record in zip(places, self._read(places), strict=True):
+        records = self._read([place[14:].decode() for place in places])
+        for place, record in zip(places, records, strict=True):
             if len(found) == count:
                 break
             following = place.decode()
@@ -114,8 +115,7 @@ class RefusedTexts:
 
     def find(self, ids: Sequence[str]) -> list[Record]:
         """The records of those ids that have one."""
-        raws = cast("list[bytes | None]", self._client.hmget(self._records, list(ids)) if ids else [])
-        return [json.loads(raw) for raw in raws if raw is not None]
+        return [record for record in self._read(ids) if record is not None]
 
     def all(self, wanted: RefusedFilter) -> Iterator[Record]:
         """Every record that matches, read in slices."""
@@ -126,9 +126,8 @@ class RefusedTexts:
             if not cursor:
                 return
 
-    def _read(self, places: Sequence[bytes]) -> list[Record | None]:
-        ids = [place[14:].decode() for place in places]
-        raws = cast("list[bytes | None]", self._client.hmget(self._records, ids) if ids else [])
+    def _read(self, ids: Sequence[str]) -> list[Record | None]:
+        raws = cast("list[bytes | None]", self._client.hmget(self._records, list(ids)) if ids else [])
         return [None if raw is None else json.loads(raw) for raw in raws]
 
     def _held(self, ids: Sequence[str]) -> list[bool]:

@@ -165,6 +165,10 @@ class JobStore(JobReader):
         pause = "" if pause_s is None else int(pause_s * 1000)
         self._run("webhook_record", record.id, record.place, json.dumps(attempts), pause)
 
+    def redact(self, job_id: str, chunk: int, texts: bytes, others: str) -> int:
+        """Replaces a chunk of texts, as it is stored. Returns 1, or 0 if it has changed meanwhile."""
+        return int(self._run("job_redact", job_id, chunk, texts, others))
+
     def delete(self, job_id: str) -> bool:
         """Removes a job that has ended, with its data."""
         return bool(self._run("job_delete", job_id))
