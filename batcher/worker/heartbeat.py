@@ -189,7 +189,8 @@ class Heartbeat:
         self._batch_timeout_s = settings.batch_timeout_s
         self._leases = leases
         self._running_s = running_s
-        self._records = records
+        self._read_records = records
+        self._now = host.now
         self._exit_process = host.exit
         self._stopping = host.event()
         self._stopped = host.event()
@@ -253,6 +254,9 @@ class Heartbeat:
         """How long to wait before the next heartbeat."""
         return self._lease_s / (BEATS_PER_LEASE if self._leases else IDLE_BEATS_PER_LEASE)
 
+    def _records(self) -> Records:
+        return self._read_records()
+
     def _run(self) -> None:
         while not self._stopping.wait(self.pause_s):
             if not self.send():
@@ -289,19 +293,13 @@ class GuestHeartbeat(Heartbeat):
     A worker that has `moved` here because its home is down counts here meanwhile.
     """
 
-    def __init__(
-        self,
-        queue: HeartbeatQueue,
-        settings: WorkerSettings,
-        leases: set[str],
-        running_s: Callable[[], float],
-        records: Callable[[], Records],
-        host: Host,
-    ) -> None:
-        super().__init__(queue, settings, leases, running_s, lambda: _guest(records(), self._moved), host)
-        self._now = host.now
-        self._visited_at = float("-inf")
-        self._moved = False
+    _visited_at = float("-inf")
+    _moved = False
+
+    def _records(self) -> Records:
+        """Without a rate, the worker does not count among those that live at this shard."""
+        worker, model = super()._records()
+        return {"revision": worker["revision"], "guest_rate": worker["rate"] if self._moved else ""}, model
 
     def visit(self, moved: bool) -> None:
         """Makes the worker known at this shard. Raises Redis errors."""
@@ -324,9 +322,3 @@ class GuestHeartbeat(Heartbeat):
     @property
     def _fresh(self) -> bool:
         return self._now() - self._visited_at < self._lease_s
-
-
-def _guest(records: Records, moved: bool) -> Records:
-    """Without a rate, the worker does not count among those that live at this shard."""
-    worker, model = records
-    return {"revision": worker["revision"], "guest_rate": worker["rate"] if moved else ""}, model
