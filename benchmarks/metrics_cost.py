@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 from batcher.messages import Entry, entry_id
-from batcher.worker.drift import DriftWatch, WatchedClassifier
+from batcher.worker.drift import DriftWatch
 from batcher.worker.metrics import WorkerMetrics
 from batcher.worker.stats import BatchReport
 from benchmarks import report
@@ -28,7 +28,7 @@ from benchmarks.hit import known_texts, served
 from benchmarks.hit_servers import TEXTS
 from benchmarks.texts import stream
 from benchmarks.wrk import wrk
-from model_store import Classifier, Tokens
+from model_store import Tokens
 from model_store.measuring import Measuring
 from model_store.stub import StubClassifier
 
@@ -96,25 +96,21 @@ def miss_path(token_us: float, *, counted: bool) -> Run:
     texts = list(islice(stream(1), BATCH))
     entries = tuple(Entry(entry_id(text), text, "interactive", 20, 3, 9000, 1) for text in texts)
     stub = Busy(token_us)
-    classifier: Classifier = stub
     observe: Callable[[BatchReport], None] = lambda report: None  # noqa: E731
     if counted:
         measuring = Measuring(StubClassifier())
         measuring.classify(measuring.tokenize(list(islice(stream(2), 500))))
         stub.info = replace(stub.info, reference=measuring.reference())
-        watch = DriftWatch(stub.info)
-        classifier = watched = WatchedClassifier(stub, watch)
-        watched.watching = True
-        observe = WorkerMetrics(stub.info, watch).observe
+        observe = WorkerMetrics(stub.info, DriftWatch(stub.info)).observe
 
     def passes() -> float:
         before = time.thread_time()
         for number in range(PASSES):
-            tokens = classifier.tokenize(texts)
-            classifier.classify(tokens)
+            tokens = stub.tokenize(texts)
+            scored = list(zip(tokens, stub.classify(tokens), strict=True))
             total = sum(map(len, tokens))
-            waits = (0.003,) * BATCH
-            observe(BatchReport(number, entries, BATCH, total, total, "full", waits, 1e-4, 0.01, 0, 0, 0))
+            times = (0.003,) * BATCH, 1e-4, 0.01
+            observe(BatchReport(number, entries, BATCH, total, total, "full", *times, 0, scored=scored))
         return (time.thread_time() - before) / PASSES
 
     return passes

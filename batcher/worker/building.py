@@ -114,7 +114,7 @@ def build_worker(settings: WorkerSettings, instruments: Observability, remember:
             cache_ms=int(settings.cache_ttl_s * 1000) if settings.cache_here else 0,
             cache_name=shard.cache_name,
             helps=len(shards) > 1,
-            on_round_trip=instruments.on_round_trip,
+            on_round_trip=instruments.metrics.round_trip if instruments.metrics else None,
         )
 
     def queues(shard: Shard, others: tuple[Queues[HeartbeatQueue], ...] = ()) -> Queues[HeartbeatQueue]:
@@ -183,7 +183,6 @@ class LoadedModels:
             undo.callback(made.close)
             made.worker.warm_up()
             undo.pop_all()
-        made.instruments.begin()
         self.models.append(made)
         self.worker.add(made.worker)
         self._listing.add(queue)
@@ -209,13 +208,8 @@ class LoadedModels:
         )
 
     def _metrics(self) -> Mapping[str, Iterable[Metric]]:
-        found = ((one.name, one.instruments.registry) for one in self.models)
-        return {name: registry.collect() for name, registry in found if registry is not None}
-
-    def begin(self) -> None:
-        """Starts watching for drift: texts now come from clients."""
-        for one in self.models:
-            one.instruments.begin()
+        found = ((one.name, one.instruments.metrics) for one in self.models)
+        return {name: metrics.registry.collect() for name, metrics in found if metrics is not None}
 
     def close(self) -> None:
         """Waits until everything is written to the cache, and closes the connections of all workers."""
@@ -245,5 +239,6 @@ def _build(settings: WorkerSettings, name: str, classifier: Classifier) -> Loade
     own = settings.for_model(name)
     cache = connect_writer(own)
     worker = build_worker(own, instruments, cache)
-    instruments.attach(worker)
+    if instruments.metrics is not None:
+        instruments.metrics.attach(worker)
     return LoadedModel(name, worker, instruments, cache)

@@ -13,7 +13,8 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from model_store import Classifier, ModelInfo, Tokens
+from batcher.worker.inference import Scored
+from model_store import ModelInfo, Tokens
 from model_store.drift_reference import FEATURES, MIN_TEXTS, DriftReference, Feature, measure, psi
 
 SLICE_TEXTS = 100
@@ -45,7 +46,7 @@ class Tally:
 class DriftWatch:
     """Counts texts and predictions of one model; compares the latest with its reference, if it has one.
 
-    Call `add` only from the thread that classifies; the rest is thread-safe. `clock` returns seconds.
+    Call `add` only from one thread; the rest is thread-safe. `clock` returns seconds.
     """
 
     def __init__(self, info: ModelInfo, clock: Callable[[], float] = time.monotonic) -> None:
@@ -63,12 +64,12 @@ class DriftWatch:
         self._slice_texts = 0
         self._slice_began = clock()
 
-    def add(self, batch: Sequence[Tokens], rows: Sequence[Sequence[float]]) -> None:
+    def add(self, scored: Sequence[Scored]) -> None:
         """Adds the texts of one batch and their scores."""
         with self._lock:
-            for tokens, scores in zip(batch, rows, strict=True):
+            for tokens, scores in scored:
                 self._add(tokens, scores)
-            self._slice_texts += sum(not tokens.part for tokens in batch)
+            self._slice_texts += sum(not tokens.part for tokens, _ in scored)
             now = self._clock()
             if self._slice_texts >= SLICE_TEXTS and now - self._slice_began >= SLICE_S:
                 self._slices.append(self._slice)
@@ -109,33 +110,3 @@ class DriftWatch:
 
     def _empty(self) -> list[list[int]]:
         return [[0] * (len(edges) + 1) for edges in self._edges]
-
-
-class WatchedClassifier:
-    """A classifier that adds every successful batch to a `DriftWatch` once `watching` is set."""
-
-    def __init__(self, classifier: Classifier, watch: DriftWatch) -> None:
-        self.watching = False  # the texts of the warm-up do not come from clients
-        self._classifier = classifier
-        self._watch = watch
-
-    @property
-    def info(self) -> ModelInfo:
-        return self._classifier.info
-
-    @property
-    def unwatched(self) -> Classifier:
-        """The wrapped classifier, for texts that do not come from clients."""
-        return self._classifier
-
-    def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
-        return self._classifier.tokenize(texts)
-
-    def classify(self, batch: Sequence[Tokens]) -> list[list[float]]:
-        rows = self._classifier.classify(batch)
-        if self.watching:
-            self._watch.add(batch, rows)
-        return rows
-
-    def close(self) -> None:
-        self._classifier.close()

@@ -16,8 +16,7 @@ from typing import TypeVar
 
 from batcher.messages import Entry, Failure, Prediction, Result, fragment
 from batcher.worker.batching import CostModel, Reason, TokenizedEntry, ended_texts, fail_texts
-from batcher.worker.drift import WatchedClassifier
-from model_store import Classifier
+from model_store import Classifier, Tokens
 from model_store.rows import computed_tokens
 
 log = logging.getLogger(__name__)
@@ -32,6 +31,8 @@ SIZES = (16, 64, 128, 256, 512)
 # And on a card, where each of these is another shape of rows.
 LARGER = (768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
 
+# A text that has run, and its scores.
+Scored = tuple[Tokens, Sequence[float]]
 Tokenized = tuple[list[TokenizedEntry], list[Result]]
 
 
@@ -47,8 +48,7 @@ class Faults:
         self.suspects: list[str] = []
         self.failed_batches = 0
         self._failed: set[str] = set()
-        # Drift must not be measured on the texts of the self-test.
-        self._tested = classifier.unwatched if isinstance(classifier, WatchedClassifier) else classifier
+        self._classifier = classifier
 
     def run_alone(
         self, runs: Sequence[tuple[Entry, Callable[[], list[T]]]], error: Exception, *, classifies: bool
@@ -72,11 +72,11 @@ class Faults:
 
     def _self_test(self, classifies: bool) -> None:
         """Runs texts that every engine must handle. Raises whatever the engine raises."""
-        texts = self._tested.tokenize(PROBES)
+        texts = self._classifier.tokenize(PROBES)
         if len(texts) != len(PROBES):
             raise ValueError(f"the tokenizer returned {len(texts)} results for {len(PROBES)} texts")
         if classifies:
-            check_rows(self._tested.classify(texts), len(PROBES))
+            check_rows(self._classifier.classify(texts), len(PROBES))
 
     def _failures(self, failed: Failed, classifies: bool) -> list[Result]:
         """Returns failures if the engine passes its self-test; otherwise these entries become suspects."""
@@ -140,7 +140,8 @@ def warm_up(classifier: Classifier) -> CostModel:
 class FinishedBatch:
     """A batch that has run: `computed` tokens with padding, from `began` for `spent_s` (monotonic seconds).
 
-    `sent_at` is when Redis accepted its results; 0 if it has not.
+    `sent_at` is when Redis accepted its results; 0 if it has not. `scored` are the texts that did
+    not fail, each window of a long one on its own.
     """
 
     entries: Sequence[TokenizedEntry]
@@ -149,6 +150,7 @@ class FinishedBatch:
     began: float
     spent_s: float
     sent_at: float = 0.0
+    scored: Sequence[Scored] = ()
 
 
 class Inference:
@@ -184,18 +186,19 @@ class Inference:
     def classify_entries(self, batch: Sequence[TokenizedEntry], computed: int) -> FinishedBatch:
         """Runs one batch. If it raises, each text runs alone, so that only the bad ones fail."""
         began = self._began[threading.get_ident()] = self._now()
+        scored = list[Scored]()
         try:
-            results = self._classified(batch, began)
+            results = self._classified(batch, began, scored)
             self.faults.failed_batches = 0
         except Exception as error:
-            runs = [(item.entry, partial(self._classified, [item], began)) for item in batch]
+            runs = [(item.entry, partial(self._classified, [item], began, scored)) for item in batch]
             predictions, failures = self.faults.run_alone(runs, error, classifies=True)
             results = predictions + failures
             if self._classifier.info.windows is not None:
                 results = fail_texts(batch, results)
         finally:
             del self._began[threading.get_ident()]
-        return FinishedBatch(batch, results, computed, began, self._now() - began)
+        return FinishedBatch(batch, results, computed, began, self._now() - began, scored=scored)
 
     def _tokenised(self, entries: Sequence[Entry], reason: Reason) -> list[TokenizedEntry]:
         began = self._now()
@@ -204,9 +207,13 @@ class Inference:
         share = (now - began) / len(entries)
         return [TokenizedEntry(*pair, share, now, reason) for pair in zip(entries, texts, strict=True)]
 
-    def _classified(self, batch: Sequence[TokenizedEntry], began: float) -> list[Result]:
+    def _classified(
+        self, batch: Sequence[TokenizedEntry], began: float, scored: list[Scored]
+    ) -> list[Result]:
+        """The results of a batch. Adds its texts and their scores to `scored`."""
         info = self._classifier.info
-        rows = self._classifier.classify([item.tokens for item in batch])
+        tokens = [item.tokens for item in batch]
+        rows = self._classifier.classify(tokens)
         check_rows(rows, len(batch))
         model_ms = (self._now() - began) * 1000
         results: list[Result] = []
@@ -227,6 +234,7 @@ class Inference:
                 foreign=item.tokens.foreign,
             )
             results.append((item.entry.id, prediction))
+        scored += zip(tokens, rows, strict=True)
         return results
 
 

@@ -6,15 +6,11 @@ docs/metrics.md explains the purpose of each metric and who reads it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from batcher.core.buckets import duration_bounds
@@ -41,22 +37,14 @@ class WorkerMetrics:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         bounds = duration_bounds()
-        batches = Counter("millrace_batches", "Forward passes", ["reason"], registry=registry)
-        tokens = Counter("millrace_tokens", "Tokens computed", ["kind"], registry=registry)
-        waits = Histogram(
-            "millrace_queue_wait_seconds",
-            "From enqueue to the start of the batch",
-            ["lane"],
-            buckets=bounds,
-            registry=registry,
-        )
-        trips = Histogram(
-            "millrace_redis_round_trip_seconds",
-            "Round trips of queue scripts; complete may carry the next claim",
-            ["script"],
-            buckets=bounds,
-            registry=registry,
-        )
+        counter = partial(Counter, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        batches = counter("millrace_batches", "Forward passes", ["reason"])
+        tokens = counter("millrace_tokens", "Tokens computed", ["kind"])
+        text = "From enqueue to the start of the batch"
+        waits = histogram("millrace_queue_wait_seconds", text, ["lane"], buckets=bounds)
+        text = "Round trips of queue scripts; complete may carry the next claim"
+        trips = histogram("millrace_redis_round_trip_seconds", text, ["script"], buckets=bounds)
         self._batches = {reason: batches.labels(reason) for reason in get_args(Reason)}
         self._text_tokens, self._padding_tokens = tokens.labels("text"), tokens.labels("padding")
         self._waits = {lane: waits.labels(lane) for lane in get_args(Lane)}
@@ -64,34 +52,24 @@ class WorkerMetrics:
             script: trips.labels(script)
             for script in ("claim", "complete", "beat", "end_wait", "release", "retire", "answer")
         }
-        self._size = Histogram(
-            "millrace_batch_entries", "Entries of a batch", buckets=SIZE_BOUNDS, registry=registry
-        )
-        self._computed = Histogram(
-            "millrace_batch_tokens",
-            "Tokens of a batch, including padding",
-            buckets=TOKEN_BOUNDS,
-            registry=registry,
-        )
-        self._tokenize = Histogram(
-            "millrace_tokenize_seconds", "Tokenising the texts of a batch", buckets=bounds, registry=registry
-        )
-        self._model = Histogram("millrace_model_seconds", "A forward pass", buckets=bounds, registry=registry)
-        self._failed = Counter("millrace_failed_entries", "Texts the model raised on", registry=registry)
-        self._retried = Counter(
-            "millrace_retried_entries", "Entries run again after a worker was lost", registry=registry
-        )
-        self._renewals = Counter(
-            "millrace_lease_renewals", "Leases extended by heartbeats", registry=registry
-        )
+        self._size = histogram("millrace_batch_entries", "Entries of a batch", buckets=SIZE_BOUNDS)
+        text = "Tokens of a batch, including padding"
+        self._computed = histogram("millrace_batch_tokens", text, buckets=TOKEN_BOUNDS)
+        text = "Tokenising the texts of a batch"
+        self._tokenize = histogram("millrace_tokenize_seconds", text, buckets=bounds)
+        self._model = histogram("millrace_model_seconds", "A forward pass", buckets=bounds)
+        self._failed = counter("millrace_failed_entries", "Texts the model raised on")
+        self._retried = counter("millrace_retried_entries", "Entries run again after a worker was lost")
+        self._renewals = counter("millrace_lease_renewals", "Leases extended by heartbeats")
         registry.register(DriftCollector(info, watch))
+        self._watch = watch
 
     def attach(self, worker: Worker) -> None:
         """Adds the worker's own state, read at each scrape."""
         self.registry.register(WorkerCollector(worker))
 
     def observe(self, report: BatchReport) -> None:
-        """Counts one batch."""
+        """Counts one batch, and adds its texts to the window that is watched for drift."""
         self._batches[report.reason].inc()
         self._size.observe(report.size)
         self._computed.observe(report.computed_tokens)
@@ -106,6 +84,7 @@ class WorkerMetrics:
             self._retried.inc(retried)
         for entry, wait_s in zip(report.entries, report.queue_s, strict=True):
             self._waits[entry.lane].observe(wait_s)
+        self._watch.add(report.scored)
 
     def round_trip(self, commands: Sequence[Command[Any]], seconds: float, answers: Sequence[Any]) -> None:
         """Counts a successful round trip under the name of its first script."""
@@ -123,21 +102,15 @@ class WorkerCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         worker, exchange = self._worker, self._worker.exchange
-        yield GaugeMetricFamily(
-            "millrace_worker_ready", "1 while it accepts work", float(worker.state in ("idle", "busy"))
-        )
-        yield GaugeMetricFamily(
-            "millrace_worker_rate_tokens", "Estimated tokens per second while it computes", worker.stats.rate
-        )
+        ready = float(worker.state in ("idle", "busy"))
+        yield GaugeMetricFamily("millrace_worker_ready", "1 while it accepts work", ready)
+        text = "Estimated tokens per second while it computes"
+        yield GaugeMetricFamily("millrace_worker_rate_tokens", text, worker.stats.rate)
         yield GaugeMetricFamily("millrace_worker_budget_tokens", "Tokens of a batch", float(worker.budget()))
-        yield CounterMetricFamily(
-            "millrace_expired_entries", "Entries past their budget, dropped at a claim", exchange.expired
-        )
-        yield CounterMetricFamily(
-            "millrace_skipped_entries",
-            "Ids claimed that were answered, cancelled or foreign",
-            exchange.skipped,
-        )
+        text = "Entries past their budget, dropped at a claim"
+        yield CounterMetricFamily("millrace_expired_entries", text, exchange.expired)
+        text = "Ids claimed that were answered, cancelled or foreign"
+        yield CounterMetricFamily("millrace_skipped_entries", text, exchange.skipped)
         yield from redis_state(exchange.here.outage.over, exchange.outages)
 
 
@@ -152,16 +125,12 @@ class DriftCollector(Collector):
         info, watch, revision = self._info, self._watch, self._info.revision[:12]
         names = {"model": info.name, "revision": revision, "engine": info.engine, "precision": info.precision}
         yield build(names)
-        fallback = GaugeMetricFamily(
-            "millrace_engine_fallback",
-            "1 if the requested setting failed its proof and another one is used",
-            labels=["model", "revision", "engine", "precision", "arithmetic"],
-        )
+        text = "1 if the requested setting failed its proof and another one is used"
+        fallback = GaugeMetricFamily("millrace_engine_fallback", text, labels=[*names, "arithmetic"])
         fallback.add_metric([*names.values(), info.arithmetic], float(bool(info.fallback_reason)))
         yield fallback
-        labels = CounterMetricFamily(
-            "millrace_labels", "Texts by label of highest score", labels=["revision", "label"]
-        )
+        text = "Texts by label of highest score"
+        labels = CounterMetricFamily("millrace_labels", text, labels=["revision", "label"])
         for label, texts in zip(info.labels, watch.labels, strict=True):
             labels.add_metric([revision, label], texts)
         yield labels
@@ -180,11 +149,8 @@ class DriftCollector(Collector):
     def _drift(self, revision: str) -> Iterator[Metric]:
         reference, (texts, indices) = self._watch.reference, self._watch.window()
         seen = GaugeMetricFamily("millrace_drift_window_texts", "Texts compared", labels=["revision"])
-        psi = GaugeMetricFamily(
-            "millrace_drift_psi",
-            "Population stability index against the reference; above 0.2: drift",
-            labels=["revision", "feature", "reference"],
-        )
+        text = "Population stability index against the reference; above 0.2: drift"
+        psi = GaugeMetricFamily("millrace_drift_psi", text, labels=["revision", "feature", "reference"])
         if reference is not None:
             seen.add_metric([revision], texts)
             origin = "shipped" if reference.shipped else "own"

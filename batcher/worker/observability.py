@@ -10,8 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from batcher.probe_server import ProbeServer
 from batcher.settings import WorkerSettings
-from batcher.worker.drift import DriftWatch, WatchedClassifier
-from batcher.worker.exchange import OnRoundTrip
+from batcher.worker.drift import DriftWatch
 from batcher.worker.loop import Worker
 from batcher.worker.metrics import WorkerMetrics
 from batcher.worker.stats import BatchReport
@@ -22,43 +21,22 @@ log = logging.getLogger(__name__)
 
 
 class Observability:
-    """Give the worker `classifier` and `observe`, and its queues `on_round_trip`.
+    """Give the worker `classifier` and `observe`, and its queues the round trips of `metrics`.
 
-    Metrics exist only if they can be scraped, which requires a `worker_port`.
+    These exist only if they can be scraped, which requires a `worker_port`.
     """
 
     def __init__(self, classifier: Classifier, settings: WorkerSettings) -> None:
         self.classifier = classifier
-        self.on_round_trip: OnRoundTrip | None = None
-        self._metrics: WorkerMetrics | None = None
-        self._watched: WatchedClassifier | None = None
-        if settings.worker_port:
-            watch = DriftWatch(classifier.info)
-            self._metrics = WorkerMetrics(classifier.info, watch)
-            self.classifier = self._watched = WatchedClassifier(classifier, watch)
+        self.metrics: WorkerMetrics | None = None
         self._traces = worker_traces(classifier.info.revision[:12])
-        if self._metrics is not None:
-            self.on_round_trip = self._metrics.round_trip
-
-    def attach(self, worker: Worker) -> None:
-        """Adds the state of the worker to its metrics."""
-        if self._metrics is not None:
-            self._metrics.attach(worker)
-
-    @property
-    def registry(self) -> CollectorRegistry | None:
-        """The metrics, if they can be scraped."""
-        return None if self._metrics is None else self._metrics.registry
-
-    def begin(self) -> None:
-        """Starts watching for drift: the warm-up is over, and texts now come from clients."""
-        if self._watched is not None:
-            self._watched.watching = True
+        if settings.worker_port:
+            self.metrics = WorkerMetrics(classifier.info, DriftWatch(classifier.info))
 
     def observe(self, report: BatchReport) -> None:
         """Reports one batch to metrics, traces and the log."""
-        if self._metrics is not None:
-            self._metrics.observe(report)
+        if self.metrics is not None:
+            self.metrics.observe(report)
         if self._traces is not None:
             self._traces.observe(report)
         if log.isEnabledFor(logging.DEBUG):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from batcher.messages import BatchNote, Entry, Failure, Prediction, Result
 from batcher.worker.batching import Reason, TokenizedEntry
-from batcher.worker.inference import FinishedBatch, Inference
+from batcher.worker.inference import FinishedBatch, Inference, Scored
 from model_store import ModelInfo
 
 MAX_BATCHES = 2000
@@ -91,11 +91,10 @@ class BatchReport:
     queue_s: tuple[float, ...]
     tokenize_s: float
     model_s: float
-    truncated: int
-    unknown: int
     failures: int
     ended_at: float = 0.0
     sent_at: float = 0.0
+    scored: Sequence[Scored] = ()
 
     def log_context(self) -> dict[str, object]:
         """Fields of the batch's log line: ids and durations in ms, never a text."""
@@ -167,11 +166,10 @@ class WorkerStats:
             queue_s=tuple(item.entry.waited_ms / 1000 + finished.began - item.claimed_at for item in batch),
             tokenize_s=sum(item.tokenize_s for item in batch),
             model_s=spent_s,
-            truncated=sum(item.tokens.truncated > 0 for item in batch),
-            unknown=sum(item.tokens.unknown for item in batch),
             failures=sum(isinstance(result, Failure) for _, result in finished.results),
             ended_at=finished.began + spent_s,
             sent_at=finished.sent_at,
+            scored=finished.scored,
         )
         # Replaced rather than mutated, because the heartbeat thread reads it.
         self._notes = (*self._notes[1 - NOTES :], report.note().encode())

@@ -15,7 +15,7 @@ from model_store.stub import StubClassifier
 def test_a_batch_is_logged_in_milliseconds() -> None:
     entries = [Entry(name, "text", "interactive", 5, 0, 9000, attempts=1) for name in ("x", "y")]
     waits = (0.0123456, 0.0012)
-    report = BatchReport(7, tuple(entries), 2, 10, 16, "full", waits, 0.0012345, 0.0234567, 1, 0, 1)
+    report = BatchReport(7, tuple(entries), 2, 10, 16, "full", waits, 0.0012345, 0.0234567, 1)
     logged = report.log_context()
     assert (logged["longest_wait_ms"], logged["tokenize_ms"], logged["model_ms"]) == (12.3, 1.23, 23.46)
     assert (logged["batch"], logged["size"], logged["entries"]) == (7, 2, ["x", "y"])

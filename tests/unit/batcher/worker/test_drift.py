@@ -6,11 +6,13 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-import pytest
 from prometheus_client import generate_latest
 
-from batcher.worker.drift import SLICE_TEXTS, SLICES, DriftWatch, WatchedClassifier
+from batcher.messages import Entry
+from batcher.worker.drift import SLICE_TEXTS, SLICES, DriftWatch
+from batcher.worker.inference import Faults, FinishedBatch, Inference
 from batcher.worker.metrics import WorkerMetrics
+from batcher.worker.stats import WorkerStats
 from model_store import ModelInfo, Tokens
 from model_store.drift_reference import FEATURES, MIN_TEXTS, read_reference
 from model_store.measuring import Measuring
@@ -32,7 +34,7 @@ class Clock:
 
 
 class Stream:
-    """Texts of one kind through a watched stub, 50 a second by its clock."""
+    """Texts of one kind through a stub, 50 a second by its clock."""
 
     def __init__(self, *, reference: bool = True) -> None:
         self.clock = Clock()
@@ -42,16 +44,18 @@ class Stream:
             measuring.classify(measuring.tokenize(ordinary(3000, seed=1)))
             self.stub.info = replace(self.stub.info, reference=measuring.reference())
         self.watch = DriftWatch(self.stub.info, self.clock)
-        self.classifier = WatchedClassifier(self.stub, self.watch)
-        self.classifier.watching = True
 
     def run(self, texts: Sequence[str]) -> float:
         """Classifies them in batches of ten; returns the seconds it took."""
         began = self.clock.now
         for at in range(0, len(texts), 10):
-            self.classifier.classify(self.classifier.tokenize(texts[at : at + 10]))
+            self.classify(self.stub.tokenize(texts[at : at + 10]))
             self.clock.now += 0.2
         return self.clock.now - began
+
+    def classify(self, batch: Sequence[Tokens]) -> None:
+        """Runs one batch, and reports it as a worker does."""
+        self.watch.add(list(zip(batch, self.stub.classify(batch), strict=True)))
 
     @property
     def psi(self) -> dict[str, float]:
@@ -102,7 +106,7 @@ def test_windows_of_long_texts_are_left_out_and_short_texts_beside_them_are_not(
     long = [" ".join(ordinary(30, seed=9))]
     for text in ordinary(3000, seed=10):
         (short,), (whole,) = stream.stub.tokenize([text]), stream.stub.tokenize(long)
-        stream.classifier.classify([short, *whole.windows[:3]])
+        stream.classify([short, *whole.windows[:3]])
         stream.clock.now += 0.02
     texts, psi = stream.watch.window()
     assert texts <= 3000
@@ -125,28 +129,35 @@ def test_few_texts_and_no_reference_say_nothing() -> None:
 def test_a_window_spans_a_minute_when_texts_come_fast_and_many_texts_when_they_come_slowly() -> None:
     fast = Stream()
     for _ in range(300):  # a minute of 250 texts a second
-        fast.classifier.classify(fast.classifier.tokenize(ordinary(50, seed=8)))
+        fast.classify(fast.stub.tokenize(ordinary(50, seed=8)))
         fast.clock.now += 0.2
     assert fast.watch.window()[0] >= 55 * 250
     slow = Stream()
     for text in ordinary(2500, seed=9):
-        slow.classifier.classify(slow.classifier.tokenize([text]))
+        slow.classify(slow.stub.tokenize([text]))
         slow.clock.now += 10
     assert SLICES * SLICE_TEXTS <= slow.watch.window()[0] < (SLICES + 1) * SLICE_TEXTS
 
 
-def test_a_warm_up_is_nobodys_text() -> None:
-    stream = Stream()
-    stream.classifier.watching = False
-    stream.run(ordinary(100, seed=10))
-    assert sum(stream.watch.labels) == 0
+def batch_of(classifier: StubClassifier, *texts: str) -> FinishedBatch:
+    inference = Inference(classifier, Faults(classifier))
+    entries = [Entry(text, text, "interactive", 5, 0, 9000, attempts=1) for text in texts]
+    return inference.classify_entries(inference.tokenize_entries(entries, "idle")[0], 16)
 
 
-def test_a_pass_that_fails_is_not_counted() -> None:
-    stream = Stream()
-    with pytest.raises(ValueError, match="asked to raise"):
-        stream.run(["\0raise", "fine"])
-    assert sum(stream.watch.labels) == 0
+def test_a_text_that_fails_and_those_of_a_self_test_are_not_counted() -> None:
+    """The batch fails, so each text runs alone, and then the engine on texts that no client has sent."""
+    stub = StubClassifier()
+    scored = batch_of(stub, "\0raise", "fine", "good").scored
+    assert [tokens for tokens, _ in scored] == stub.tokenize(["fine", "good"])
+    assert [scores for _, scores in scored] == stub.classify(stub.tokenize(["fine", "good"]))
+
+
+def test_a_report_of_a_batch_adds_its_texts_to_the_window() -> None:
+    watch = DriftWatch(StubClassifier().info)
+    report = WorkerStats().add(batch_of(StubClassifier(), "fine", "good"))
+    WorkerMetrics(watch.info, watch).observe(report)
+    assert sum(watch.labels) == 2
 
 
 def test_scrapes_show_the_index_by_feature_and_the_counts_by_revision() -> None:
@@ -189,5 +200,5 @@ def test_the_reference_of_the_default_model_is_not_one_of_the_user_s_own_texts()
 def test_one_text_that_is_too_long_counts_as_truncated() -> None:
     stream = Stream()
     tokens = Tokens([1] * 512, truncated=True, unknown=0)
-    stream.classifier.classify([tokens])
+    stream.classify([tokens])
     assert stream.watch.truncated == 1

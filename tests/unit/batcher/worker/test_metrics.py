@@ -32,7 +32,7 @@ from model_store.stub import StubClassifier
 ENTRY = Entry("a" * 64, "some text", "interactive", 5, waited_ms=3, remaining_ms=900, attempts=1)
 REPORT = BatchReport(
     number=1, entries=(ENTRY, replace(ENTRY, lane="bulk", attempts=2)), size=2, tokens=10, computed_tokens=16,
-    reason="full", queue_s=(0.003, 2.0), tokenize_s=0.0002, model_s=0.012, truncated=0, unknown=0, failures=1,
+    reason="full", queue_s=(0.003, 2.0), tokenize_s=0.0002, model_s=0.012, failures=1,
 )  # fmt: skip
 
 
