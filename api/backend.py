@@ -22,7 +22,7 @@ class Runs(Protocol):
 
 
 class Commands(Protocol):
-    """Implemented by `batcher.hub.console.ConsoleCommands`, and by a fake in tests."""
+    """Implemented by `batcher.hub.hub.ConsoleCommands`, and by a fake in tests."""
 
     @property
     def parts(self) -> Sequence[Runs]: ...

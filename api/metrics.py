@@ -26,7 +26,7 @@ from prometheus_client.registry import Collector
 
 from api.backend import Cache, Hub
 from batcher import errors
-from batcher.core.buckets import duration_bounds
+from batcher.core.metrics import duration_bounds
 from batcher.lookup.queue import LocalCache
 from batcher.publishing.comparisons import SCORE_STEP, label_pairs
 from batcher.version import own_version

@@ -30,7 +30,7 @@ from api.predict.handler import ROUTE, Alternatives, Deferral, PredictHandler, P
 from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
 from api.stats.routes import Stats
-from batcher.core.by_model import ByModel
+from batcher.core.metrics import ByModel
 from batcher.core.publications import model_of
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import connect_cache

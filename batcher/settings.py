@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AliasChoices,
@@ -22,23 +22,38 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from batcher.connection.redis_url import check_url, is_cluster
-from batcher.empty_settings import EmptyRefused
 from batcher.models import ModelSpec, parse_models, queue_of
 from batcher.shards import MAX_SHARDS, Shard, shards_of
-from batcher.webhook_address import Network, parse_networks
-from batcher.webhook_signing import parse_secrets
+from batcher.webhook_security import Network, parse_networks, parse_secrets
 
 ServiceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+IS_EMPTY = "is empty: give it a value, or leave it out for its default"
 # Types of settings that are written as text.
 Models = Annotated[tuple[ModelSpec, ...], BeforeValidator(parse_models)]
 Secrets = Annotated[Secret[Sequence[bytes]], BeforeValidator(parse_secrets)]
 Networks = Annotated[Sequence[Network], BeforeValidator(parse_networks)]
 
 
-class QueueSettings(EmptyRefused):
-    """Settings that the API, the workers and the jobs worker must share, and how they reach Redis."""
+class QueueSettings(BaseSettings):
+    """Settings that the API, the workers and the jobs worker must share, and how they reach Redis.
+
+    An empty value is the default if that is empty too, and is refused otherwise: Compose and Kubernetes set
+    variables for which they have no value.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="MILLRACE_",
+        enable_decoding=False,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+    may_be_empty: ClassVar[frozenset[str]] = frozenset()
+    """Settings for which an empty value is a choice, and not the default."""
 
     name: ServiceName = "default"
     """Part of every key, so that services with different names can share a Redis."""
@@ -74,6 +89,17 @@ class QueueSettings(EmptyRefused):
     """The form of log lines. auto: text if stderr is a terminal, else json."""
     tracing: bool = False
     """Whether spans of requests, batches and jobs are sent to OTEL_EXPORTER_OTLP_ENDPOINT."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_empty(cls, value: Any, info: ValidationInfo) -> Any:
+        name = info.field_name or ""
+        if not isinstance(value, str) or value.strip() or name in cls.may_be_empty:
+            return value
+        default = cls.model_fields[name].default
+        if default is None or str(default) == "":
+            return default
+        raise ValueError(IS_EMPTY)
 
     @field_validator("redis_url", "cache_url", "jobs_redis_url", check_fields=False)
     @classmethod

@@ -13,9 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from api.settings import ApiSettings
-from batcher.empty_settings import IS_EMPTY
 from batcher.listening import bind
-from batcher.settings import JobSettings, QueueSettings, WorkerSettings
+from batcher.settings import IS_EMPTY, JobSettings, QueueSettings, WorkerSettings
 from millrace.errors import CommandError
 
 # Which process reads the settings that each class declares in addition to its base class.

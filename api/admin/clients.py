@@ -14,9 +14,8 @@ from starlette.responses import JSONResponse, Response
 from api.admin.schemas import HoldEnd, HoldRequest, UsageQuery
 from api.admin.service import Console
 from api.errors import Problem
-from batcher.admin.holds import MAX_HOLDS
 from batcher.core.commands import COUNTS
-from batcher.core.holds import Hold
+from batcher.core.holds import MAX_HOLDS, Hold
 
 Clients = dict[str, Any]
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Query
 from api.admin.service import Console
 from api.errors import Problem
 from api.stats.history import StatsPoint
-from batcher.admin.history import MINUTES
+from batcher.admin.console import MINUTES
 from batcher.core.snapshot import Snapshot
 from batcher.errors import QueueUnavailable
 

@@ -20,17 +20,14 @@ from api.asgi.http import RequestHeaders, client_address
 from api.errors import Problem
 from api.jobs.service import JobBackend
 from api.settings import ApiSettings
-from batcher.admin.answers import Answers
-from batcher.admin.audit import AuditLog
+from batcher.admin.console import Answers, AuditLog, MinuteHistory, SessionStore
 from batcher.admin.forget import CachedResults, Forgetting
-from batcher.admin.history import MinuteHistory
-from batcher.admin.holds import ClientHolds
 from batcher.admin.preparing import PreparingStore
 from batcher.admin.refused import RefusedTexts
-from batcher.admin.sessions import SessionStore
 from batcher.admin.usage import UsageStore
 from batcher.connection.clients import Redis, connect, connect_shards
 from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason, refused
+from batcher.core.holds import ClientHolds
 from batcher.errors import QueueUnavailable
 from batcher.publishing.comparisons import ComparisonStore
 from batcher.publishing.publications import PublicationStore

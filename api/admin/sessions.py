@@ -11,7 +11,7 @@ from api.admin.service import Console
 from api.asgi.http import RequestHeaders
 from api.auth import LINKS, SESSION, AdminAccess
 from api.errors import Problem
-from batcher.admin.sessions import LINK_S, SESSION_S
+from batcher.admin.console import LINK_S, SESSION_S
 
 
 def session_routes(console: Console, access: AdminAccess, page: bool) -> APIRouter:

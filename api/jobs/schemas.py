@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 
 from api.schemas import LabelScore, optional
 from batcher.jobs.records import JobRecord, JobStatus
-from batcher.webhook_address import parse_url
+from batcher.webhook_security import parse_url
 from text_files.formats import FormatName
 
 # Why a job cannot go on.

@@ -36,7 +36,7 @@ from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore, connect_jobs
 from batcher.jobs.upload import Submission, account_of, result_bytes
-from batcher.webhook_address import AddressRefused, parse_url
+from batcher.webhook_security import AddressRefused, parse_url
 from text_files.rows import FileRows
 
 # How many commands run, and how many bodies are read, at the same time. Further bodies wait unread.

@@ -12,9 +12,8 @@ from api.metrics import Metrics
 from api.models.served import Handle, Served, ServedModels
 from batcher.cascades import Cascade, read_cascade
 from batcher.connection.outage import NO_ANSWER
-from batcher.core.cascade import Mismatch, combined, mismatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
-from batcher.lookup.cascade import CascadeLookup
+from batcher.lookup.cascade import CascadeLookup, Mismatch, combined, mismatch
 from batcher.lookup.queue import Lookup, Models
 
 log = logging.getLogger(__name__)

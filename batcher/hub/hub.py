@@ -15,19 +15,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields, replace
 from functools import partial
 from secrets import token_hex
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from batcher.connection.clients import AsyncRedis, connect_async
 from batcher.connection.outage import REDIS_ERRORS, Outage, jitter, refused
 from batcher.connection.pipeline import Pipeline
-from batcher.core.commands import Lend
-from batcher.core.formats import OtherFormats
+from batcher.core.commands import Command, Lend, NoteRefused
 from batcher.core.keys import cache_prefix, prefix
 from batcher.core.merged import merge
-from batcher.core.redis_watch import RedisWatch
+from batcher.core.redis_watch import OtherFormats, RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers
 from batcher.errors import NoWorker, QueueUnavailable
-from batcher.hub.console import ConsoleCommands
 from batcher.hub.dispatcher import (
     Admission,
     Dispatcher,
@@ -40,7 +38,7 @@ from batcher.hub.dispatcher import (
 from batcher.memory import read_memory
 from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
-from batcher.shards import Shard, by_shard
+from batcher.shards import Shard, by_shard, shard_of
 
 HINT_BLOCK_S = 1.0
 MAX_HINTS = 64
@@ -54,6 +52,7 @@ ANSWER_TICKS = 2
 ASK_EVERY_S = 0.03
 # How many shards are asked at most before that, so that the load of asking does not grow with their number.
 MAX_ASKED = 4
+Reply = TypeVar("Reply")
 
 
 class HintList:
@@ -315,6 +314,34 @@ class ShardHub:
     async def workers(self) -> tuple[WorkerRecord, ...]:
         """The records of all live workers. Raises REDIS_ERRORS."""
         return await self.pipeline.run(Workers())
+
+
+class ConsoleCommands:
+    """Runs commands for the operator's console: one about a text at its shard, others at the first one.
+
+    The console counts at the first shard. `parts`: the pipeline of each shard, which also carries the commands of requests.
+    """
+
+    def __init__(self, parts: Sequence[Pipeline]) -> None:
+        self.parts = tuple(parts)
+
+    def run(self, command: Command[Reply]) -> asyncio.Future[Reply]:
+        """Runs a command. The future raises REDIS_ERRORS."""
+        number = shard_of(command.id, len(self.parts)) if isinstance(command, NoteRefused) else 0
+        return self.parts[number].run(command)
+
+    def send(self, command: Command[Any]) -> None:
+        """Runs a command of which it does not matter whether Redis takes it."""
+        _send(self.run(command))
+
+    def send_to_all(self, command: Command[Any]) -> None:
+        """Sends a command to every shard in the same way."""
+        for part in self.parts:
+            _send(part.run(command))
+
+
+def _send(reply: asyncio.Future[Any]) -> None:
+    reply.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 class ReplyHub:

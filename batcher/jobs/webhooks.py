@@ -24,8 +24,7 @@ from batcher.connection.outage import REDIS_ERRORS, jitter
 from batcher.jobs.records import JobRecord
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings
-from batcher.webhook_address import AddressRefused, Target, checked_address, parse_url
-from batcher.webhook_signing import signed_headers
+from batcher.webhook_security import AddressRefused, Target, checked_address, parse_url, signed_headers
 
 log = logging.getLogger(__name__)
 

@@ -51,7 +51,7 @@ ADVICE = "workers of several revisions answered, and none of them all texts of t
 
 
 class Commands(Protocol):
-    """`batcher.hub.console.ConsoleCommands`, or a fake."""
+    """`batcher.hub.hub.ConsoleCommands`, or a fake."""
 
     def send(self, command: Command[Any]) -> None: ...
 

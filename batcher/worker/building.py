@@ -17,7 +17,7 @@ from prometheus_client.core import Metric
 
 from batcher.connection.clients import connect, connect_shards
 from batcher.connection.outage import REDIS_ERRORS, reason
-from batcher.core.by_model import ByModel
+from batcher.core.metrics import ByModel
 from batcher.models import ELSEWHERE, ModelSpec, is_name
 from batcher.probe_server import ProbeServer
 from batcher.publishing.publications import PublicationStore

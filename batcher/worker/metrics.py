@@ -13,9 +13,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from batcher.core.buckets import duration_bounds
 from batcher.core.commands import Command
-from batcher.core.metrics import build, redis_state
+from batcher.core.metrics import build, duration_bounds, redis_state
 from batcher.messages import Lane
 from batcher.worker.batching import Reason
 from batcher.worker.drift import DriftWatch, Tally

@@ -14,12 +14,10 @@ import httpx
 import redis
 
 from api.settings import ApiSettings
-from batcher.admin.audit import MAX_LINES, AuditLog
-from batcher.admin.history import MINUTES, MinuteHistory
-from batcher.admin.holds import MAX_HOLDS, ClientHolds
+from batcher.admin.console import MAX_LINES, MINUTES, AuditLog, MinuteHistory
 from batcher.admin.usage import UsageStore
 from batcher.core.commands import COUNTS
-from batcher.core.holds import Hold
+from batcher.core.holds import MAX_HOLDS, ClientHolds, Hold
 from batcher.core.keys import prefix
 from batcher.publishing.comparisons import MAX_LABELS, ComparisonStore
 from tests.service import Service, wait_until

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from millrace_client import Client, Options, Progress, Unavailable
 
-from batcher.webhook_signing import signed_headers
+from batcher.webhook_security import signed_headers
 from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]

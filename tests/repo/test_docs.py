@@ -81,7 +81,7 @@ def test_every_documented_endpoint_is_served() -> None:
 
 def test_every_error_code_is_documented_and_every_documented_one_exists() -> None:
     from api.errors import CODE_OF, STATUS_OF
-    from batcher.core.cascade import Mismatch
+    from batcher.lookup.cascade import Mismatch
 
     source = "\n".join(path.read_text() for path in tracked("api/*.py"))
     named = set(re.findall(r"\bcode=\"([a-z_]+)\"", source))

@@ -16,8 +16,7 @@ from pathlib import Path
 import psutil
 import redis
 
-from batcher.admin.audit import MAX_LINES, AuditLog
-from batcher.admin.history import MINUTES, MinuteHistory
+from batcher.admin.console import MAX_LINES, MINUTES, AuditLog, MinuteHistory
 from model_store.stub import SIGNED_LABELS
 from tests.limits import confine
 from tests.servers import RedisServer, server_binary

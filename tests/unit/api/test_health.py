@@ -7,7 +7,7 @@ import pytest
 from fastapi.routing import APIRoute
 from prometheus_client.parser import text_string_to_metric_families
 
-from batcher.core.buckets import duration_bounds
+from batcher.core.metrics import duration_bounds
 from batcher.core.snapshot import NO_SNAPSHOT, Fallback, LaneDepth
 from batcher.errors import EntryFailed, QueueFull
 from batcher.hub.dispatcher import HubCounts

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 
 from batcher.cascades import Cascade, parse_cascades, read_cascade
-from batcher.core.cascade import combined, in_order, mismatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord
-from batcher.lookup.cascade import CascadeModel
+from batcher.lookup.cascade import CascadeModel, combined, in_order, mismatch
 from batcher.lookup.queue import Models
 from batcher.messages import Prediction, fragment
 from tests.unit.fakes import FakeHub

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from batcher.admin.holds import MAX_HOLDS
+from batcher.core.holds import MAX_HOLDS
 from batcher.core.snapshot import Sweep
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start, keys
 from tests.unit.api.admin.test_forget import job

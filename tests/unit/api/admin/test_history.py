@@ -9,7 +9,7 @@ import pytest
 from api.admin.history import Minutes
 from api.admin.service import Console
 from api.stats.history import StatsPoint
-from batcher.admin.history import MINUTES
+from batcher.admin.console import MINUTES
 from batcher.errors import QueueUnavailable
 from tests.unit.api.admin.conftest import AdminApi, P
 from tests.unit.fakes import RUNNING

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from batcher.connection.pipeline import Pipeline
-from batcher.core.formats import OtherFormats
 from batcher.core.keys import cache_prefix, prefix
+from batcher.core.redis_watch import OtherFormats
 from batcher.jobs.rq_queue import queue_name
 from batcher.jobs.store import jobs_prefix
 from batcher.shards import FORMAT, Shard, hash_tag

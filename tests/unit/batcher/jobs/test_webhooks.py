@@ -20,15 +20,14 @@ from typing import Any
 import pytest
 import trustme
 
-from batcher import webhook_address
+from batcher import webhook_security
 from batcher.jobs import webhooks
 from batcher.jobs.records import Counts, JobRecord
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Submission
 from batcher.jobs.webhooks import PAUSES_S, Delivery, WebhookSender, send
 from batcher.settings import JobSettings
-from batcher.webhook_address import Target, parse_url
-from batcher.webhook_signing import parse_secrets, signed_headers
+from batcher.webhook_security import Target, parse_secrets, parse_url, signed_headers
 from tests.conftest import FakeRedis, encoded
 
 JOB = "a" * 32
@@ -82,7 +81,7 @@ def receiver(fake_redis: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Receiver
     monkeypatch.setattr(
         webhooks,
         "checked_address",
-        lambda target, allowed: webhook_address.checked_address(target, allowed, resolve),
+        lambda target, allowed: webhook_security.checked_address(target, allowed, resolve),
     )
     return Receiver(JobStore(fake_redis.sync, "unit", 60))
 

@@ -18,8 +18,8 @@ from prometheus_client import CollectorRegistry, Counter
 import batcher.worker
 from api.settings import ApiSettings
 from batcher.core import commands
-from batcher.core.buckets import BUDGET_S
 from batcher.core.commands import Answer, Claim, Complete, HeartbeatReply, SendHeartbeat
+from batcher.core.metrics import BUDGET_S
 from batcher.listening import bind
 from batcher.messages import Entry
 from batcher.probe_server import ProbeServer

@@ -1,18 +1,29 @@
-"""Where webhooks may be sent: public addresses over https, and networks that the operator allows.
+"""Where webhooks may be sent, and how they are signed.
+
+They may be sent to public addresses over https, and to networks that the operator allows.
 
 A name is resolved once for each request, all of its addresses are checked, and the connection is made to an
 address that was checked. So a name that resolves differently the next time (DNS rebinding) reaches nothing.
+Signatures are those of Standard Webhooks 1.0: HMAC-SHA256 over id, time and body, once for each key.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hmac
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import urlsplit
 
 MAX_URL = 2048
+PREFIX = "whsec_"
+# The length of keys in bytes that the specification allows.
+MIN_BYTES = 24
+MAX_BYTES = 64
 Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Sequence[str]]
 # The only IPv6 addresses that are given to hosts of the internet. Others are reserved or local, or contain an
@@ -106,3 +117,31 @@ def _check(given: str, secure: bool, allowed: Sequence[Network]) -> None:
 def _plain(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return mapped or address
+
+
+def parse_secrets(value: str) -> list[bytes]:
+    """Reads a comma-separated list of keys: `whsec_` and 24 to 64 bytes in base64. Raises ValueError."""
+    keys = []
+    for part in filter(None, map(str.strip, value.split(","))):
+        try:
+            key = base64.b64decode(part.removeprefix(PREFIX), validate=True)
+        except binascii.Error:
+            key = b""
+        if not part.startswith(PREFIX) or not MIN_BYTES <= len(key) <= MAX_BYTES:
+            raise ValueError(
+                f"each key must be {PREFIX} and {MIN_BYTES} to {MAX_BYTES} bytes in base64, e.g. of "
+                "`openssl rand -base64 32`"
+            )
+        keys.append(key)
+    return keys
+
+
+def signed_headers(keys: Sequence[bytes], message_id: str, time_s: int, body: bytes) -> dict[str, str]:
+    """The headers of a message. With several keys it has several signatures, so that keys can be replaced."""
+    content = b"%b.%d.%b" % (message_id.encode(), time_s, body)
+    digests = [hmac.new(key, content, sha256).digest() for key in keys]
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": str(time_s),
+        "webhook-signature": " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests),
+    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.webhook_address import AddressRefused, checked_address, parse_networks, parse_url
+from batcher.webhook_security import AddressRefused, checked_address, parse_networks, parse_url
 
 PUBLIC = "https://example.com/hook"
 

@@ -1,0 +1,123 @@
+"""What the console keeps in Redis: sessions and links of operators, answers, the audit log, the last day."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, cast
+
+import redis
+
+from batcher.core.keys import prefix
+
+MAX_LINES = 1000
+KEEP_S = 90 * 86_400
+MINUTES = 24 * 60
+LINK_S = 600
+SESSION_S = 12 * 3600
+# `secrets.token_urlsafe` makes this many characters of so many bytes.
+_BYTES = 32
+_CHARACTERS = 43
+
+
+class SessionStore:
+    """The links and sessions of one service, of whose secrets Redis has only digests.
+
+    An operator is any text that the caller chooses.
+    """
+
+    def __init__(self, client: redis.Redis, name: str) -> None:
+        self._client = client
+        self._prefix = prefix(name)
+
+    def offer(self, operator: str) -> str:
+        """The secret of a new link, which begins one session within LINK_S."""
+        return self._keep("link", operator, LINK_S)
+
+    def redeem(self, link: str) -> str:
+        """The operator of a link, which ends with that; "" for an unknown one."""
+        if len(link) != _CHARACTERS:
+            return ""
+        pipe = self._client.pipeline()  # a transaction: two callers at once cannot both find it
+        pipe.get(key := self._key("link", link))
+        pipe.delete(key)
+        return _text(pipe.execute()[0])
+
+    def begin(self, operator: str) -> str:
+        """The secret of a new session, which ends after SESSION_S."""
+        return self._keep("session", operator, SESSION_S)
+
+    def operator(self, session: str) -> str:
+        """The operator of a session; "" for an unknown one."""
+        if len(session) != _CHARACTERS:
+            return ""
+        return _text(cast("bytes | None", self._client.get(self._key("session", session))))
+
+    def end(self, session: str) -> None:
+        self._client.delete(self._key("session", session))
+
+    def _keep(self, kind: str, operator: str, for_s: int) -> str:
+        secret = secrets.token_urlsafe(_BYTES)
+        self._client.set(self._key(kind, secret), operator, ex=for_s)
+        return secret
+
+    def _key(self, kind: str, secret: str) -> str:
+        return f"{self._prefix}:{kind}:{sha256(secret.encode()).hexdigest()}"
+
+
+def _text(operator: bytes | None) -> str:
+    return "" if operator is None else operator.decode("utf-8", "replace")
+
+
+class Answers:
+    """The answers of processes to a question, in the lists that answer.lua writes."""
+
+    def __init__(self, client: redis.Redis, name: str) -> None:
+        self._client = client
+        self._prefix = f"{prefix(name)}:answers:"
+
+    def to(self, token: str) -> list[Any]:
+        """All answers so far to the question with this token."""
+        raws = cast("list[bytes]", self._client.lrange(self._prefix + token, 0, -1))
+        return [json.loads(raw) for raw in raws]
+
+
+class AuditLog:
+    """What operators did: the last MAX_LINES actions, which expire KEEP_S after the newest of them."""
+
+    def __init__(self, client: redis.Redis, name: str) -> None:
+        self._client = client
+        self._key = f"{prefix(name)}:audit"
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        pipe = self._client.pipeline()
+        pipe.lpush(self._key, json.dumps(line, separators=(",", ":")))
+        pipe.ltrim(self._key, 0, MAX_LINES - 1)
+        pipe.expire(self._key, KEEP_S)
+        pipe.execute()
+
+    def newest(self, count: int) -> list[dict[str, Any]]:
+        return [
+            json.loads(line) for line in cast("list[bytes]", self._client.lrange(self._key, 0, count - 1))
+        ]
+
+
+class MinuteHistory:
+    """A line of JSON per minute: the last MINUTES of them, which expire as long after the newest one."""
+
+    def __init__(self, client: redis.Redis, name: str) -> None:
+        self._client = client
+        self._key = f"{prefix(name)}:minutes"
+
+    def add(self, line: bytes) -> None:
+        pipe = self._client.pipeline()
+        pipe.rpush(self._key, line)
+        pipe.ltrim(self._key, -MINUTES, -1)
+        pipe.expire(self._key, MINUTES * 60)
+        pipe.execute()
+
+    def newest(self, count: int) -> list[bytes]:
+        """Up to `count` lines, oldest first."""
+        return cast("list[bytes]", self._client.lrange(self._key, -count, -1))
