@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Uploads the model. The credentials are those of `hf auth login` or HF_TOKEN."""
     try:
-        from model_store.push import push
+        from model_store.hub import push
 
         reference = push(args.directory, args.repository, private=args.private)
     except ModelError as error:

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from millrace.errors import CommandError
-from millrace.keys import reading
 from millrace.service_client import ADMIN_KEY_FILE, API_KEY_FILE, AdminClient, Frame, StatsClient
 from millrace.service_client import add_arguments as add_client_arguments
 from millrace.status import number
-from millrace.top_keys import TopKeys
+from millrace.top_keys import TopKeys, reading
 
 if TYPE_CHECKING:
     from rich.console import Group, RenderableType

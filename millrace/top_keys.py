@@ -1,8 +1,13 @@
-"""The keys of `millrace top`: ? help, / filter, p pause or resume, q quit."""
+"""The keys of `millrace top`: ? help, / filter, p pause or resume, q quit; and how a terminal gives them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import select
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 from millrace.errors import CommandError
@@ -10,8 +15,11 @@ from millrace.errors import CommandError
 if TYPE_CHECKING:
     from millrace.service_client import AdminClient
 
+
 HELP = "?  help    /  filter workers and jobs by a word    p  pause or resume all work    q  quit"
 PAUSE_S = 300
+# How often the thread that reads checks whether it should end.
+LOOK_S = 0.2
 ENTER, ESCAPE, BACKSPACE = "\r\n", "\x1b", "\x7f\b"
 
 
@@ -81,3 +89,39 @@ class TopKeys:
 
     def _resume(self) -> None:
         self._connect().request("DELETE", "/admin/pauses/all")
+
+
+@contextlib.contextmanager
+def reading(on_key: Callable[[str], None]) -> Iterator[None]:
+    """Calls `on_key` in a thread for each key, without waiting for Enter, while it is open.
+
+    If the standard input is not a terminal, it never calls it.
+    """
+    if sys.stdin is None or not sys.stdin.isatty():
+        yield
+        return
+    import termios
+    import tty
+
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+    ended = threading.Event()
+    thread = threading.Thread(target=_read, args=(descriptor, on_key, ended), name="keys", daemon=True)
+    try:
+        tty.setcbreak(descriptor)  # Ctrl-C still interrupts
+        thread.start()
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+def _read(descriptor: int, on_key: Callable[[str], None], ended: threading.Event) -> None:
+    while not ended.is_set():
+        if select.select([descriptor], [], [], LOOK_S)[0]:
+            keys = os.read(descriptor, 64)
+            if not keys:
+                return
+            for key in keys.decode("utf-8", "replace"):
+                on_key(key)

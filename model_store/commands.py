@@ -16,7 +16,7 @@ _PADDED = {"any": "padded", "equal": "equally long texts together", "none": "eac
 
 def pull(args: Namespace) -> Iterator[str]:
     """Fetch a pinned checkpoint. A branch is only resolved to its commit, because its content may change."""
-    from model_store import pull as hub
+    from model_store import hub
     from model_store.prepare import hub_directory
 
     repository, _, revision = args.reference.partition("@")
@@ -159,7 +159,7 @@ def info(args: Namespace) -> Iterator[str]:
 
 def evaluate(args: Namespace) -> Iterator[str]:
     """Accuracy, F1, calibration and speed on labelled texts, and a comparison with another model."""
-    from model_store.comparing import Labelled, compare, measure
+    from model_store.evaluate import Labelled, compare, measure
     from model_store.measuring import Measuring, write_reference
     from model_store.prepare import locate, prepare
 

@@ -1,4 +1,4 @@
-"""Clients that operators hold back for a while, in the snapshot that every API process reads once a second."""
+"""Clients that operators hold back for a while: API processes read them with the snapshot, once a second."""
 
 from __future__ import annotations
 

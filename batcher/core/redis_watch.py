@@ -1,4 +1,4 @@
-"""Warns, once, about a Redis that may drop keys or lacks data, and about workers of another format of data."""
+"""Warns, once, of a Redis that may drop keys or lacks data, and of workers with another format of data."""
 
 from __future__ import annotations
 

@@ -319,7 +319,8 @@ class ShardHub:
 class ConsoleCommands:
     """Runs commands for the operator's console: one about a text at its shard, others at the first one.
 
-    The console counts at the first shard. `parts`: the pipeline of each shard, which also carries the commands of requests.
+    The console counts at the first shard. `parts`: the pipeline of each shard, which also carries the
+    commands of requests.
     """
 
     def __init__(self, parts: Sequence[Pipeline]) -> None:

@@ -1,20 +1,28 @@
-"""Reads the files of a run, divides them into training, tuning and test rows, and surveys them."""
+"""Reads the files of a run, divides them into training, tuning and test rows, and surveys them.
+
+Rows of one text stay together. Standard library only.
+"""
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from model_store.errors import BadTraining
-from model_store.training.encoding import encode
 from model_store.training.recipes import Name, choose
-from model_store.training.split import hold_out, without_texts_of
-from model_store.training.survey import Survey, spelt, survey, without_duplicates
+from model_store.training.survey import Survey, normal, spelt, survey, without_duplicates
 from model_store.training.table import MAX_ROWS, Columns, LabelledRow, read_table
 
 TEST_SHARE, TUNE_SHARE = 0.2, 0.1
+Parts = tuple[list[LabelledRow], list[LabelledRow]]
+# Texts that are tokenised together: an encoding takes many times the memory of its ids.
+SLICE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +99,43 @@ def read_data(source: Source, tokenizer: Any, max_tokens: int, recipe: Name | No
     if recipe != "linear" and not tune:
         raise BadTraining(f"{table.name} has too few texts for the recipe {recipe}: use --recipe linear.")
     return Data(train, tune, test, labels, recipe, found)
+
+
+def hold_out(rows: Sequence[LabelledRow], share: float, seed: int) -> Parts:
+    """Divide rows into those to train on and a stratified `share` of them to hold out.
+
+    A label with two or more texts has at least one in each part. A row with several labels counts for the
+    rarest of them. The same rows, share and seed always give the same parts.
+    """
+    texts: dict[str, list[LabelledRow]] = {}
+    for row in rows:
+        texts.setdefault(normal(row.text), []).append(row)
+    counts = Counter(label for row in rows for label in row.labels)
+    strata: dict[str, list[list[LabelledRow]]] = {}
+    for same in texts.values():
+        labels = {label for row in same for label in row.labels}
+        rarest = min(labels, key=lambda label: (counts[label], label), default="")
+        strata.setdefault(rarest, []).append(same)
+    parts: Parts = ([], [])
+    for label in sorted(strata):
+        groups = strata[label]
+        Random(f"{seed}/{label}").shuffle(groups)
+        out = min(len(groups) - 1, max(1, round(len(groups) * share)))
+        for number, same in enumerate(groups):
+            parts[number < out].extend(same)
+    return parts
+
+
+def without_texts_of(rows: Sequence[LabelledRow], test: Sequence[LabelledRow]) -> list[LabelledRow]:
+    """The rows whose texts do not stand in `test`."""
+    known = {normal(row.text) for row in test}
+    return [row for row in rows if normal(row.text) not in known]
+
+
+def encode(tokenizer: Any, texts: Sequence[str], max_tokens: int | None = None) -> Iterator[Sequence[int]]:
+    """Token ids of each text, with special tokens, at most `max_tokens` if there is a limit."""
+    for start in range(0, len(texts), SLICE):
+        some = list(texts[start : start + SLICE])
+        found = tokenizer(some, truncation=max_tokens is not None, max_length=max_tokens)
+        # An array takes four bytes a token; a list of large numbers takes 36.
+        yield from (array("i", ids) for ids in found["input_ids"])

@@ -16,8 +16,7 @@ from model_store.errors import BadTraining
 from model_store.figures import Chosen
 from model_store.training.base import base_digest, load_network
 from model_store.training.batches import Batch, predict
-from model_store.training.data import Data
-from model_store.training.encoding import encode
+from model_store.training.data import Data, encode
 from model_store.training.fine_tuning import Contrastive, FineTuning, features
 from model_store.training.head import fit_best, put, targets_of
 from model_store.training.loop import Loop

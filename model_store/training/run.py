@@ -17,13 +17,11 @@ import numpy as np
 
 from model_store.calibration import Scores, fit_binary_temperature, fit_temperature, sigmoid, softmax
 from model_store.figures import Chosen, choose, figures, fit_thresholds, right_texts
-from model_store.training.card import card
-from model_store.training.data import Data, Order, read_data
+from model_store.training.data import Data, Order, encode, read_data
 from model_store.training.destination import Destination
-from model_store.training.encoding import encode
 from model_store.training.recipes import Options, options
 from model_store.training.report import page
-from model_store.training.result import Mistake, Result
+from model_store.training.result import Mistake, Result, card
 
 Say = Callable[[str], None]
 _MAX_MISTAKES, _MAX_TEXT = 30, 400

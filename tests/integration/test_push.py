@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.utils import httpx  # type: ignore[attr-defined]
 
 from model_store.errors import PullFailed
-from model_store.push import push
+from model_store.hub import push
 from tests.integration.hugging_face import COMMIT, Hub, running
 from tests.unit.model_store.checkpoints import copy
 

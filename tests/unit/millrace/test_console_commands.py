@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 
 from millrace.__main__ import main
-from millrace.keys import reading
 from millrace.service_client import AdminClient
 from millrace.top import View
-from millrace.top_keys import HELP, TopKeys
+from millrace.top_keys import HELP, TopKeys, reading
 from tests.unit.millrace.test_watching import FRAME
 
 

@@ -28,7 +28,7 @@ from default_model.train import load_split
 from default_model.trainer import logits_of
 from model_store.calibration import sigmoid
 from model_store.training.batches import Batch, bucket, pad
-from model_store.training.encoding import encode
+from model_store.training.data import encode
 
 MAX_TOKENS = 128
 

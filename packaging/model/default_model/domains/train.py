@@ -37,7 +37,7 @@ from model_store.checkpoint import WEIGHTS
 from model_store.convert import export
 from model_store.prepare import DEFAULT
 from model_store.training.batches import Batch, bucket, pad
-from model_store.training.encoding import encode
+from model_store.training.data import encode
 from model_store.training.loop import layer_of
 
 CHECKPOINT = "checkpoint.safetensors"

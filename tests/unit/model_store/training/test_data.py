@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from model_store.errors import BadTable, BadTraining, ModelError
-from model_store.training.encoding import SLICE, encode
+from model_store.training.data import SLICE, encode, hold_out, without_texts_of
 from model_store.training.recipes import choose
-from model_store.training.split import hold_out, without_texts_of
 from model_store.training.survey import survey, without_duplicates
 from model_store.training.table import Columns, LabelledRow, Table, read_table
 

@@ -1,4 +1,5 @@
-"""Fetches a pinned checkpoint from the Hugging Face Hub: only the required files, with verified digests.
+"""Fetches pinned checkpoints from the Hugging Face Hub, only the required files, and uploads checkpoints.
+
 
 The hub states the commit and the digest of each file. Files are downloaded to a hidden folder next to the
 target, where an interrupted pull resumes. Then the digests are compared and recorded in SHA256SUMS, and the
@@ -33,7 +34,7 @@ from huggingface_hub.utils import build_hf_headers, httpx  # type: ignore[attr-d
 
 from model_store.artefact import check_seal, seal
 from model_store.checkpoint import CONFIG, PICKLES, TOKENIZER_FILES, WEIGHTS, WEIGHTS_INDEX, read_checkpoint
-from model_store.errors import ModelError, PullFailed
+from model_store.errors import ModelError, PullFailed, PushFailed
 from model_store.pickles import convert_pickle
 
 ORIGIN = "origin.json"
@@ -41,6 +42,8 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)")
+# Files of a checkpoint that are uploaded beside its config, weights and tokenizer.
+_OTHERS = ("README.md", "report.html", "metrics.json", "reference.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,4 +225,36 @@ def one_sentence(
             f"the upload {interrupted}; push again."
             if upload
             else f"the download {interrupted}; pull again to resume it."
+        ) from error
+
+
+def push(directory: Path, repository: str, *, private: bool = False) -> str:
+    """Upload the checkpoint in `directory` as one commit to `repository` (org/name), created if necessary.
+
+    Returns the reference `org/name@commit`, which `pull` accepts. Raises ModelError.
+    """
+    names = [path.name for path in read_checkpoint(directory).files()]
+    allowed = [CONFIG, *TOKENIZER_FILES, *_OTHERS, *names]
+    try:
+        with one_sentence(repository, "main", upload=True):
+            _create(repository, private=private)
+            commit = HfApi().upload_folder(
+                repo_id=repository,
+                folder_path=directory,
+                allow_patterns=allowed,
+                commit_message=f"Upload {directory.resolve().name}",
+            )
+    except ValueError as error:
+        raise PushFailed(f"{repository} did not accept the upload: {error}.") from error
+    return f"{repository}@{commit.oid}"
+
+
+def _create(repository: str, *, private: bool) -> None:
+    try:
+        HfApi().create_repo(repository, private=private, exist_ok=True)
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        raise PushFailed(
+            f"The hub does not let you write to {repository}: log in with `hf auth login`."
         ) from error
