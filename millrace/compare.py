@@ -6,8 +6,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from millrace.service_client import ADMIN_KEY_FILE, AdminClient
-from millrace.service_client import add_arguments as add_client_arguments
+from millrace.service_client import AdminClient, add_client_arguments
 
 # With more labels than this, only the pairs that differ are printed.
 MAX_LABELS = 12
@@ -16,7 +15,7 @@ MAX_LABELS = 12
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     name = "name of the model, if the service has several (default: the first)"
     parser.add_argument("--model", default="", metavar="NAME", help=name)
-    add_client_arguments(parser, ADMIN_KEY_FILE)
+    add_client_arguments(parser, AdminClient)
 
 
 def run(args: argparse.Namespace) -> int:

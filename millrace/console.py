@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from millrace.service_client import ADMIN_KEY_FILE, AdminClient
-from millrace.service_client import add_arguments as add_client_arguments
+from millrace.service_client import AdminClient, add_client_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_client_arguments(parser, ADMIN_KEY_FILE)
+    add_client_arguments(parser, AdminClient)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,8 +8,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from millrace.errors import CommandError
-from millrace.service_client import ADMIN_KEY_FILE, AdminClient
-from millrace.service_client import add_arguments as add_client_arguments
+from millrace.service_client import AdminClient, add_client_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     revision = kinds.add_parser("revision", help="forget a revision", description="Forgets a revision.")
     revision.add_argument("revision", metavar="REVISION", help="the revision, or its first digits")
     for one in (text, client, revision):
-        add_client_arguments(one, ADMIN_KEY_FILE)
+        add_client_arguments(one, AdminClient)
 
 
 def run(args: argparse.Namespace) -> int:

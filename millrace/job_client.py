@@ -48,7 +48,6 @@ class JobClient(ServiceClient):
     """A client of the jobs of one service."""
 
     timeout_s = 60.0
-    key_file = "api_key_file"
 
     def __init__(self, url: str, key: str = "", transport: httpx.BaseTransport | None = None) -> None:
         super().__init__(url, key, transport)

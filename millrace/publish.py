@@ -10,8 +10,7 @@ from typing import Any
 
 from millrace.errors import CommandError
 from millrace.preparing import Changes, PreparingLines
-from millrace.service_client import ADMIN_KEY_FILE, AdminClient
-from millrace.service_client import add_arguments as add_client_arguments
+from millrace.service_client import AdminClient, add_client_arguments
 
 LOOK_S = 0.5
 
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="", metavar="NAME", help=name)
     timeout = "how long to wait until the workers serve the model (default: 600)"
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help=timeout)
-    add_client_arguments(parser, ADMIN_KEY_FILE)
+    add_client_arguments(parser, AdminClient)
 
 
 def run(args: argparse.Namespace) -> int:

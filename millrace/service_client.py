@@ -18,25 +18,21 @@ if TYPE_CHECKING:
     import httpx
 
 Frame = dict[str, Any]
-API_KEY_FILE = "--api-key-file", "file that holds the API key"
-ADMIN_KEY_FILE = (
-    "--admin-key-file",
-    "file that holds an operator's key (default: the one that your `millrace up` at this address wrote)",
-)
 
 
-def add_arguments(parser: argparse.ArgumentParser, *key_files: tuple[str, str]) -> None:
-    """The address of the API, and the options that name the files of keys."""
+def add_client_arguments(parser: argparse.ArgumentParser, *clients: type[ServiceClient]) -> None:
+    """The address of the API, and for each client the option that names the file of its key."""
     parser.add_argument("--url", help="address of the API (default: by MILLRACE_HOST and MILLRACE_PORT)")
-    for option, meaning in key_files:
-        parser.add_argument(option, type=Path, help=meaning)
+    for client in clients:
+        parser.add_argument(client.key_option, type=Path, help=client.key_help)
 
 
 class ServiceClient:
     """A client of one API. Reports failures as CommandError."""
 
     timeout_s: ClassVar[float]
-    key_file: ClassVar[str]
+    key_option = "--api-key-file"
+    key_help = "file that holds the API key"
 
     def __init__(self, url: str, key: str = "", transport: httpx.BaseTransport | None = None) -> None:
         self.url = with_scheme(url)
@@ -46,7 +42,7 @@ class ServiceClient:
     def of(cls, args: argparse.Namespace) -> Self:
         """Connects to the API given by the arguments or, by default, by the settings."""
         url = args.url or api_address()
-        return cls(url, read_key(getattr(args, cls.key_file)) or find_key(url))
+        return cls(url, read_key(getattr(args, cls.key_option[2:].replace("-", "_"))) or find_key(url))
 
     def __enter__(self) -> Self:
         return self
@@ -71,7 +67,6 @@ class StatsClient(ServiceClient):
     """Reads /stats, for `millrace top` and `millrace status`. Every failure has status 1."""
 
     timeout_s = 5.0
-    key_file = "api_key_file"
 
     def one(self) -> Frame:
         """The current frame."""
@@ -118,7 +113,10 @@ class AdminClient(ServiceClient):
     """Sends requests to the routes under /admin, for the commands of operators."""
 
     timeout_s = 300.0  # walking over a large Redis takes a while
-    key_file = "admin_key_file"
+    key_option = "--admin-key-file"
+    key_help = (
+        "file that holds an operator's key (default: the one that your `millrace up` at this address wrote)"
+    )
 
     def get(self, path: str, **query: object) -> dict[str, Any]:
         return self.request("GET", path, params={name: value for name, value in query.items() if value != ""})

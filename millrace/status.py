@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 
-from millrace.service_client import API_KEY_FILE, Frame, StatsClient
-from millrace.service_client import add_arguments as add_client_arguments
+from millrace.service_client import Frame, StatsClient, add_client_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_client_arguments(parser, API_KEY_FILE)
+    add_client_arguments(parser, StatsClient)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from millrace.errors import CommandError
-from millrace.service_client import ADMIN_KEY_FILE, AdminClient
-from millrace.service_client import add_arguments as add_client_arguments
+from millrace.service_client import AdminClient, add_client_arguments
 
 _is_id = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
 
@@ -18,7 +17,7 @@ _is_id = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("id", metavar="ID", help="the X-Request-ID of an answer, or request_id of a log line")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_client_arguments(parser, ADMIN_KEY_FILE)
+    add_client_arguments(parser, AdminClient)
 
 
 def run(args: argparse.Namespace) -> int:

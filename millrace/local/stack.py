@@ -134,7 +134,8 @@ class LocalStack:
         """How to open the console: a link that works once or, where the output may be a log, its command."""
         if sys.stdout.isatty():
             with contextlib.suppress(OSError, ValueError, KeyError):
-                return f"{self._base_url}{self._as_operator('POST', '/admin/links')['path']} (works once)"
+                link = json.loads(self._ask("POST", "/admin/links")[1])["path"]
+                return f"{self._base_url}{link} (works once)"
         return f"{typed('millrace')} console --url {self._base_url} prints a link that works once"
 
     async def _ready(self) -> None:
@@ -155,32 +156,25 @@ class LocalStack:
 
     def _why_not_ready(self) -> str | None:
         """None if ready, else the reason that /readyz gives; "" while the API does not listen yet."""
-        host, port = self._address
-        connection = http.client.HTTPConnection(host, port, timeout=2)
         try:
-            connection.request("GET", "/readyz")
-            answer = connection.getresponse()
-            body = answer.read()
-            return None if answer.status == 200 else _reason(body)
+            status, body = self._ask("GET", "/readyz", timeout_s=2.0)
         except (OSError, http.client.HTTPException):
             return ""
-        finally:
-            connection.close()
+        return None if status == 200 else _reason(body)
 
     def _preparing(self) -> list[dict[str, Any]]:
         """What workers that load a model are doing; empty if the API does not say."""
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError, KeyError):
-            found: list[dict[str, Any]] = self._as_operator("GET", "/admin/models")["preparing"]
+            found: list[dict[str, Any]] = json.loads(self._ask("GET", "/admin/models")[1])["preparing"]
             return found
         return []
 
-    def _as_operator(self, method: str, path: str) -> dict[str, Any]:
-        """The JSON that the API answers. Raises OSError, HTTPException and ValueError."""
-        with contextlib.closing(http.client.HTTPConnection(*self._address, timeout=_LINK_S)) as connection:
-            key = {"Authorization": f"Bearer {self._operator.key}"}
-            connection.request(method, path, headers=key)
-            answer: dict[str, Any] = json.load(connection.getresponse())
-            return answer
+    def _ask(self, method: str, path: str, timeout_s: float = _LINK_S) -> tuple[int, bytes]:
+        """The status and the body that the API answers to an operator. Raises OSError and HTTPException."""
+        with contextlib.closing(http.client.HTTPConnection(*self._address, timeout=timeout_s)) as connection:
+            connection.request(method, path, headers={"Authorization": f"Bearer {self._operator.key}"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
 
     def _on_signal(self) -> None:
         now = time.monotonic()

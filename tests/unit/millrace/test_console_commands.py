@@ -17,8 +17,7 @@ import pytest
 
 from millrace.__main__ import main
 from millrace.service_client import AdminClient
-from millrace.top import View
-from millrace.top_keys import HELP, TopKeys, reading
+from millrace.top import HELP, TopKeys, View, reading
 from tests.unit.millrace.test_watching import FRAME
 
 

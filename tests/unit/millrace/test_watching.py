@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from millrace import top_keys
 from millrace.__main__ import main
 from millrace.status import number
-from millrace.top import spark
+from millrace.top import reading, spark
 
 NOW = {
     "answered": 20.0,
@@ -218,5 +217,5 @@ def test_numbers_are_three_digits(value: float | None, shown: str) -> None:
 
 def test_top_reads_no_keys_from_a_closed_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", None)
-    with top_keys.reading(pytest.fail):
+    with reading(pytest.fail):
         pass
