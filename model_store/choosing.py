@@ -127,10 +127,6 @@ def _first_proven(options: LoadOptions, failures: list[str]) -> RowClassifier | 
 
 
 def _layouts(manifest: Manifest, layout: LayoutChoice) -> tuple[Layout, ...]:
-    if layout == "packed" and not manifest.rows:
-        raise EngineUnavailable(
-            f"{manifest.name} cannot be packed: its architecture supports only padded rows."
-        )
     if layout != "auto":
         return (layout,)
     return ("packed", "padded") if manifest.rows else ("padded",)

@@ -22,6 +22,7 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.normalizers import BertNormalizer
 
+from model_store.calibration import sigmoid, softmax
 from model_store.classifier import Layout, ModelInfo
 from model_store.errors import NotComputed
 from model_store.inputs import PLAIN, Inputs, Sharing
@@ -252,12 +253,7 @@ def _positions(ids: Integers, inputs: Inputs) -> Integers:
 
 def scores(logits: Floats, *, temperature: float, multi_label: bool) -> list[list[float]]:
     """Softmax over the labels, or a sigmoid for each, of logits (N, labels) divided by `temperature`."""
-    scaled = logits.astype(np.float64) / temperature
-    if multi_label:
-        result = 1 / (1 + np.exp(-scaled))
-    else:
-        powers = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-        result = powers / powers.sum(axis=-1, keepdims=True)
+    result = (sigmoid if multi_label else softmax)(logits.astype(np.float64), temperature)
     as_lists: list[list[float]] = result.tolist()
     return as_lists
 
