@@ -185,8 +185,8 @@ async def until_async(true: Callable[[], Any], what: str) -> None:
 def publish_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets processes look for revisions more often."""
     monkeypatch.setattr("batcher.hub.hub.SWEEP_EVERY_S", 0.05)
-    monkeypatch.setattr("batcher.worker.publishing.LOOK_S", 0.05)
-    monkeypatch.setattr("batcher.worker.publishing.DROP_S", 1.0)
+    monkeypatch.setattr("batcher.worker.building.LOOK_S", 0.05)
+    monkeypatch.setattr("batcher.worker.building.DROP_S", 1.0)
     monkeypatch.setattr("api.admin.publications.SWEPT_S", 0.2)
 
 

@@ -15,8 +15,7 @@ from api.models.served import Answering, Handle, ServedModel
 from batcher.core.publications import Candidate, number_of
 from batcher.errors import MillraceError
 from batcher.lookup.queue import Lookup
-from batcher.lookup.shadow import ShadowedLookup
-from batcher.lookup.share import Choices, ShareLookup
+from batcher.lookup.share import Choices, ShadowedLookup, ShareLookup
 from batcher.publishing.shadow import Shadow
 
 # Adds the counts of one report: which model, current and candidate; by which shadow; its number; the counts.

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 
 import redis
 
+from batcher.connection.clients import server_time_s
 from batcher.core.keys import prefix
 
 # A worker that has not written for this long has ended.
@@ -33,7 +34,7 @@ class PreparingStore:
 
     def note(self, one: Preparing) -> None:
         """Writes what a worker does. It repeats this every second or so."""
-        line = json.dumps({"at": self._now(), **asdict(one)})
+        line = json.dumps({"at": server_time_s(self._client), **asdict(one)})
         pipe = self._client.pipeline()
         pipe.hset(self._key, one.worker, line)
         pipe.expire(self._key, EXPIRE_S)
@@ -45,11 +46,7 @@ class PreparingStore:
 
     def read(self) -> list[Preparing]:
         """The workers that load a model now, in the order of their names."""
-        now = self._now()
+        now = server_time_s(self._client)
         lines = [json.loads(line) for line in self._client.hgetall(self._key).values()]
         live = [line for line in lines if abs(now - line.pop("at")) < SILENT_S]
         return sorted((Preparing(**line) for line in live), key=lambda one: one.worker)
-
-    def _now(self) -> float:
-        seconds, micros = self._client.time()
-        return float(seconds) + micros / 1e6

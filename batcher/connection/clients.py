@@ -104,6 +104,12 @@ def leave_replica(client: redis.Redis, key: str) -> None:
     client.hdel(key, "-")
 
 
+def server_time_s(client: redis.Redis) -> float:
+    """The time by the clock of a server, in seconds since 1970."""
+    seconds, micros = client.time()
+    return float(seconds) + micros / 1e6
+
+
 class _SentinelRedis(redis.Redis):
     """A client of the master that also closes the clients of its sentinels."""
 

@@ -39,17 +39,15 @@ class JobsCollector(Collector):
             skipped = self._store.skipped_commands()
         except REDIS_ERRORS:
             return
-        yield GaugeMetricFamily(
-            "millrace_redis_skipped_commands",
-            "Commands of its file or master that Redis has refused",
-            skipped,
-        )
+        text = "Commands of its file or master that Redis has refused"
+        yield GaugeMetricFamily("millrace_redis_skipped_commands", text, skipped)
         jobs = GaugeMetricFamily("millrace_jobs", "Jobs that have not ended", labels=["state"])
         jobs.add_metric(["queued"], totals.queued)
         jobs.add_metric(["running"], totals.running)
         yield jobs
+        oldest_s = totals.oldest_ms / 1000
         yield GaugeMetricFamily(
-            "millrace_jobs_oldest_queued_seconds", "Age of the job that runs next", totals.oldest_ms / 1000
+            "millrace_jobs_oldest_queued_seconds", "Age of the job that runs next", oldest_s
         )
         ended = CounterMetricFamily("millrace_jobs_ended", "Jobs that ended", labels=["status"])
         for status, count in totals.ended.items():

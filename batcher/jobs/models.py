@@ -17,8 +17,7 @@ from batcher.hub.shared_cache import connect_cache
 from batcher.jobs.queues import Cache, Hub, OpenQueues, Queues
 from batcher.lookup.cascade import CascadeLookup, CascadeModel
 from batcher.lookup.queue import Lookup, Models
-from batcher.lookup.shadow import ShadowedLookup
-from batcher.lookup.share import ShareLookup, Takes
+from batcher.lookup.share import ShadowedLookup, ShareLookup, Takes
 from batcher.publishing.comparisons import ComparisonStore
 from batcher.publishing.publications import PublicationStore
 from batcher.settings import JobSettings

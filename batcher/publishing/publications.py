@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import redis
 
+from batcher.connection.clients import server_time_s
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.publications import (
     CANDIDATE,
@@ -142,7 +143,7 @@ class PublicationStore:
         The first time, it removes the processes that have ended.
         """
         pipe = self._client.pipeline()
-        pipe.hset(self._seen, api, f"{moves} {self._now()}")
+        pipe.hset(self._seen, api, f"{moves} {server_time_s(self._client)}")
         pipe.expire(self._seen, FORGET_S)
         new, _ = pipe.execute()
         if new and (ended := [other for other, _, silent_s in self._confirmed() if silent_s > FORGET_S]):
@@ -157,14 +158,10 @@ class PublicationStore:
 
         Or ahead: once the clock of Redis has been set back, only those that have ended stay in the future.
         """
-        now = self._now()
+        now = server_time_s(self._client)
         for api, line in cast("dict[bytes, bytes]", self._client.hgetall(self._seen)).items():
             count, _, at = line.decode().partition(" ")
             yield api.decode(), int(count), abs(now - float(at))
-
-    def _now(self) -> float:
-        seconds, micros = self._client.time()
-        return seconds + micros / 1e6
 
 
 def _fields(client: redis.Redis, key: str) -> _Fields:

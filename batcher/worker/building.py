@@ -1,23 +1,32 @@
-"""Builds the workers of a process: loads each model, and connects it to its queue."""
+"""The models of a worker process: loads each, says meanwhile what it does, and connects it to its queue.
+
+Models that operators publish are loaded beside what answers, and dropped once they are no longer needed.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 from zlib import crc32
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
+from batcher.admin.preparing import Preparing, PreparingStore
 from batcher.connection.clients import connect, connect_shards
 from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.core.metrics import ByModel
+from batcher.core.publications import model_of, publication_queue
+from batcher.gc_tuning import collect_dropped
 from batcher.models import ELSEWHERE, ModelSpec, is_name
 from batcher.probe_server import ProbeServer
 from batcher.publishing.publications import PublicationStore
@@ -28,13 +37,17 @@ from batcher.worker.exchange import WAIT_S, Q, Queues, WorkerQueue
 from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import SharingWorker
 from batcher.worker.observability import Observability, probes
-from batcher.worker.preparing import Announced
-from batcher.worker.publishing import Publishing
 from batcher.worker.several import Listing, SeveralWorkers
 from batcher.worker.stats import Remember
 from model_store import Classifier, ModelError, ModelInfo, hardware, load
 
 log = logging.getLogger(__name__)
+# Between two lines about a model that is loaded. One that is loaded sooner is not mentioned.
+ANNOUNCE_S = 1.0
+# How often to look for publications.
+LOOK_S = 1.0
+# Longer than the longest budget of a request, unless the settings of the API say otherwise.
+DROP_S = 60.0
 
 
 def load_model(settings: WorkerSettings) -> Classifier:
@@ -176,7 +189,7 @@ class LoadedModels:
     def add(self, model: str, queue: str, reference: str) -> None:
         """Loads a publication of `model` and serves its queue. Raises whatever the model raises."""
         name = next(one.instruments.classifier.info.name for one in self.models if one.name == model)
-        with ExitStack() as undo:  # this process goes on if one of the steps fails
+        with contextlib.ExitStack() as undo:  # this process goes on if one of the steps fails
             classifier = load_one(self._settings, ModelSpec(name, reference))
             undo.callback(classifier.close)
             made = _build(self._settings, queue, classifier)
@@ -242,3 +255,108 @@ def _build(settings: WorkerSettings, name: str, classifier: Classifier) -> Loade
     if instruments.metrics is not None:
         instruments.metrics.attach(worker)
     return LoadedModel(name, worker, instruments, cache)
+
+
+class Announced:
+    """While it is open, a thread publishes the `phase` of a model that loads, which may take minutes.
+
+    It repeats that at the first shard. No outage of Redis delays the loading.
+    """
+
+    def __init__(self, settings: WorkerSettings, reference: str) -> None:
+        self._shard = settings.queue_shards[0]
+        self._name = settings.name
+        self._reference = reference
+        self._worker = f"{socket.gethostname()}-{os.getpid()}"
+        self._phase = "reading its files"
+        self._loaded = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="preparing", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._began = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loaded.set()
+        self._thread.join()
+
+    def phase(self, doing: str) -> None:
+        """What the loading does next."""
+        self._phase = doing
+
+    def _run(self) -> None:
+        if self._loaded.wait(ANNOUNCE_S):
+            return
+        client = connect(self._shard.url, timeout_s=ANNOUNCE_S, retries=0, key=self._shard.prefix)
+        store = PreparingStore(client, self._name)
+        while not self._loaded.is_set():
+            seconds = round(time.monotonic() - self._began, 1)
+            with contextlib.suppress(*REDIS_ERRORS):
+                store.note(Preparing(self._worker, self._reference, seconds, self._phase))
+            self._loaded.wait(ANNOUNCE_S)
+        with contextlib.suppress(*REDIS_ERRORS):
+            store.remove(self._worker)
+        client.close()
+
+
+class Publishing:
+    """Watches the publications in a separate thread."""
+
+    def __init__(self, models: LoadedModels, store: PublicationStore) -> None:
+        self._models = models
+        self._publications = store
+        self._failed: set[str] = set()
+        self._unwanted: dict[str, float] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="publishing", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """Loads missing publications and drops surplus ones. Raises Redis errors."""
+        publications = self._publications.read()
+        served = set(self._models.names)
+        wanted = {
+            publication_queue(model, number): (model, reference)
+            for model in {model_of(name) for name in served}
+            for number, reference in publications.of(model).references.items()
+        }
+        self._failed &= wanted.keys()
+        self._drop([queue for queue in served if "@" in queue and queue not in wanted])
+        for queue in wanted.keys() - served - self._failed:
+            model, reference = wanted[queue]
+            try:
+                self._models.add(model, queue, reference)
+            except Exception as error:
+                self._failed.add(queue)
+                failure = str(error)
+            else:
+                continue
+            log.error("cannot serve the publication: %s", failure, extra={"action": "revision.unable"})
+            collect_dropped()  # once the error, which refers to what was loaded, is gone
+            self._publications.report(queue, failure[:500])
+
+    def _drop(self, unwanted: Sequence[str]) -> None:
+        """Drops publications not needed for a while: until then, earlier requests may wait there."""
+        now = time.monotonic()
+        self._unwanted = {queue: self._unwanted.get(queue, now) for queue in unwanted}
+        for queue, since in self._unwanted.items():
+            if now - since >= DROP_S:
+                self._models.drop(queue)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(LOOK_S):
+            try:
+                self.look()
+            except REDIS_ERRORS:
+                continue
+            except Exception:
+                log.exception("could not look for publications", extra={"action": "revision.lost"})

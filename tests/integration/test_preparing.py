@@ -21,8 +21,8 @@ from tests.service import wait_until
 @pytest.fixture
 def client(monkeypatch: pytest.MonkeyPatch) -> fakeredis.FakeRedis:
     made = fakeredis.FakeRedis()
-    monkeypatch.setattr("batcher.worker.preparing.connect", lambda *_, **__: made)
-    monkeypatch.setattr("batcher.worker.preparing.EVERY_S", 0.01)
+    monkeypatch.setattr("batcher.worker.building.connect", lambda *_, **__: made)
+    monkeypatch.setattr("batcher.worker.building.ANNOUNCE_S", 0.01)
     return made
 
 
@@ -55,14 +55,14 @@ def test_a_worker_that_ended_while_it_loaded_a_model_is_not_shown(
 ) -> None:
     store = PreparingStore(client, "default")
     with monkeypatch.context() as earlier:
-        earlier.setattr(PreparingStore, "_now", lambda self: 1000.0)
+        earlier.setattr("batcher.admin.preparing.server_time_s", lambda client: 1000.0)
         store.note(Preparing("host-1", "default", 3.0, "proving"))
     store.note(Preparing("host-2", "default", 3.0, "proving"))
     assert [one.worker for one in store.read()] == ["host-2"]
 
 
 def test_an_outage_of_redis_does_not_delay_the_loading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("batcher.worker.preparing.EVERY_S", 0.01)
+    monkeypatch.setattr("batcher.worker.building.ANNOUNCE_S", 0.01)
     asked: list[str] = []
 
     def slow(reference: str, **_: Any) -> StubClassifier:

@@ -222,7 +222,7 @@ async def test_finding_29_a_dropped_revision_leaves_no_connection_no_memory_and_
     """Each one kept three connections, its model and two keys, in every worker, until the worker ended."""
     served, client, closed = many.worker("stub,topics=stub@t"), many.client(), []
     # What is not published would be dropped by the worker itself.
-    monkeypatch.setattr("batcher.worker.publishing.DROP_S", 600.0)
+    monkeypatch.setattr("batcher.worker.building.DROP_S", 600.0)
     served.add("topics", "topics@1", "stub@v1")
     keys = [f"{{millrace:2:default/topics@1}}:{key}" for key in ("model", "clock")]
     await until(lambda: client.exists(*keys) == len(keys), "the revision to be served")

@@ -24,7 +24,7 @@ from api.settings import ApiSettings
 from batcher import tracing
 from batcher.jobs.store import JobStore
 from batcher.settings import WorkerSettings
-from batcher.worker import traces as worker_traces
+from batcher.worker import observability
 from batcher.worker.building import LoadedModel, build_worker
 from batcher.worker.cache_writer import CacheWriter
 from batcher.worker.loop import Worker
@@ -224,7 +224,7 @@ def test_setup_exports_what_is_made_under_the_name_of_the_process() -> None:
     provider = tracing.setup("worker")
     try:
         assert provider.resource.attributes["service.name"] == "millrace-worker"
-        assert worker_traces.worker_traces("r") is not None
+        assert observability.worker_traces("r") is not None
     finally:
         tracing.use(None)
         provider.shutdown()

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from batcher.worker.publishing import DROP_S
+from batcher.worker.building import DROP_S
 from tests.operators import OperatorAuth
 from tests.signing import SIGNED, Checker, Revision
 from tests.soak.record import Recorder

@@ -15,8 +15,7 @@ from batcher.jobs.models import takes
 from batcher.jobs.queues import OpenQueue, Queues
 from batcher.jobs.upload import account_of
 from batcher.lookup.queue import LookupRequest, LookupResult
-from batcher.lookup.shadow import ShadowedLookup
-from batcher.lookup.share import ShareLookup
+from batcher.lookup.share import ShadowedLookup, ShareLookup
 from batcher.messages import entry_id
 from tests.unit.fakes import REVISION, FakeCache, FakeHub, prediction
 

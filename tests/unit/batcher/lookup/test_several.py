@@ -13,8 +13,7 @@ from batcher.cascades import Cascade
 from batcher.errors import EntryFailed, LabelsDiffer, QueueFull
 from batcher.lookup.cascade import CascadeLookup
 from batcher.lookup.queue import LocalCache, LookupRequest, LookupResult, QueueLookup
-from batcher.lookup.shadow import ShadowedLookup
-from batcher.lookup.share import ShareLookup
+from batcher.lookup.share import ShadowedLookup, ShareLookup
 from batcher.messages import Outcome, Prediction, fragment
 from tests.unit.fakes import MODEL, OTHER_REVISION, RUNNING, FakeCache, FakeHub, prediction
 
