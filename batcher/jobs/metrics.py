@@ -45,10 +45,8 @@ class JobsCollector(Collector):
         jobs.add_metric(["queued"], totals.queued)
         jobs.add_metric(["running"], totals.running)
         yield jobs
-        oldest_s = totals.oldest_ms / 1000
-        yield GaugeMetricFamily(
-            "millrace_jobs_oldest_queued_seconds", "Age of the job that runs next", oldest_s
-        )
+        text = "Age of the job that runs next"
+        yield GaugeMetricFamily("millrace_jobs_oldest_queued_seconds", text, totals.oldest_ms / 1000)
         ended = CounterMetricFamily("millrace_jobs_ended", "Jobs that ended", labels=["status"])
         for status, count in totals.ended.items():
             ended.add_metric([status], count)

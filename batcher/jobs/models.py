@@ -14,7 +14,7 @@ from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.publications import Candidate, Publications, number_of, publication_queue
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import connect_cache
-from batcher.jobs.queues import Cache, Hub, OpenQueues, Queues
+from batcher.jobs.queues import Cache, OpenQueues, Queues
 from batcher.lookup.cascade import CascadeLookup, CascadeModel
 from batcher.lookup.queue import Lookup, Models
 from batcher.lookup.share import ShadowedLookup, ShareLookup, Takes
@@ -60,7 +60,7 @@ class JobModels:
         """Reads what answers for each model by now. Blocking. Raises Redis errors."""
         self.publications = self._store.read()
 
-    def _connect(self, queue: str) -> tuple[Hub, Cache]:
+    def _connect(self, queue: str) -> tuple[ReplyHub, Cache]:
         own = self.settings.for_model(queue)
         return ReplyHub.connect(own, linger_s=LINGER_S), connect_cache(own)
 

@@ -6,39 +6,25 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Protocol
 
 from batcher.errors import MillraceError, NoWorker, Paused
-from batcher.lookup import queue
+from batcher.hub.hub import ReplyHub
+from batcher.hub.shared_cache import ShardedCache, SharedCache
 from batcher.lookup.queue import LocalCache, QueueLookup
 from batcher.publishing.shadow import Report, Shadow
 
 # How long the end of a job waits for texts that a shadow has yet to compare.
 DRAIN_S = 5.0
 DRAIN_EVERY_S = 0.05
+Cache = SharedCache | ShardedCache
 # How long a queue that no attempt uses stays open for the next one.
 LINGER_S = 10.0
-
-
-class Hub(queue.Hub, Protocol):
-    """`batcher.hub.hub.ReplyHub`, or a fake."""
-
-    @property
-    def reachable(self) -> bool: ...
-    async def start(self, patience_s: float = ...) -> None: ...
-    async def stop(self) -> None: ...
-
-
-class Cache(queue.Cache, Protocol):
-    """`batcher.hub.shared_cache.SharedCache`, or a fake."""
-
-    async def close(self) -> None: ...
 
 
 class OpenQueue:
     """A queue and its cache, which attempts at jobs share."""
 
-    def __init__(self, hub: Hub, cache: Cache) -> None:
+    def __init__(self, hub: ReplyHub, cache: Cache) -> None:
         self.hub = hub
         self.cache = cache
         self.users = 0
@@ -79,7 +65,7 @@ class OpenQueue:
 class OpenQueues:
     """The queues that are open in this process, by name. `connect` opens one."""
 
-    def __init__(self, connect: Callable[[str], tuple[Hub, Cache]]) -> None:
+    def __init__(self, connect: Callable[[str], tuple[ReplyHub, Cache]]) -> None:
         self._connect = connect
         self._open: dict[str, OpenQueue] = {}
 

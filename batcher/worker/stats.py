@@ -45,17 +45,9 @@ class RecentBatches:
 
     def add(self, report: BatchReport) -> None:
         """Remembers a batch."""
-        facts = {
-            "batch": report.number,
-            "size": report.size,
-            "tokens": report.tokens,
-            "computed_tokens": report.computed_tokens,
-            "reason": report.reason,
-            "model_ms": round(report.model_s * 1000, 3),
-        }
         entries = tuple(_Claimed(entry.id, entry.waited_ms, entry.attempts) for entry in report.entries)
         ended_s = time.time() - (time.monotonic() - report.ended_at)
-        self._batches.append(_Batch(ended_s, entries, report.queue_s, facts))
+        self._batches.append(_Batch(ended_s, entries, report.queue_s, report.facts()))
 
     def find(self, ids: Sequence[str]) -> list[dict[str, Any]]:
         """Facts about each of these texts, for each batch that had any of them, oldest first.
@@ -96,17 +88,24 @@ class BatchReport:
     sent_at: float = 0.0
     scored: Sequence[Scored] = ()
 
-    def log_context(self) -> dict[str, object]:
-        """Fields of the batch's log line: ids and durations in ms, never a text."""
+    def facts(self) -> dict[str, object]:
+        """What is true of all its entries, durations in ms."""
         return {
             "batch": self.number,
             "size": self.size,
             "tokens": self.tokens,
             "computed_tokens": self.computed_tokens,
             "reason": self.reason,
+            "model_ms": round(self.model_s * 1000, 3),
+        }
+
+    def log_context(self) -> dict[str, object]:
+        """Fields of the batch's log line: ids and durations in ms, never a text."""
+        return {
+            **self.facts(),
+            "model_ms": round(self.model_s * 1000, 2),
             "longest_wait_ms": round(max(self.queue_s) * 1000, 1),
             "tokenize_ms": round(self.tokenize_s * 1000, 2),
-            "model_ms": round(self.model_s * 1000, 2),
             "failures": self.failures,
             "entries": [entry.id for entry in self.entries],
         }
