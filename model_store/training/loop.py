@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,25 +18,9 @@ from tqdm import tqdm
 
 from model_store.hardware import has_bf16
 from model_store.training.batches import Batch
+from model_store.training.recipes import Options
 
 State = dict[str, Tensor]
-
-
-class Hyperparameters(Protocol):
-    """What the loop reads of a recipe."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def learning_rate(self) -> float: ...
-    @property
-    def layer_decay(self) -> float: ...
-    @property
-    def warmup_share(self) -> float: ...
-    @property
-    def weight_decay(self) -> float: ...
-    @property
-    def average_decay(self) -> float: ...
 
 
 class Loop:
@@ -50,7 +34,7 @@ class Loop:
     patience = 1_000_000
 
     def __init__(
-        self, model: Any, recipe: Hyperparameters, epochs: Sequence[list[Batch]], identity: dict[str, Any]
+        self, model: Any, recipe: Options, epochs: Sequence[list[Batch]], identity: dict[str, Any]
     ) -> None:
         self.model = model
         self.epochs = epochs
@@ -184,7 +168,7 @@ def layer_of(parameter: str, layers: int) -> int:
     return int(parameter.split(".layer.")[1].split(".")[0]) if ".layer." in parameter else layers
 
 
-def groups(model: Any, recipe: Hyperparameters) -> list[dict[str, Any]]:
+def groups(model: Any, recipe: Options) -> list[dict[str, Any]]:
     """Optimiser groups: the learning rate is multiplied by `layer_decay` per layer towards the embeddings."""
     layers = model.config.num_hidden_layers
     found: dict[tuple[int, bool], dict[str, Any]] = {}

@@ -21,6 +21,10 @@ from model_store.calibration import Labels, Scores, log_loss
 from model_store.training.batches import Batch, bucket, pad, predict
 from model_store.training.data import encode
 from model_store.training.loop import Loop, autocast
+from model_store.training.recipes import Options
+
+# What the loop reads of a recipe.
+_OPTIONS = ("seed", "learning_rate", "layer_decay", "warmup_share", "weight_decay", "average_decay")
 
 
 class Trainer(Loop):
@@ -38,7 +42,7 @@ class Trainer(Loop):
         self._tokenizer: Any = AutoTokenizer.from_pretrained(start, local_files_only=True)
         super().__init__(
             AutoModelForSequenceClassification.from_pretrained(start, local_files_only=True),
-            recipe,
+            Options("full", **{name: getattr(recipe, name) for name in _OPTIONS}),
             [self._batches(epoch) for epoch in range(recipe.epochs)],
             {"recipe": asdict(recipe), "teachers": self.teacher_digests},
         )
