@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import Protocol, cast
+from types import ModuleType
 
 from millrace.errors import CommandError
 from millrace.installation import check_packages
@@ -43,16 +43,6 @@ COMMANDS = {
 _PROCESSES = ("up", "api", "worker", "jobs", "serve")
 
 
-class Command(Protocol):
-    """The interface of a command's module."""
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Adds the command's options to `parser`."""
-
-    def run(self, args: argparse.Namespace) -> int:
-        """Runs the command and returns the exit status."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. Exit status 0 means success, 2 an error that the user can correct."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -67,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = _command(name) if name else None
         args = _parsed(words, name, command)
         assert command is not None, "argparse wants a command"
-        status = command.run(args)
+        status: int = command.run(args)
         if sys.stdout is not None:
             sys.stdout.flush()
     except (CommandError, FileError) as error:
@@ -115,15 +105,15 @@ def _have_a_home() -> None:
         os.environ["HOME"] = "/"
 
 
-def _command(name: str) -> Command:
+def _command(name: str) -> ModuleType:
     if name not in COMMANDS:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {close[0]}?" if close else "`millrace --help` lists the commands."
         raise CommandError(f"there is no such command; {hint}")
-    return cast(Command, importlib.import_module(f"millrace.{name}"))
+    return importlib.import_module(f"millrace.{name}")
 
 
-def _parsed(words: Sequence[str], name: str, command: Command | None) -> argparse.Namespace:
+def _parsed(words: Sequence[str], name: str, command: ModuleType | None) -> argparse.Namespace:
     """The arguments. A wrong option ends with the usage of its command and the option that may be meant."""
     parser, of_command = _parser(name, command)
     try:
@@ -139,7 +129,9 @@ def _parsed(words: Sequence[str], name: str, command: Command | None) -> argpars
     return args
 
 
-def _parser(chosen: str, command: Command | None) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
+def _parser(
+    chosen: str, command: ModuleType | None
+) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
     """The parser of all commands, and that of the chosen one."""
     parser = argparse.ArgumentParser(
         prog="millrace", description="Queue-backed, micro-batching text classification."

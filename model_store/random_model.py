@@ -16,29 +16,20 @@ _DEBERTA_V3 = {
     "relative_attention": True, "pos_att_type": "p2c|c2p", "position_buckets": 256, "share_att_key": True,
     "norm_rel_ebd": "layer_norm",
 }  # fmt: skip
-# The settings of transformers' config of a family, which is DistilBERT unless FAMILIES says otherwise.
-SHAPES: dict[str, dict[str, Any]] = {
-    "distilbert-base": {"dim": 768, "hidden_dim": 3072, "n_layers": 6, "n_heads": 12},
-    "minilm": {"dim": 384, "hidden_dim": 1536, "n_layers": 6, "n_heads": 12},
-    "tiny": {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2},
-    "bert-base": {},
-    "roberta-base": {"max_position_embeddings": 514},
-    "electra-small": {"embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4},
-    "albert-base": {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072},
-    "mpnet-base": {"max_position_embeddings": 514},
-    "modernbert-base": {"max_position_embeddings": 512, "pad_token_id": 0, "classifier_pooling": "mean"},
-    "deberta-v3-small": {**_DEBERTA_V3, "num_hidden_layers": 6},
-    "deberta-v3-base": {**_DEBERTA_V3, "num_hidden_layers": 12},
-}
-FAMILIES = {
-    "bert-base": "Bert",
-    "roberta-base": "Roberta",
-    "electra-small": "Electra",
-    "albert-base": "Albert",
-    "mpnet-base": "MPNet",
-    "modernbert-base": "ModernBert",
-    "deberta-v3-small": "DebertaV2",
-    "deberta-v3-base": "DebertaV2",
+_MODERNBERT = {"max_position_embeddings": 512, "pad_token_id": 0, "classifier_pooling": "mean"}
+# The family of transformers, and the settings of its config.
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "distilbert-base": ("DistilBert", {"dim": 768, "hidden_dim": 3072, "n_layers": 6, "n_heads": 12}),
+    "minilm": ("DistilBert", {"dim": 384, "hidden_dim": 1536, "n_layers": 6, "n_heads": 12}),
+    "tiny": ("DistilBert", {"dim": 32, "hidden_dim": 64, "n_layers": 2, "n_heads": 2}),
+    "bert-base": ("Bert", {}),
+    "roberta-base": ("Roberta", {"max_position_embeddings": 514}),
+    "electra-small": ("Electra", {"embedding_size": 128, "hidden_size": 256, "num_attention_heads": 4}),
+    "albert-base": ("Albert", {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072}),
+    "mpnet-base": ("MPNet", {"max_position_embeddings": 514}),
+    "modernbert-base": ("ModernBert", _MODERNBERT),
+    "deberta-v3-small": ("DebertaV2", {**_DEBERTA_V3, "num_hidden_layers": 6}),
+    "deberta-v3-base": ("DebertaV2", {**_DEBERTA_V3, "num_hidden_layers": 12}),
 }
 # With transformers' default, weights are so small that all texts get nearly the same scores.
 _SPREAD = 0.05
@@ -58,9 +49,9 @@ def write_random(shape: str, out: Path, *, seed: int = 0) -> None:
     tokenizer = _write_tokenizer(out)
     disable_progress_bar()
     torch.manual_seed(seed)
-    family = FAMILIES.get(shape, "DistilBert")
+    family, settings = SHAPES[shape]
     config = getattr(transformers, f"{family}Config")(
-        **SHAPES[shape],
+        **settings,
         vocab_size=len(tokenizer["model"]["vocab"]),
         id2label=dict(enumerate(LABELS)),
         label2id={label: index for index, label in enumerate(LABELS)},
