@@ -106,6 +106,8 @@ class Load:
 
 def run_workers(urls: Sequence[str], homes: int, first: int, count: int, pipe: Connection) -> None:
     """A process of workers, which live at the first `homes` shards. Ends when the pipe is closed."""
+    from pydantic import SecretStr
+
     from batcher.connection.clients import connect
     from batcher.settings import WorkerSettings
     from batcher.shards import Shard, shards_of
@@ -114,19 +116,13 @@ def run_workers(urls: Sequence[str], homes: int, first: int, count: int, pipe: C
     from batcher.worker.loop import Worker
     from model_store.stub import StubClassifier
 
-    settings = WorkerSettings()
+    settings = WorkerSettings(redis_url=SecretStr(" ".join(urls)))
     shards = shards_of(NAME, urls, 1)
 
     def queues(shard: Shard, worker: str) -> Queues[HeartbeatQueue]:
         commands, waiting, heartbeat = (
             HeartbeatQueue(
-                connect(shard.url, timeout_s=5.0, retries=1, connections=2),
-                shard.name,
-                worker,
-                lease_ms=settings.lease_ms,
-                max_attempts=settings.max_attempts,
-                result_ms=10_000,
-                helps=len(shards) > 1,
+                connect(shard.url, timeout_s=5.0, retries=1, connections=2), settings, shard, worker
             )
             for _ in range(3)
         )

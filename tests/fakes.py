@@ -9,10 +9,15 @@ from functools import partial
 from typing import Any, Literal
 
 import redis
+from pydantic import SecretStr
 
 from batcher.core.commands import Claim, Claimed, Complete, Completed, HeartbeatReply, Release, SendHeartbeat
+from batcher.hub.hub import ShardHub
 from batcher.messages import Entry, Lane, entry_id
+from batcher.settings import QueueSettings, WorkerSettings
+from batcher.shards import Shard
 from batcher.worker.exchange import Queues
+from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.host import Host
 from model_store.stub import StubClassifier
 
@@ -29,6 +34,51 @@ def counted(classifier: Any, batch_sizes: list[int]) -> Any:
 
     classifier.classify = counting
     return classifier
+
+
+def shard_hub(
+    client: Any,
+    hint_client: Any,
+    *,
+    name: str = "t",
+    cost: int = 10**6,
+    bulk_cost: int = 0,
+    linger_s: float = 0.0,
+    cache_here: bool = False,
+    cache_name: str = "",
+) -> ShardHub:
+    """One shard of a hub, which admits so much waiting cost, and looks for no workers of other formats."""
+    settings = QueueSettings(
+        max_waiting_cost=cost,
+        max_waiting_cost_bulk=bulk_cost or cost,
+        cache_url=None if cache_here else "redis://cache",  # type: ignore[arg-type]
+    )
+    shard = Shard(0, "redis+cluster://nodes", name, cache_name or name)
+    return ShardHub(client, hint_client, settings, shard, linger_s=linger_s)
+
+
+def heartbeat_queue(
+    client: Any,
+    name: str,
+    worker: str,
+    *,
+    lease_ms: int,
+    max_attempts: int,
+    result_ms: int,
+    revision: str = "",
+    cache_ms: int = 0,
+    cache_name: str = "",
+    helps: bool = False,
+    on_round_trip: Any = None,
+) -> HeartbeatQueue:
+    """A worker's side of the queue `name`. It caches nothing if `cache_ms` is 0."""
+    values: dict[str, Any] = {"lease_ms": lease_ms, "max_attempts": max_attempts}
+    values |= {"result_ttl_s": result_ms / 1000, "cache_ttl_s": cache_ms / 1000}
+    values |= {"cache_url": None if cache_ms else SecretStr("redis://cache")}
+    values |= {"redis_url": SecretStr("redis://one redis://two" if helps else "redis://one")}
+    settings = WorkerSettings().model_copy(update=values)  # also with values that no service may have
+    shard = Shard(0, "", name, cache_name or name)
+    return HeartbeatQueue(client, settings, shard, worker, revision=revision, on_round_trip=on_round_trip)
 
 
 class Gated(StubClassifier):

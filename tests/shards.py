@@ -12,8 +12,7 @@ from typing import Any
 import fakeredis
 
 from batcher.errors import MillraceError, QueueUnavailable
-from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub, ShardHub
+from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, entry_id
 from batcher.settings import QueueSettings, WorkerSettings
 from batcher.shards import shard_of, shards_of
@@ -25,7 +24,7 @@ from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability
 from model_store.stub import StubClassifier
 from tests.answers import right
-from tests.fakes import counted
+from tests.fakes import counted, heartbeat_queue, shard_hub
 from tests.servers import as_user, leftovers
 from tests.signing import SIGNED
 from tests.threads import run_worker
@@ -95,11 +94,11 @@ class Fleet:
             return made
 
         parts = [
-            ShardHub(
+            shard_hub(
                 client(shard.number),
                 client(shard.number),
                 name=shard.name,
-                caps=LaneCaps(200_000, 200_000),
+                cost=200_000,
                 cache_name=shard.cache_name,
                 **more,
             )
@@ -117,7 +116,7 @@ class Fleet:
 
         def queue(shard: Any) -> HeartbeatQueue:
             client = fakeredis.FakeRedis(server=self.servers[shard.number])
-            return HeartbeatQueue(
+            return heartbeat_queue(
                 client,
                 shard.name,
                 name,

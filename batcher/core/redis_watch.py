@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from batcher.connection.outage import REDIS_ERRORS, refused
 from batcher.connection.pipeline import Pipeline
@@ -80,16 +80,14 @@ class RedisWatch:
 
 
 class OtherFormats:
-    """Workers of the queue of one shard that keep their data in another format (decision 0019)."""
+    """Workers of the queue of one shard that keep their data in another format (decision 0019).
 
-    def __init__(self, keys: Sequence[str] = ()) -> None:
-        self._keys = keys
+    Watches the previous and the next format; nothing in a cluster, where other nodes may have them.
+    """
 
-    @classmethod
-    def of(cls, shard: Shard) -> OtherFormats:
-        """Watches the previous and the next format; nothing in a cluster, where other nodes may have them."""
+    def __init__(self, shard: Shard) -> None:
         tags = [] if is_cluster(shard.url) else [hash_tag(shard.name, FORMAT + step) for step in (-1, 1)]
-        return cls([f"{tag}:workers" for tag in tags])
+        self._keys = [f"{tag}:workers" for tag in tags]
 
     async def look(self, pipeline: Pipeline) -> None:
         """Logs one warning if there are live workers of those. Raises REDIS_ERRORS."""

@@ -21,7 +21,7 @@ from batcher.connection.clients import AsyncRedis, connect_async
 from batcher.connection.outage import REDIS_ERRORS, Outage, jitter, refused
 from batcher.connection.pipeline import Pipeline
 from batcher.core.commands import Command, Lend, NoteRefused
-from batcher.core.keys import cache_prefix, prefix
+from batcher.core.keys import cache_prefix
 from batcher.core.merged import merge
 from batcher.core.redis_watch import OtherFormats, RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers
@@ -117,15 +117,10 @@ class Sweeper:
     """
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        api: str,
-        max_attempts: int,
-        cache: str,
-        others: OtherFormats | None = None,
+        self, pipeline: Pipeline, api: str, max_attempts: int, cache: str, others: OtherFormats
     ) -> None:
         self.redis_watch = RedisWatch()
-        self._others = others or OtherFormats()
+        self._others = others
         self._pipeline = pipeline
         self._api = api
         self._max_attempts = max_attempts
@@ -158,33 +153,32 @@ class ShardHub:
     """Uses one shard of the queue on behalf of all requests of one process. Each text has a single flight.
 
     `client` runs scripts; `hint_client` only pops. `linger_s` is a pause after each pop, for callers that
-    prefer many results at once to early ones. `cache_here`: the cache is in this Redis, under `cache_name`.
+    prefer many results at once to early ones.
     """
 
     def __init__(
         self,
         client: AsyncRedis,
         hint_client: AsyncRedis,
+        settings: QueueSettings,
+        shard: Shard,
         *,
-        name: str,
-        caps: LaneCaps,
-        max_attempts: int = 3,
         linger_s: float = 0.0,
-        cache_here: bool = False,
-        cache_name: str = "",
-        others: OtherFormats | None = None,
     ) -> None:
         self.api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
         self.snapshot = NO_SNAPSHOT
         self.outage = Outage()
-        cache_name = cache_name or name
-        self.pipeline = Pipeline(client, prefix(name), retries=1)
-        self._hint_list = HintList(Pipeline(hint_client), f"{prefix(name)}:reply:{self.api}")
-        self._cache = cache_prefix(cache_name) if cache_here else ""
-        self._sweeper = Sweeper(self.pipeline, self.api, max_attempts, self._cache, others)
+        self.pipeline = Pipeline(client, shard.prefix, retries=1)
+        self._hint_list = HintList(Pipeline(hint_client), f"{shard.prefix}:reply:{self.api}")
+        # The beginning of the keys of cached results, if they are in this Redis.
+        self._cache = cache_prefix(shard.cache_name) if settings.cache_here else ""
+        others = OtherFormats(shard)
+        self._sweeper = Sweeper(self.pipeline, self.api, settings.max_attempts, self._cache, others)
         self.redis_watch = self._sweeper.redis_watch
+        parts = len(settings.queue_shards)
+        caps = LaneCaps(-(-settings.max_waiting_cost // parts), -(-settings.max_waiting_cost_bulk // parts))
         self._admission = Admission(caps)
-        self.dispatcher = Dispatcher(self.pipeline, cache_name, self.api, self.outage, self._admission)
+        self.dispatcher = Dispatcher(self.pipeline, shard.cache_name, self.api, self.outage, self._admission)
         self._slow_poll = SlowPoll(self.pipeline, self.dispatcher)
         self.counts = self.dispatcher.counts
         self._loops = Loops()
@@ -197,19 +191,9 @@ class ShardHub:
     @classmethod
     def connect(cls, settings: QueueSettings, shard: Shard, *, linger_s: float = 0.0) -> Self:
         """A hub with its own clients for one of the shards in the settings."""
-        parts = len(settings.queue_shards)
-        caps = LaneCaps(-(-settings.max_waiting_cost // parts), -(-settings.max_waiting_cost_bulk // parts))
-        return cls(
-            connect_async(shard.url, timeout_s=1.0, retries=1, key=shard.prefix),
-            connect_async(shard.url, timeout_s=HINT_BLOCK_S + 2.0, retries=0, key=shard.prefix),
-            name=shard.name,
-            caps=caps,
-            max_attempts=settings.max_attempts,
-            linger_s=linger_s,
-            cache_here=settings.cache_here,
-            cache_name=shard.cache_name,
-            others=OtherFormats.of(shard),
-        )
+        client = connect_async(shard.url, timeout_s=1.0, retries=1, key=shard.prefix)
+        hints = connect_async(shard.url, timeout_s=HINT_BLOCK_S + 2.0, retries=0, key=shard.prefix)
+        return cls(client, hints, settings, shard, linger_s=linger_s)
 
     async def start(self, patience_s: float = 0.5) -> None:
         """Starts the loops and waits for the first reply. Succeeds without Redis: the loops keep trying."""

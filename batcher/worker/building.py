@@ -118,15 +118,10 @@ def build_worker(settings: WorkerSettings, instruments: Observability, remember:
     def queue(kind: type[Q], shard: Shard, timeout_s: float, retries: int) -> Q:
         return kind(
             connect(shard.url, timeout_s=timeout_s, retries=retries, key=shard.prefix),
-            shard.name,
+            settings,
+            shard,
             worker_id,
-            lease_ms=settings.lease_ms,
-            max_attempts=settings.max_attempts,
-            result_ms=int(settings.result_ttl_s * 1000),
             revision=instruments.classifier.info.revision,
-            cache_ms=int(settings.cache_ttl_s * 1000) if settings.cache_here else 0,
-            cache_name=shard.cache_name,
-            helps=len(shards) > 1,
             on_round_trip=instruments.metrics.round_trip if instruments.metrics else None,
         )
 

@@ -18,9 +18,10 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 from batcher.connection.clients import Redis
 from batcher.connection.outage import REDIS_ERRORS, NoScriptError, Outage
 from batcher.core.commands import Claim, Claimed, Command, Complete, Completed, Release
-from batcher.core.keys import cache_prefix, prefix
+from batcher.core.keys import cache_prefix
 from batcher.messages import Result
 from batcher.settings import WorkerSettings
+from batcher.shards import Shard
 from batcher.worker.batching import Arrivals, ClaimedTexts, CostModel, InteractiveTraffic
 from batcher.worker.host import Host
 from model_store import Layout
@@ -43,36 +44,31 @@ OnRoundTrip = Callable[[Sequence[Command[Any]], float, Sequence[Any]], None]
 class WorkerQueue:
     """The worker's side, synchronous. The threads of a worker may share one instance.
 
-    Results are cached in this Redis under `cache_name` and `revision` for about `cache_ms`, or not at all if
-    that is 0. `helps`: this is one of several shards, whose workers help each other.
+    Results are cached in this Redis under the name of the shard and `revision`, if the settings say so.
     `on_round_trip` is called with the seconds of each that succeeds: a failed one counts as an outage.
     """
 
     def __init__(
         self,
         client: Redis,
-        name: str,
+        settings: WorkerSettings,
+        shard: Shard,
         worker: str,
         *,
-        lease_ms: int,
-        max_attempts: int,
-        result_ms: int,
         revision: str = "",
-        cache_ms: int = 0,
-        cache_name: str = "",
-        helps: bool = False,
         on_round_trip: OnRoundTrip | None = None,
     ) -> None:
-        self.prefix = prefix(name)
+        self.prefix = shard.prefix
         self.worker = worker
         self._client: Any = client  # redis-py does not annotate execute_command
-        self._lease_ms = lease_ms
-        self._max_attempts = max_attempts
-        self._result_ms = result_ms
-        self._cache = cache_prefix(cache_name or name, revision)
-        self._helps = helps
+        self._lease_ms = settings.lease_ms
+        self._max_attempts = settings.max_attempts
+        self._result_ms = int(settings.result_ttl_s * 1000)
+        self._cache = cache_prefix(shard.cache_name, revision)
+        self._cache_ms = int(settings.cache_ttl_s * 1000) if settings.cache_here else 0
+        # Whether this is one of several shards, whose workers help each other.
+        self._helps = len(settings.queue_shards) > 1
         self._on_round_trip = on_round_trip
-        self._cache_ms = cache_ms
         self._wake_list = f"{self.prefix}:wake:{worker}"
 
     def close(self) -> None:

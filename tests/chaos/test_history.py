@@ -14,6 +14,7 @@ from batcher.core.commands import Enqueue
 from batcher.messages import Failure, Prediction, entry_id, fragment
 from batcher.worker.heartbeat import HeartbeatQueue
 from tests.chaos.history import Call, History, Observer, Outcome
+from tests.fakes import heartbeat_queue
 from tests.search.planted import PLANTED, planted
 from tests.servers import RedisServer
 
@@ -121,7 +122,7 @@ def test_the_checker_sees_a_planted_fault_of_the_queue(
     observer = Observer(clients[1], seen)
     assert observer.watching.wait(10)
     with fault():
-        worker = HeartbeatQueue(client, "t", "w", lease_ms=2000, max_attempts=3, result_ms=60_000)
+        worker = heartbeat_queue(client, "t", "w", lease_ms=2000, max_attempts=3, result_ms=60_000)
         for result in (FAILURE, FAILURE, ANSWER):
             ask(worker, seen, result)
     observer.close()

@@ -19,8 +19,7 @@ from api.server.protocol import Connection
 from api.settings import ApiSettings
 from batcher.connection.pipeline import Pipeline
 from batcher.errors import MillraceError, NoWorker, QueueFull
-from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub, ShardHub
+from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Outcome
 from batcher.settings import WorkerSettings
@@ -28,6 +27,7 @@ from batcher.worker import exchange
 from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import Worker
 from model_store.stub import StubClassifier
+from tests.fakes import heartbeat_queue, shard_hub
 from tests.service import wait_until
 
 SHED = QueueFull("too much is waiting", retry_after_s=3.0)
@@ -92,7 +92,7 @@ def running(*, worker: bool = True, **settings: Any) -> Iterator[Service]:
         return fakeredis.FakeAsyncRedis(server=redis)
 
     def application() -> Any:
-        part = ShardHub(aio(), aio(), name="t", caps=LaneCaps(10**6, 10**6), cache_here=True)
+        part = shard_hub(aio(), aio(), name="t", cost=10**6, cache_here=True)
         hub = RefusableHub([part])
         hubs.append(hub)
         cache = SharedCache(Pipeline(aio()), "t")
@@ -123,7 +123,7 @@ def _start_worker(stack: ExitStack, redis: fakeredis.FakeServer) -> None:
     def queue() -> HeartbeatQueue:
         client = fakeredis.FakeRedis(server=redis)
         stack.callback(client.close)
-        return HeartbeatQueue(
+        return heartbeat_queue(
             client,
             "t",
             "w1",

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batcher.messages import entry_id
-from batcher.worker.heartbeat import HeartbeatQueue
 from model_store.stub import StubClassifier
 from tests.e2e.browser import Viewer, launched, viewing
+from tests.fakes import heartbeat_queue
 from tests.integration.test_queue_contract import RECORD
 from tests.servers import RedisServer, needs_server
 from tests.service import Service, wait_until
@@ -131,7 +131,7 @@ def test_a_worker_that_fell_back_to_another_arithmetic_is_first(service: Service
     why = "int8 weights in bf16, packed: a text of <b>17</b> tokens alone has another label"
     record = {**RECORD, "arithmetic": "f32", "fallback": why}
     with service.redis.client() as client:
-        queue = HeartbeatQueue(client, "default", "fallen", lease_ms=2000, max_attempts=3, result_ms=1000)
+        queue = heartbeat_queue(client, "default", "fallen", lease_ms=2000, max_attempts=3, result_ms=1000)
         queue.heartbeat([], record, {"revision": record["revision"]}, 60_000)
         banner = page.locator('#banners [data-problem="fallback"]')
         assert banner.locator("summary").inner_text() == "1 of 2 workers fell back to f32."

@@ -17,10 +17,10 @@ from batcher.core.keys import cache_key
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.hub import hub
 from batcher.messages import Prediction, entry_id
-from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.stats import WorkerStats, model_record
 from model_store.stub import StubClassifier
 from tests.answers import right
+from tests.fakes import heartbeat_queue
 from tests.faults.conftest import HubAndWorkers, P
 from tests.proxy import Proxy
 from tests.service import Process
@@ -92,7 +92,7 @@ async def test_fault_05_the_reply_to_complete_is_lost_and_it_is_sent_again(
     """A worker by hand, so that nothing but `complete` is hit."""
     proxy = proxies(service.redis.url)
     client = connect(proxy.url, timeout_s=0.5, retries=0)
-    queue = HeartbeatQueue(client, "default", "by hand", lease_ms=5000, max_attempts=3, result_ms=60_000)
+    queue = heartbeat_queue(client, "default", "by hand", lease_ms=5000, max_attempts=3, result_ms=60_000)
     info = StubClassifier(variant="signed").info
     queue.heartbeat((), WorkerStats().record(info, "idle"), model_record(info), ttl_ms=60_000, takeover=True)
     queue.complete([("f" * 64, b"no client asks")])  # teaches Redis the script

@@ -20,16 +20,14 @@ from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.connection.pipeline import Pipeline
 from batcher.core.keys import prefix
-from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub, ShardHub
+from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.settings import WorkerSettings
 from batcher.worker import exchange, loop
 from batcher.worker.cache_writer import remember
-from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import Worker
 from model_store.stub import StubClassifier
-from tests.fakes import Gated, counted
+from tests.fakes import Gated, counted, heartbeat_queue, shard_hub
 from tests.servers import leftovers
 from tests.threads import run_worker
 
@@ -54,8 +52,7 @@ class Service:
     async def api(
         self, cap: int = 100_000, **settings: object
     ) -> tuple[PredictMiddleware, httpx.AsyncClient]:
-        caps = LaneCaps(cap, cap)
-        part = ShardHub(self._aio(), self._aio(), name="t", caps=caps, cache_here=self.cache_here)
+        part = shard_hub(self._aio(), self._aio(), name="t", cost=cap, cache_here=self.cache_here)
         app = create_app(
             ApiSettings(**settings),  # type: ignore[arg-type]
             Backends(ReplyHub([part]), SharedCache(Pipeline(self._aio()), "t")),
@@ -69,7 +66,7 @@ class Service:
         settings = WorkerSettings()
         stub = counted(classifier or StubClassifier(), self.batch_sizes)
         commands, waiting, heartbeat = (
-            HeartbeatQueue(
+            heartbeat_queue(
                 self.sync(),
                 "t",
                 "w1",

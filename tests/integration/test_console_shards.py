@@ -23,9 +23,9 @@ from batcher.hub.hub import ReplyHub
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 from batcher.messages import Failure, entry_id
-from batcher.worker.heartbeat import HeartbeatQueue
 from model_store.stub import StubClassifier
 from tests.answers import right
+from tests.fakes import heartbeat_queue
 from tests.operators import SETTING, OperatorAuth
 from tests.shards import NAME, Fleet, texts_at, until
 from tests.signing import SIGNED
@@ -88,7 +88,7 @@ async def service() -> AsyncIterator[Service]:
 def refuse(service: Service, text: str, number: int) -> str:
     """A text of a shard that two workers fail on."""
     entry, client, name = entry_id(text), service.fleet.clients[number], NAMES[number]
-    queue = HeartbeatQueue(client, name, "w", lease_ms=60_000, max_attempts=1, result_ms=60_000)
+    queue = heartbeat_queue(client, name, "w", lease_ms=60_000, max_attempts=1, result_ms=60_000)
     queue.run([Enqueue([entry], [text], [5], "a", "interactive", 60_000, 1000)])
     queue.claim(10, 100, 100)
     client.set(f"{prefix(name)}:failed:{entry}", "w0", px=60_000)

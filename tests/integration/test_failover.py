@@ -13,8 +13,8 @@ from batcher.connection.outage import REDIS_ERRORS
 from batcher.connection.pipeline import Pipeline
 from batcher.core.snapshot import Sweep
 from batcher.jobs.store import JobStore
-from batcher.worker.heartbeat import HeartbeatQueue
 from tests.conftest import encoded
+from tests.fakes import heartbeat_queue
 from tests.proxy import Proxy
 from tests.servers import RedisServer
 from tests.service import wait_until
@@ -55,7 +55,7 @@ class User:
         self._aio = connect_async(url, timeout_s=2, retries=1)
         self._sync = connect(url, timeout_s=2, retries=0)
         self._pipeline = Pipeline(self._aio, "t", retries=1)
-        self._worker = HeartbeatQueue(self._sync, "t", "w", lease_ms=2000, max_attempts=3, result_ms=1000)
+        self._worker = heartbeat_queue(self._sync, "t", "w", lease_ms=2000, max_attempts=3, result_ms=1000)
         self._store = JobStore(self._sync, "t", 60)
         self._write: Callable[[], Awaitable[object]] = getattr(self, f"_{kind}")
 

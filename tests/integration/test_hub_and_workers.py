@@ -25,8 +25,8 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.hub import hub as hub_module
-from batcher.hub.dispatcher import Admission, LaneCaps
-from batcher.hub.hub import HintList, ReplyHub, ShardHub
+from batcher.hub.dispatcher import Admission
+from batcher.hub.hub import HintList, ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Failure, Prediction, entry_id
 from batcher.settings import WorkerSettings
@@ -37,7 +37,7 @@ from batcher.worker.inference import FAILED_BATCHES, PROBES
 from batcher.worker.loop import Worker
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
-from tests.fakes import Gated, counted
+from tests.fakes import Gated, counted, heartbeat_queue, shard_hub
 from tests.servers import as_user, leftovers
 from tests.threads import run_worker
 
@@ -55,9 +55,9 @@ class HubAndWorkers:
         self.client = clients()[1]
 
     async def hub(self, *, linger_s: float = 0.0, cache_here: bool = False, **caps: int) -> ReplyHub:
-        limits = LaneCaps(caps.get("interactive", 200_000), caps.get("bulk", 200_000))
+        caps = {"cost": caps.get("interactive", 200_000), "bulk_cost": caps.get("bulk", 200_000)}
         clients = [self._clients()[0] for _ in range(2)]
-        part = ShardHub(*clients, name="t", caps=limits, linger_s=linger_s, cache_here=cache_here)
+        part = shard_hub(*clients, **caps, linger_s=linger_s, cache_here=cache_here)
         hub = ReplyHub([part])
         await hub.start()
         self._stack.push_async_callback(hub.stop)
@@ -67,7 +67,7 @@ class HubAndWorkers:
         chosen = WorkerSettings(**settings)
 
         def queue() -> HeartbeatQueue:
-            return HeartbeatQueue(
+            return heartbeat_queue(
                 self._clients()[1],
                 "t",
                 f"w{id(chosen)}",
@@ -678,7 +678,7 @@ async def test_a_wake_up_that_a_dead_worker_got_is_replaced(
     monkeypatch.setattr(hub_module, "SWEEP_EVERY_S", 60.0)
     await asyncio.sleep(1.1)  # until the sweep that is due has run
     for name in ("killed", "frozen"):
-        lost = HeartbeatQueue(service.client, "t", name, lease_ms=60_000, max_attempts=3, result_ms=60_000)
+        lost = heartbeat_queue(service.client, "t", name, lease_ms=60_000, max_attempts=3, result_ms=60_000)
         lost.heartbeat([], {"revision": "rev"}, {"name": "m", "revision": "rev"}, 60_000)
         assert not lost.claim(10, 100, 100, idle_ms=0).entries
     sent = hub.parts[0].pipeline.run

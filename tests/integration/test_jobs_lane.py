@@ -10,13 +10,14 @@ import redis
 from batcher.core.commands import Enqueue
 from batcher.messages import Lane
 from batcher.worker.heartbeat import HeartbeatQueue
+from tests.fakes import heartbeat_queue
 
 Ask = Callable[[str, int, Lane], None]
 
 
 @pytest.fixture
 def queue(client: redis.Redis) -> HeartbeatQueue:
-    return HeartbeatQueue(client, "lane", "w", lease_ms=2000, max_attempts=3, result_ms=1000)
+    return heartbeat_queue(client, "lane", "w", lease_ms=2000, max_attempts=3, result_ms=1000)
 
 
 @pytest.fixture

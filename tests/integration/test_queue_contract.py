@@ -35,6 +35,7 @@ from batcher.errors import QueueFull
 from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import Failure, Prediction, decode_result, fragment
 from batcher.worker.heartbeat import HeartbeatQueue
+from tests.fakes import heartbeat_queue
 from tests.servers import leftovers
 from tests.service import wait_until
 
@@ -71,7 +72,7 @@ class Bench:
     def worker(
         self, name: str = "w", lease_ms: int = 2000, max_attempts: int = 3, **cache: Any
     ) -> HeartbeatQueue:
-        return HeartbeatQueue(
+        return heartbeat_queue(
             self.client, "t", name, lease_ms=lease_ms, max_attempts=max_attempts, result_ms=60_000, **cache
         )
 

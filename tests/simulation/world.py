@@ -15,8 +15,7 @@ from greenlet import getcurrent
 from batcher.connection import outage as outage_module
 from batcher.core import pauses as pauses_module
 from batcher.hub import hub as hub_module
-from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub, ShardHub
+from batcher.hub.hub import ReplyHub
 from batcher.settings import WorkerSettings
 from batcher.worker import inference as inference_module
 from batcher.worker.batching import CostModel
@@ -25,6 +24,7 @@ from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import Worker
 from model_store import Tokens
 from model_store.stub import StubClassifier
+from tests.fakes import heartbeat_queue, shard_hub
 from tests.simulation.clients import HubClient, WorkerClient
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.network import Network
@@ -32,7 +32,7 @@ from tests.simulation.threads import Process
 
 NAME = "simulated"
 SETTINGS = WorkerSettings(batch_timeout_s=10)
-CAPS = LaneCaps(2_000, 2_000)
+COST = 2_000
 # What a forward pass takes, and how much longer now and then, but not twice in a row: budgets may be 1 s.
 FIXED_S, TOKEN_S, SLOW, SLOW_S, SLOW_AGAIN_S = 0.004, 0.0002, 0.02, 0.5, 2.0
 RAISE, KILL = -1, -2
@@ -64,7 +64,7 @@ def make_hub(networks: Sequence[Network], name: str, api: str, caches: bool) -> 
     for network in networks:
         hints_s = hub_module.HINT_BLOCK_S + 2.0
         clients: Any = HubClient(network, name, 1.0, 1), HubClient(network, name, hints_s, 0)
-        part = ShardHub(*clients, name=network.shard.name, caps=CAPS, cache_here=caches, cache_name=NAME)
+        part = shard_hub(*clients, name=network.shard.name, cost=COST, cache_here=caches, cache_name=NAME)
         part.outage.now = network.loop.time
         parts.append(part)
     return ReplyHub(parts)
@@ -76,7 +76,7 @@ def make_worker(networks: Sequence[Network], process: Process, caches: bool) -> 
 
     def queue(network: Network, timeout_s: float, retries: int) -> HeartbeatQueue:
         client: Any = WorkerClient(network, process, timeout_s, retries)
-        return HeartbeatQueue(
+        return heartbeat_queue(
             client,
             network.shard.name,
             process.name.replace(" ", "-"),

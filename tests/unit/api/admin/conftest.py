@@ -23,6 +23,7 @@ from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 from batcher.worker.heartbeat import HeartbeatQueue
 from tests.conftest import FakeRedis
+from tests.fakes import heartbeat_queue
 from tests.unit.fakes import FakeCache, FakeHub
 
 ADMIN = {"authorization": "Bearer all"}
@@ -55,7 +56,7 @@ class AdminApi:
         return await self.client.post(f"/admin{path}", json=body, headers=ADMIN)
 
     def worker(self, name: str = "w1") -> HeartbeatQueue:
-        return HeartbeatQueue(self.redis, "default", name, lease_ms=2000, max_attempts=1, result_ms=60_000)
+        return heartbeat_queue(self.redis, "default", name, lease_ms=2000, max_attempts=1, result_ms=60_000)
 
 
 @pytest.fixture(autouse=True)

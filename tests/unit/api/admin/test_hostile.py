@@ -10,9 +10,9 @@ from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub, ShardHub
+from batcher.hub.hub import ReplyHub
 from tests.conftest import FakeRedis
+from tests.fakes import shard_hub
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, Start
 from tests.unit.api.admin.test_access import admin_routes
 
@@ -80,7 +80,7 @@ REFUSALS = NOT_NOW | {
 
 @pytest.fixture
 async def api(start: Start, fake_redis: FakeRedis) -> AdminApi:
-    hub: Any = ReplyHub([ShardHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))])
+    hub: Any = ReplyHub([shard_hub(fake_redis.aio, fake_redis.aio, name="default", cost=1000)])
     return await start(hub)
 
 

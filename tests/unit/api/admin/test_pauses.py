@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from batcher.core.snapshot import NO_SNAPSHOT
-from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub, ShardHub
+from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, fragment
 from tests.conftest import FakeRedis
+from tests.fakes import shard_hub
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start
 from tests.unit.api.service import assert_problem
 from tests.unit.fakes import RUNNING, FakeHub
@@ -27,7 +27,7 @@ async def until(true: Callable[[], object]) -> None:
 
 @pytest.fixture
 async def api(start: Start, fake_redis: FakeRedis) -> AdminApi:
-    hub: Any = ReplyHub([ShardHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))])
+    hub: Any = ReplyHub([shard_hub(fake_redis.aio, fake_redis.aio, name="default", cost=1000)])
     api = await start(hub, default_budget_s=2.0)
     record = {"revision": "rev-2026", "engine": "stub", "precision": "f32", "state": "idle", "rate": 1000}
     record |= {"batches": 0, "texts": 0, "last_batch": 0, "started_ms": 1}

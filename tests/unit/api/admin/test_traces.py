@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from api.admin.traces import Traces, timeline
 from api.predict.request_log import MAX_ANSWERS, MAX_HITS, MAX_SLOW
 from batcher.core.commands import AskQuestion, EndQuestion, Question
-from batcher.hub.dispatcher import LaneCaps
-from batcher.hub.hub import ReplyHub, ShardHub
+from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, entry_id, fragment
 from batcher.worker.heartbeat import HeartbeatQueue
 from tests.conftest import FakeRedis
+from tests.fakes import heartbeat_queue, shard_hub
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start
 from tests.unit.api.admin.test_pauses import until
 from tests.unit.api.service import assert_problem
@@ -58,7 +58,7 @@ async def api(start: Start, fake_redis: FakeRedis) -> AdminApi:
 
 
 async def served(start: Start, fake_redis: FakeRedis) -> AdminApi:
-    hub: Any = ReplyHub([ShardHub(fake_redis.aio, fake_redis.aio, name="default", caps=LaneCaps(1000, 1000))])
+    hub: Any = ReplyHub([shard_hub(fake_redis.aio, fake_redis.aio, name="default", cost=1000)])
     api = await start(hub, default_budget_s=20.0)
     worker(api).heartbeat([], RECORD, MODEL, 60_000, takeover=True)
     await hub.parts[0].sweep()
@@ -66,7 +66,7 @@ async def served(start: Start, fake_redis: FakeRedis) -> AdminApi:
 
 
 def worker(api: AdminApi) -> HeartbeatQueue:
-    return HeartbeatQueue(api.redis, "default", "w1", lease_ms=60_000, max_attempts=1, result_ms=60_000)
+    return heartbeat_queue(api.redis, "default", "w1", lease_ms=60_000, max_attempts=1, result_ms=60_000)
 
 
 async def classified(api: AdminApi, request_id: str, *texts: str) -> None:

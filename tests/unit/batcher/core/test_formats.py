@@ -31,7 +31,7 @@ async def test_an_api_warns_of_live_workers_of_another_format(
     fake_redis: FakeRedis, caplog: pytest.LogCaptureFixture, step: int, warns: bool
 ) -> None:
     fake_redis.sync.zadd(f"{hash_tag('t', FORMAT + step)}:workers", {"w": (time.time() + 60) * 1000})
-    await OtherFormats.of(HERE).look(Pipeline(fake_redis.aio, prefix("t")))
+    await OtherFormats(HERE).look(Pipeline(fake_redis.aio, prefix("t")))
     assert (["another format of data" in record.message for record in caplog.records] == [True]) == warns
 
 
@@ -40,7 +40,7 @@ async def test_workers_that_have_ended_and_other_nodes_of_a_cluster_are_no_conce
 ) -> None:
     workers, pipeline = f"{hash_tag('t', 1)}:workers", Pipeline(fake_redis.aio, prefix("t"))
     fake_redis.sync.zadd(workers, {"w": (time.time() - 60) * 1000})
-    await OtherFormats.of(HERE).look(pipeline)
+    await OtherFormats(HERE).look(pipeline)
     fake_redis.sync.zadd(workers, {"w": (time.time() + 60) * 1000})
-    await OtherFormats.of(IN_A_CLUSTER).look(pipeline)
+    await OtherFormats(IN_A_CLUSTER).look(pipeline)
     assert not caplog.records

@@ -75,7 +75,7 @@ async def test_a_user_that_may_not_read_the_memory_sweeps_and_an_outage_is_one(
         raise errors[not refused]
 
     monkeypatch.setattr(redis, "execute", execute)
-    made: Any = Sweeper(redis, "api", 3, "")  # type: ignore[arg-type]
+    made: Any = Sweeper(redis, "api", 3, "", Others())  # type: ignore[arg-type]
     if refused:
         await made.sweep(connected=False)
         assert redis.memory == [0]

@@ -28,6 +28,7 @@ from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.metrics import WorkerMetrics
 from batcher.worker.stats import BatchReport
 from model_store.stub import StubClassifier
+from tests.fakes import heartbeat_queue
 
 ENTRY = Entry("a" * 64, "some text", "interactive", 5, waited_ms=3, remaining_ms=900, attempts=1)
 REPORT = BatchReport(
@@ -71,7 +72,7 @@ def test_what_is_logged_of_a_batch_is_ids_and_durations_never_texts() -> None:
 
 
 def measured(metrics: WorkerMetrics, client: fakeredis.FakeRedis | None = None) -> HeartbeatQueue:
-    return HeartbeatQueue(
+    return heartbeat_queue(
         client or fakeredis.FakeRedis(),
         "default",
         "w",
