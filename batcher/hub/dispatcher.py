@@ -34,14 +34,7 @@ from batcher.errors import (
     QueueFull,
     QueueUnavailable,
 )
-from batcher.messages import (
-    Failure,
-    Lane,
-    Outcome,
-    Prediction,
-    decode_cached,
-    decode_result,
-)
+from batcher.messages import Failure, Lane, Outcome, Prediction, decode_cached, decode_result
 
 # Admit only what will be claimed within this share of its budget: the batch itself needs the rest.
 ADMIT_SHARE = 0.5
@@ -64,18 +57,13 @@ LOOK_MAX_S = 1.0
 MAX_POLLED = 500
 
 
-@dataclass(frozen=True, slots=True)
-class LaneCaps:
-    """Waiting cost, in estimated tokens, above which each lane sheds."""
-
-    interactive: int
-    bulk: int
-
-
 class Admission:
-    """The caps of one API process, and the cost it has shed but expects back. `rate` is cost per second."""
+    """How much may wait in each lane for one API process, and the cost it has shed but expects back.
 
-    def __init__(self, caps: LaneCaps) -> None:
+    `caps` are in estimated tokens, and `rate` is in these per second.
+    """
+
+    def __init__(self, caps: Mapping[str, int]) -> None:
         self.caps = caps
         self.rate = 0.0
         self.pauses: Mapping[str, Pause] = {}
@@ -90,7 +78,7 @@ class Admission:
 
     def cap(self, lane: Lane, first: bool, budget_s: float) -> int:
         """The waiting cost that can be claimed in time: the setting, or less if the workers are slower."""
-        cap: int = getattr(self.caps, lane)
+        cap = self.caps[lane]
         if lane == "interactive" and self.rate > 0:
             able_s = max(budget_s - self.pause_s(lane), 0.0)
             cap = min(cap, int(self.rate * able_s * ADMIT_SHARE) + 1)

@@ -26,15 +26,7 @@ from batcher.core.merged import merge
 from batcher.core.redis_watch import OtherFormats, RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers
 from batcher.errors import NoWorker, QueueUnavailable
-from batcher.hub.dispatcher import (
-    Admission,
-    Dispatcher,
-    HubCounts,
-    LaneCaps,
-    PendingEntry,
-    SlowPoll,
-    outcomes,
-)
+from batcher.hub.dispatcher import Admission, Dispatcher, HubCounts, PendingEntry, SlowPoll, outcomes
 from batcher.memory import read_memory
 from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
@@ -176,8 +168,8 @@ class ShardHub:
         self._sweeper = Sweeper(self.pipeline, self.api, settings.max_attempts, self._cache, others)
         self.redis_watch = self._sweeper.redis_watch
         parts = len(settings.queue_shards)
-        caps = LaneCaps(-(-settings.max_waiting_cost // parts), -(-settings.max_waiting_cost_bulk // parts))
-        self._admission = Admission(caps)
+        waiting = {"interactive": settings.max_waiting_cost, "bulk": settings.max_waiting_cost_bulk}
+        self._admission = Admission({lane: -(-cost // parts) for lane, cost in waiting.items()})
         self.dispatcher = Dispatcher(self.pipeline, shard.cache_name, self.api, self.outage, self._admission)
         self._slow_poll = SlowPoll(self.pipeline, self.dispatcher)
         self.counts = self.dispatcher.counts
@@ -290,14 +282,6 @@ class ShardHub:
         """Makes this a part of a hub. Both are called as `on_sweep` of the hub and `WakeUps` say."""
         self._on_sweep = on_sweep
         self.dispatcher.wake_ups.ask_for_help = ask_for_help
-
-    async def lend(self, shard: int, oldest_ms: int) -> int:
-        """Wakes a worker to help another shard. Returns how many are idle still, or -1 if none was."""
-        return await self.pipeline.run(Lend(shard, oldest_ms))
-
-    async def workers(self) -> tuple[WorkerRecord, ...]:
-        """The records of all live workers. Raises REDIS_ERRORS."""
-        return await self.pipeline.run(Workers())
 
 
 class ConsoleCommands:
@@ -416,7 +400,7 @@ class ReplyHub:
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
         """The records of all workers that live at a shard which is available. Raises REDIS_ERRORS."""
-        found = await asyncio.gather(*(part.workers() for part in self.parts if part.reachable))
+        found = await asyncio.gather(*(part.pipeline.run(Workers()) for part in self.parts if part.reachable))
         return tuple(record for records in found for record in records)
 
     async def classify(
@@ -488,7 +472,7 @@ class ReplyHub:
         """Asks one shard after another until one has woken a worker. The next text may then ask at once."""
         for part in self._helpers(number):
             try:
-                part.dispatcher.wake_ups.idle = idle = await part.lend(number, oldest_ms)
+                part.dispatcher.wake_ups.idle = idle = await part.pipeline.run(Lend(number, oldest_ms))
                 if idle >= 0:
                     self._ask_at[number] = 0.0
                     return

@@ -8,11 +8,11 @@ import pytest
 
 from batcher.core.pauses import Pause, Waiting, read_pauses
 from batcher.errors import Paused
-from batcher.hub.dispatcher import Admission, LaneCaps
+from batcher.hub.dispatcher import Admission
 
 
 def admission(waiting: Waiting, left_s: float) -> Admission:
-    made = Admission(LaneCaps(1000, 5000))
+    made = Admission({"interactive": 1000, "bulk": 5000})
     made.rate = 100.0
     made.pauses = {"interactive": Pause(waiting, time.monotonic() + left_s)}
     return made

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.hub.dispatcher import PROMISED_SHARE, Admission, LaneCaps
+from batcher.hub.dispatcher import PROMISED_SHARE, Admission
 from batcher.messages import Lane
 
-CAPS = LaneCaps(interactive=1000, bulk=5000)
+CAPS = {"interactive": 1000, "bulk": 5000}
 
 
 def admission(rate: float) -> Admission:

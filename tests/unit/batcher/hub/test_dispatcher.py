@@ -13,7 +13,7 @@ from batcher.connection.outage import Outage
 from batcher.core.commands import Accepted, Cancel, Enqueue, Full, State
 from batcher.core.pauses import Pause
 from batcher.errors import Paused, QueueFull, QueueUnavailable
-from batcher.hub.dispatcher import Admission, Dispatcher, LaneCaps
+from batcher.hub.dispatcher import Admission, Dispatcher
 from batcher.messages import Lane, Prediction
 
 
@@ -28,7 +28,7 @@ class Made:
         self.error: Exception | None = None
         self.outage = Outage()
         pipeline: Any = self
-        admission = Admission(LaneCaps(1000, 1000))
+        admission = Admission({"interactive": 1000, "bulk": 1000})
         self.dispatcher = Dispatcher(pipeline, "t", "api", self.outage, admission)
 
     def run(self, command: Any) -> asyncio.Future[Any]:
