@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 from millrace.addresses import refusal
 from millrace.errors import CommandError
-from millrace.service_client import API_KEY_FILE, ServiceClient
-from millrace.service_client import add_arguments as add_client_arguments
+from millrace.service_client import ServiceClient, add_client_arguments
 
 if TYPE_CHECKING:
     import httpx
@@ -29,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json", action="store_true", help="print the answer of the service, with all scores"
     )
-    add_client_arguments(parser, API_KEY_FILE)
+    add_client_arguments(parser, PredictClient)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +56,6 @@ class PredictClient(ServiceClient):
     """Sends texts to POST /predict, or to the route of another model."""
 
     timeout_s = 60.0
-    key_file = "api_key_file"
 
     def predict(self, texts: list[str], model: str) -> httpx.Response:
         """The answer to these texts. Raises CommandError."""
