@@ -160,6 +160,12 @@ def longest_fragment(labels: Sequence[str]) -> int:
     return len(fragment(labels, [_LONGEST_SCORE] * len(labels)))
 
 
+@lru_cache(maxsize=64)
+def shortest_fragment(labels: tuple[str, ...]) -> int:
+    """The fewest bytes that `fragment` has for these labels."""
+    return len(fragment(labels, [0.0] * len(labels)))
+
+
 @lru_cache(maxsize=4096)
 def _quoted(text: str) -> str:
     """Encodes a label as a JSON string. Cached, because there are only a few labels."""

@@ -77,7 +77,7 @@ class SageMaker(_Cloud):
                 raise refused("parameters are for inputs: text is answered as by /predict", "parameters")
             found = await self.service.classify(call, text_list(asked.text, "text"))
             ordered = self.service.settings.label_order == "score"
-            body = joined(found.results, self.service.settings.max_answer_bytes, ordered=ordered)
+            body = joined(found.results, ordered=ordered)
             return Answer(200, [*found.headers], body)
         found = await self.service.classify(call, texts_of(asked.inputs, "inputs"))
         answers = as_asked(asked.parameters, found)

@@ -68,18 +68,20 @@ class FmsDetector(Dialect):
         self.service.choose(call, call.context.headers.by_name.get(DETECTOR, b"").decode("latin-1"))
         threshold = (asked.detector_params or DetectorParameters()).threshold
         texts = text_list(asked.contents, "contents")
-        found = await self.service.classify(call, texts)
+        all_labels = 0 if threshold else len(self.service.labels(call))
+        found = await self.service.classify(call, texts, least=_repeated(texts, [all_labels] * len(texts)))
         reached = [sum(score >= threshold for _, score in scores) for scores in found.scores]
-        repeated = sum(
-            size * (len(to_json(text)) + _BYTES_OF_DETECTION)
-            for text, size in zip(texts, reached, strict=True)
-            if size
-        )
-        check_size(found.size + repeated, self.service.settings.max_answer_bytes)
+        check_size(found.size + _repeated(texts, reached), self.service.settings.max_answer_bytes)
         answer = (
             _detections(text, scores, threshold) for text, scores in zip(texts, found.scores, strict=True)
         )
         return json_answer(answer, [*found.headers, found.tokens_header])
+
+
+def _repeated(texts: Sequence[str], labels: Sequence[int]) -> int:
+    """About how many bytes of JSON each text and what is around it take, once for each of so many labels."""
+    pairs = zip(texts, labels, strict=True)
+    return sum(count * (len(to_json(text)) + _BYTES_OF_DETECTION) for text, count in pairs if count)
 
 
 def _detections(text: str, scores: Scores, threshold: float) -> list[dict[str, Any]]:

@@ -155,9 +155,12 @@ class DialectService:
         body = await bodies.read(call.receive)
         return decompressed(encoding, body, bodies.limit) if encoding else body
 
-    async def classify(self, call: Call, texts: list[str], budget_s: float | None = None) -> Classified:
-        """Raises Problem, MillraceError or ClientDisconnect."""
+    async def classify(
+        self, call: Call, texts: list[str], budget_s: float | None = None, *, least: int = 0
+    ) -> Classified:
+        """The answer has at least `least` bytes, whatever the results. Raises as `Predictor.find`."""
         self.predictor.reader.check(texts)
+        check_size(least, self.settings.max_answer_bytes)
         # Looked up once: while the texts are computed, the name may move to another revision.
         served = self.served(call)
         context, lookup = call.context, served.lookup
@@ -168,7 +171,6 @@ class DialectService:
             lookup, context, call.receive, budget_s, one_revision=True
         )
         total_s = perf_counter() - context.started
-        check_size(sum([len(result.fragment) for result in results]), self.settings.max_answer_bytes)
         computed = [*context.answer.computed.values()] if context.answer is not None else []
         revision = lookup.models.revision if lookup.names_models else results[0].revision
         scores = [_scores(result.fragment) for result in results]
@@ -178,6 +180,11 @@ class DialectService:
     def served(self, call: Call) -> Served:
         """The model that a request is for: the first one, unless it names another."""
         return call.served or self.models.current
+
+    def labels(self, call: Call) -> Sequence[str]:
+        """The labels of the model that a request is for; none while they are not known."""
+        published = self.served(call).lookup.models.published
+        return published.labels if published else ()
 
     def model(self, call: Call) -> ModelRecord:
         """What workers published about the model of a request. Raises Problem 503 before the first one."""

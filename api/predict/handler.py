@@ -29,6 +29,7 @@ from api.asgi.http import (
     check_encoding,
     check_json,
     check_length,
+    check_size,
     route_path,
     send_answer,
     unless_disconnected,
@@ -158,10 +159,11 @@ class Predictor:
     ) -> tuple[Sequence[Result], list[Header]]:
         """The result of each text, and the headers that describe them; notes in `context` what was found.
 
-        `budget_s` is the default one unless it is given. If the in-process cache knows all texts, it does
-        not wait for anything. Raises Problem, MillraceError or ClientDisconnect.
+        `budget_s` has a default. If the in-process cache knows all texts, it does not wait for anything. What
+        can only be too large is refused before. Raises Problem, MillraceError or ClientDisconnect.
         """
         texts, client = context.texts, context.client
+        check_size(len(texts) * lookup.models.shortest, self.settings.max_answer_bytes)
         if self.limits.traffic.has_quotas:
             self.limits.check(client, len(texts))
         started = perf_counter()
@@ -186,7 +188,9 @@ class Predictor:
             context.computed = len(result.computed)
             context.hit = not result.computed
             cache_s = result.cache_s
-        return results, answer_headers(context, lookup.models, results, cache_s)
+        described = answer_headers(context, lookup.models, results, cache_s)
+        check_size(sum([len(result.fragment) for result in results]), self.settings.max_answer_bytes)
+        return results, described
 
 
 class PredictHandler:
@@ -209,7 +213,6 @@ class PredictHandler:
         self._lifecycle = lifecycle
         self._alternatives = alternatives
         self._label_order = predictor.settings.label_order
-        self._most_bytes = predictor.settings.max_answer_bytes
         self.request_log = predictor.request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -265,7 +268,7 @@ class PredictHandler:
             if preference.respond_async and deferral is not None:
                 return await deferral(headers, texts)
             raise
-        body = joined(results, self._most_bytes, ordered=context.by_score)
+        body = joined(results, ordered=context.by_score)
         if self._lookup.names_models:
             body = _with_models(body, self._lookup.models, results)
         if budget_s is not None:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from api.asgi.http import RequestHeaders, check_size
+from api.asgi.http import RequestHeaders
 from api.asgi.json_reader import read_json
 from api.asgi.problems import reported
 from api.errors import Header, Problem, problem_of
@@ -129,13 +129,9 @@ class RequestContext:
         return problem
 
 
-def joined(results: Sequence[Result], most: int, *, ordered: bool) -> bytes:
-    """The body of /predict, with labels by falling score if `ordered`.
-
-    Raises Problem 413 if it would have more than `most` bytes.
-    """
+def joined(results: Sequence[Result], *, ordered: bool) -> bytes:
+    """The body of /predict, with labels by falling score if `ordered`."""
     fragments = [result.fragment for result in results]
-    check_size(sum(map(len, fragments)), most)
     if ordered:
         known = {fragment: by_score(fragment) for fragment in set(fragments)}
         fragments = [known[fragment] for fragment in fragments]

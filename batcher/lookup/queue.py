@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 from batcher.core.commands import Command, NoteRefused
 from batcher.core.snapshot import ModelRecord, Snapshot
 from batcher.errors import BudgetExceeded, MillraceError, RevisionsMixed
-from batcher.messages import Lane, Outcome, Prediction, entry_id
+from batcher.messages import Lane, Outcome, Prediction, entry_id, shortest_fragment
 
 # How many model revisions are remembered.
 MAX_MODELS = 64
@@ -253,6 +253,12 @@ class Models:
     def published(self) -> ModelRecord | None:
         """What workers have published last; None while it is not known."""
         return self._source.snapshot.model
+
+    @property
+    def shortest(self) -> int:
+        """The fewest bytes of a result, whichever of the models answers; 0 while the labels are not known."""
+        models = [one.published for one in self._others or (self,)]
+        return min([shortest_fragment(model.labels) if model else 0 for model in models])
 
     @property
     def name(self) -> str:
@@ -528,7 +534,8 @@ class QueueLookup:
             if isinstance(outcome, MillraceError):
                 answer.count(type(outcome), 1)
                 answer.failed[text] = outcome
-                self._note_refused(answer.ids[text], request.client, text)
+                kept = text if self._keeps_refused else None  # for the console: only this process knows it
+                self._hub.console.send(NoteRefused(answer.ids[text], request.client, kept))
                 continue
             answer.by_text[text] = outcome
             if outcome.cached:
@@ -539,10 +546,6 @@ class QueueLookup:
                 self._local.put(text, outcome, self._ttl_s * FRESH_SHARE, request.tenant)
         answer.count("hit_shared", cached)
         answer.count("computed", len(answer.computed))
-
-    def _note_refused(self, entry: str, client: str, text: str) -> None:
-        """Adds what only this process knows to the record that the console shows."""
-        self._hub.console.send(NoteRefused(entry, client, text if self._keeps_refused else None))
 
 
 def _best(results: Results) -> str:

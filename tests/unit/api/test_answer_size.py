@@ -1,4 +1,4 @@
-"""The size of an answer has a bound, which is known before the answer is made."""
+"""The size of an answer has a bound. What cannot keep it is refused before any text is computed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from api.asgi.http import check_size
 from api.errors import Problem
+from batcher.core.snapshot import NO_SNAPSHOT
+from batcher.lookup.queue import Models
 from batcher.messages import Prediction, fragment
 from tests.unit.api.compat.test_routes import REQUESTS
 from tests.unit.api.service import Start, assert_problem
@@ -36,11 +38,32 @@ def test_an_answer_of_the_largest_size_is_allowed() -> None:
 @pytest.mark.parametrize("query", ["", "?order=score"])
 async def test_3_kb_were_answered_with_7_mb(start: Start, query: str) -> None:
     service = await start(hub())
-    body = {"text": [""] * 1024}
-    for _ in range(2):  # unknown, and known
-        refused = await service.client.post(f"/predict{query}", json=body)
-        assert "4194304" in str(assert_problem(refused, 413, "answer_too_large")["detail"])
     assert (await service.client.post(f"/predict{query}", json={"text": [""] * 600})).status_code == 200
+    refused = await service.client.post(f"/predict{query}", json={"text": [""] * 1024})  # its text is known
+    assert "4194304" in str(assert_problem(refused, 413, "answer_too_large")["detail"])
+
+
+@pytest.mark.parametrize("query", ["", "?order=score"])
+async def test_texts_were_computed_whose_answer_could_only_be_too_large(start: Start, query: str) -> None:
+    service = await start(hub())
+    refused = await service.client.post(f"/predict{query}", json={"text": [str(n) for n in range(1024)]})
+    assert_problem(refused, 413, "answer_too_large")
+    assert service.hub.asked == []
+
+
+async def test_a_revision_may_answer_that_has_more_labels_than_the_published_one(start: Start) -> None:
+    """As in a rolling update: then the size is known with the results."""
+    service = await start(FakeHub(answer=many), max_answer_bytes=4096)
+    refused = await service.client.post("/predict", json={"text": ["a"]})
+    assert_problem(refused, 413, "answer_too_large")
+    assert service.hub.asked == [["a"]]
+
+
+def test_a_share_may_answer_by_the_model_with_fewer_labels() -> None:
+    few, more, unknown = Models(FakeHub()), Models(hub()), Models(FakeHub(snapshot=NO_SNAPSHOT))
+    assert 0 < few.shortest < more.shortest <= len(many("").fragment)
+    assert few.joined(more).shortest == more.joined(few).shortest == few.shortest
+    assert unknown.shortest == more.joined(unknown).shortest == 0
 
 
 @pytest.mark.parametrize("path", REQUESTS)
@@ -49,6 +72,15 @@ async def test_dialects_have_the_same_bound(start: Start, path: str) -> None:
     answer = await service.client.post(path, json=REQUESTS[path])
     assert answer.status_code in (413, 400), answer.text
     assert "send fewer texts" in answer.text
+    assert service.hub.asked == []
+
+
+async def test_moderations_were_computed_whose_answer_could_only_be_too_large(start: Start) -> None:
+    """A result has all of OpenAI's categories, however few labels there are."""
+    service = await start(FakeHub(), max_answer_bytes=1024, moderation_labels="NEGATIVE=hate")
+    refused = await service.client.post("/v1/moderations", json={"input": ["a", "b"]})
+    assert (refused.status_code, "send fewer texts" in refused.text) == (413, True)
+    assert service.hub.asked == []
 
 
 async def test_a_text_was_repeated_for_each_label(start: Start) -> None:
@@ -57,6 +89,7 @@ async def test_a_text_was_repeated_for_each_label(start: Start) -> None:
     asked = {"contents": ["x" * 19_000] * 2, "detector_params": {"threshold": 0}}
     refused = await service.client.post("/api/v1/text/contents", json=asked)
     assert (refused.status_code, "send fewer texts" in refused.text) == (413, True)
+    assert service.hub.asked == []
     asked["detector_params"] = {"threshold": 0.5}
     assert (await service.client.post("/api/v1/text/contents", json=asked)).json() == [[], []]
 

@@ -15,7 +15,7 @@ from batcher.jobs.records import Counts
 from batcher.jobs.results import chunk_results
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import UNBOUNDED, Budget, Submission, result_bytes
-from batcher.messages import Prediction, fragment, longest_fragment
+from batcher.messages import Prediction, fragment, longest_fragment, shortest_fragment
 from tests.conftest import encoded
 from tests.unit.fakes import MODEL, REVISION
 
@@ -69,8 +69,9 @@ def stored(client: redis.Redis) -> int:
 
 @settings(max_examples=40, deadline=None)
 @given(LABELS, SCORES)
-def test_no_result_is_longer_than_the_longest(labels: Sequence[str], score: float) -> None:
-    assert len(fragment(labels, [score] * len(labels))) <= longest_fragment(labels)
+def test_results_are_between_the_shortest_and_the_longest(labels: Sequence[str], score: float) -> None:
+    size = len(fragment(labels, [score] * len(labels)))
+    assert shortest_fragment(tuple(labels)) <= size <= longest_fragment(labels)
 
 
 @settings(max_examples=40, deadline=None)
