@@ -90,6 +90,7 @@ def _framework(parts: Parts) -> FastAPI:
         auth=parts.auth,
         metrics=parts.metrics,
         error_fields=lambda path, problem: parts.dialects.error_fields(path, problem),
+        bodies=lambda: parts.predictor.bodies,
     )
     return FastAPI(
         # Generated clients are named after it; millrace_client is our own.

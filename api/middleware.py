@@ -10,12 +10,21 @@ import logging
 from collections.abc import Callable, Mapping
 from time import perf_counter
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.asgi.http import PROBES, QUIET_ROUTES, RequestHeaders, route_path, with_defaults
+from api.asgi.http import (
+    PROBES,
+    QUIET_ROUTES,
+    BodyReader,
+    RequestHeaders,
+    check_length,
+    route_path,
+    with_defaults,
+)
 from api.asgi.problems import LingeringClose, reported, send_problem
-from api.auth import Authenticator
+from api.auth import Authenticator, is_admin_path
 from api.errors import Problem
 from api.metrics import Metrics
 
@@ -37,6 +46,7 @@ class RequestMiddleware:
     """Wraps the framework. `health` answers GET /health.
 
     `error_fields` are what an error of a path has besides its own fields, for the clients of other services.
+    `bodies` reads those of operators' requests: FastAPI has no limit for them.
     """
 
     def __init__(
@@ -46,12 +56,14 @@ class RequestMiddleware:
         auth: Authenticator,
         metrics: Metrics,
         error_fields: Callable[[str, Problem], Mapping[str, object]],
+        bodies: Callable[[], BodyReader],
     ) -> None:
         self._app = app
         self._error_fields = error_fields
         self._health = health
         self._auth = auth
         self._metrics = metrics
+        self._bodies = bodies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,7 +84,11 @@ class RequestMiddleware:
         send = DefaultHeaders(headers.request_id, LingeringClose(send, receive))
         try:
             await self._auth.admit_path(path, headers)
+            if is_admin_path(path):
+                receive = await self._read(headers, receive)
             await self._app(scope, receive, send)
+        except ClientDisconnect:
+            pass
         except Exception as error:
             problem = reported(error, headers.id)
             if not send.status:
@@ -80,6 +96,17 @@ class RequestMiddleware:
                 await send_problem(send, problem, headers.request_id)
         finally:
             self._record(scope, headers, send.status or 499, perf_counter() - started)
+
+    async def _read(self, headers: RequestHeaders, receive: Receive) -> Receive:
+        """Reads the body, and returns a `receive` for it. Raises what `BodyReader.read` raises."""
+        bodies = self._bodies()
+        check_length(headers, bodies.limit)
+        messages = [{"type": "http.request", "body": await bodies.read(receive), "more_body": False}]
+
+        async def again() -> Message:
+            return messages.pop() if messages else await receive()
+
+        return again
 
     def _record(self, scope: Scope, headers: RequestHeaders, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +11,7 @@ from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from api.asgi.problems import LINGER_BYTES
 from batcher.hub.hub import ReplyHub
 from tests.conftest import FakeRedis
 from tests.fakes import shard_hub
@@ -58,6 +60,7 @@ SHARP = [
     "../..",
     "=1+1",
 ]
+JSON = {"content-type": "application/json"}
 WORDS = st.one_of(st.sampled_from(SHARP), st.text(max_size=40))
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), WORDS),
@@ -117,3 +120,24 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list):
         return [_finite(one) for one in value]
     return {name: _finite(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+async def test_a_body_of_an_operator_had_no_limit(start: Start) -> None:
+    """FastAPI reads bodies of any size."""
+    api = await start(max_body_bytes=1024)
+    read = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal read
+        while True:
+            read += 1
+            yield b" " * 1024
+
+    for content in (b" " * 2048, endless()):
+        refused = await api.client.post("/admin/forget", content=content, headers={**ADMIN, **JSON})
+        assert (refused.status_code, refused.json()["code"]) == (413, "too_large")
+    assert read == 2 + LINGER_BYTES // 1024
+    forgotten = await api.client.post(
+        "/admin/forget", content=b'{"text": "a"}'.ljust(1024), headers={**ADMIN, **JSON}
+    )
+    assert forgotten.status_code == 200
