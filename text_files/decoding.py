@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -18,6 +19,7 @@ PACKED_BYTES = 16 * 1024
 GZIP = b"\x1f\x8b"
 # The byte order mark, once it is decoded.
 MARK = "\ufeff"
+_filled = re.compile(r"\S").search
 HALF_PAIR = "not valid Unicode: unpaired surrogate"
 NUL = "a NUL character, so this is not a text file"
 
@@ -88,6 +90,28 @@ def decoded(blocks: Iterable[bytes], encoding: str) -> Iterator[str]:
             raise BadFile("not_text", NUL, line=line + text.count("\n", 0, at))
         line += text.count("\n")
         yield text
+
+
+def filled_lines(parts: Iterable[str], end: str = "\n") -> Iterator[tuple[int, str]]:
+    """Numbers and lines as of `split_lines`, without blank ones, of which megabytes cost milliseconds."""
+    number, rest = 1, ""
+    for text in parts:
+        at = 0
+        while stop := text.find(end, at) + 1:
+            line = rest + text[at:stop]
+            at, rest = stop, ""
+            if line.isspace():
+                found = _filled(text, at)
+                at = max(text.rfind(end, at, found.start() if found else len(text)) + 1, at)
+                number += text.count(end, stop, at)
+            else:
+                yield number, line
+            number += 1
+        rest += text[at:]
+        if len(rest) > MAX_FIELD:
+            raise BadFile("string_too_long", f"longer than {MAX_FIELD} characters", line=number)
+    if rest and not rest.isspace():
+        yield number, rest
 
 
 def split_lines(parts: Iterable[str], end: str = "\n") -> Iterator[str]:

@@ -40,12 +40,10 @@ _DECODER = json.JSONDecoder(
 )
 
 
-def read_lines(lines: Iterable[str]) -> Iterator[tuple[int, Any, str]]:
-    """The number, the value and the source of every line of NDJSON. Blank lines are skipped."""
-    for number, line in enumerate(lines, 1):
+def read_lines(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Any, str]]:
+    """The number, the value and the source of every line of NDJSON, from the number and the line."""
+    for number, line in lines:
         source = line.strip(" \t\r\n")
-        if not source.strip():
-            continue
         try:
             value = _DECODER.decode(source)
         except _DuplicateKey:

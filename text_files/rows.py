@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from text_files.decoding import HALF_PAIR, HEAD_BYTES, decoded, is_unicode, split_lines, unzipped
+from text_files.decoding import (
+    HALF_PAIR,
+    HEAD_BYTES,
+    decoded,
+    filled_lines,
+    is_unicode,
+    split_lines,
+    unzipped,
+)
 from text_files.errors import BadFile
 from text_files.formats import FileFormat, Hints, detect, places
 from text_files.json_rows import Number, read_items, read_lines
@@ -72,12 +80,12 @@ class FileRows:
         text = decoded(blocks, form.encoding)
         if form.name == "json":
             return (self._row(*item, unit="item") for item in read_items(text))
-        lines = split_lines(text, form.newline[-1])
+        end = form.newline[-1]
         if form.name == "ndjson":
-            return (self._row(*line, unit="line") for line in read_lines(lines))
+            return (self._row(*line, unit="line") for line in read_lines(filled_lines(text, end)))
         if form.name == "txt":
-            return _texts(lines)
-        return self._table(lines, form)
+            return _texts(filled_lines(text, end))
+        return self._table(split_lines(text, end), form)
 
     def _table(self, lines: Iterator[str], form: FileFormat) -> Iterator[Row]:
         rows = read_table(lines, form)
@@ -138,11 +146,10 @@ def cell(value: Any) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _texts(lines: Iterable[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            text = line.rstrip("\r\n")
-            yield Row(number, text, (text,))
+def _texts(lines: Iterable[tuple[int, str]]) -> Iterator[Row]:
+    for number, line in lines:
+        text = line.rstrip("\r\n")
+        yield Row(number, text, (text,))
 
 
 def _like(names: Sequence[str], column: str) -> str:

@@ -20,6 +20,7 @@ from api.batches.schemas import (
     read_request,
 )
 from api.batches.service import BatchAnswers, BatchService
+from api.jobs.body import Receiver
 from api.jobs.openapi import ALWAYS, NOT_FOUND, Options
 from api.jobs.service import JobService
 from api.jobs.streaming import streamed
@@ -117,8 +118,9 @@ def _add_files(
     @router.get("/files/{file_id}/content", response_class=StreamingResponse, **_CONTENT)
     async def content(request: Request, file_id: FileId) -> Response:
         """The content of a file."""
-        found = await service.content(file_id, owner(request))
-        return await streamed(jobs, found, "application/octet-stream")
+        receiver = Receiver(request.receive)
+        found = await service.content(file_id, owner(request), receiver)
+        return await streamed(jobs, receiver, found, "application/octet-stream")
 
     @router.delete("/files/{file_id}", summary="Delete a file", **_DELETE)
     async def delete(request: Request, file_id: FileId) -> FileDeleted:

@@ -20,7 +20,7 @@ from api.compat import openai, vllm
 from api.compat.reading import parse, texts_of
 from api.compat.service import DialectService
 from api.errors import Problem, invalid_body
-from api.jobs.body import Sender
+from api.jobs.body import Receiver, Sender
 from api.jobs.service import BatchFacts, JobService
 from api.jobs.upload import no_room
 from batcher.connection.outage import REDIS_ERRORS
@@ -171,10 +171,12 @@ class BatchService:
             return file_body(given)
         return output_body(file_id, given, self._jobs.store.ttl_s)
 
-    async def content(self, file_id: str, owner: str) -> Iterator[bytes]:
+    async def content(self, file_id: str, owner: str, receiver: Receiver) -> Iterator[bytes]:
         """The content of a file of `owner`, read block by block. Raises Problem 404, DataMissing."""
         given = await self._find(file_id, owner)
-        return self._content(given, file_id)
+        if isinstance(given, FileRecord):
+            return self._files.content(given)
+        return self._results(given, receiver, failed=file_id.endswith("errors"))
 
     async def delete(self, file_id: str, owner: str) -> None:
         """Deletes a file; a file of results with all data of the batch. Raises Problem 404 and 409."""
@@ -201,18 +203,13 @@ class BatchService:
             raise _no_file()
         return found
 
-    def _content(self, given: FileRecord | JobRecord, file_id: str) -> Iterator[bytes]:
-        if isinstance(given, FileRecord):
-            return self._files.content(given)
-        return self._results(given, failed=file_id.endswith("errors"))
-
-    def _results(self, record: JobRecord, *, failed: bool) -> Iterator[bytes]:
+    def _results(self, record: JobRecord, receiver: Receiver, *, failed: bool) -> Iterator[bytes]:
         """Yields the lines of all results that are errors, or of all that are not."""
         batch = json.loads(record.batch)
         file = self._files.record(batch["file"])
         if file is None:
             raise DataMissing(f"file {batch['file']} was deleted, or has expired")
-        ids = custom_ids(self._files.content(file))
+        ids = custom_ids(receiver.waited_for(self._files.content(file)))
         endpoint = batch["endpoint"]
         created_s = record.created_ms // 1000
         index = 0

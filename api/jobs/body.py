@@ -20,7 +20,7 @@ from api.asgi.http import CLOSE, RequestHeaders, is_json
 from api.asgi.json_reader import read_json
 from api.errors import Problem, invalid_body
 from api.jobs.schemas import JobFile
-from text_files.decoding import decoded, split_lines
+from text_files.decoding import decoded, filled_lines
 from text_files.errors import BadFile
 from text_files.formats import FormatName, Hints
 from text_files.json_rows import read_lines
@@ -118,7 +118,7 @@ def refused() -> Generator[None]:
 def json_lines(blocks: Iterable[bytes]) -> Iterator[tuple[int, Any, str]]:
     """Yields the number of each line of NDJSON, its JSON value, and the line. Raises Problem 422."""
     with refused():
-        yield from read_lines(split_lines(decoded(blocks, "utf-8")))
+        yield from read_lines(filled_lines(decoded(blocks, "utf-8")))
 
 
 def read_texts(kind: str, blocks: Iterable[bytes], encoding: str | None = None) -> Iterator[str]:
@@ -151,17 +151,31 @@ def media_type(headers: RequestHeaders) -> str:
     return kind
 
 
-class Sender:
-    """The client of an upload, for the worker thread that reads its body. Work for it ends once it has left.
+class Receiver:
+    """The client that a thread works for, which reads what is `waited_for` until the client is `gone`."""
 
-    `left` says whether it has; `whole` that the body has been read already.
+    def __init__(self, receive: Receive) -> None:
+        self.receive = receive
+        self.gone = False
+
+    def waited_for(self, items: Iterable[T]) -> Iterator[T]:
+        """Yields the items. Raises ClientDisconnect instead once the client has left."""
+        for item in items:
+            if self.gone:
+                raise ClientDisconnect
+            yield item
+
+
+class Sender(Receiver):
+    """The client of an upload, whose body a thread reads.
+
+    `left` says whether it has left; `whole` that the body has been read already.
     """
 
     def __init__(self, receive: Receive, left: Callable[[], bool], *, whole: bool = False) -> None:
-        self._receive = receive
+        super().__init__(receive)
         self._left = left
         self._more = not whole
-        self._gone = False
         self._begun = asyncio.Event()
         self._ahead: asyncio.Queue[tuple[bytes, bool]] = asyncio.Queue(AHEAD)
         if whole:
@@ -179,23 +193,16 @@ class Sender:
                 pass
         finally:
             receiving.cancel()
-        self._gone = True
+        self.gone = True
         if self._ahead.empty():
             self._ahead.put_nowait((b"", False))  # for a thread that waits
 
     async def _receive_ahead(self) -> None:
         """Returns when all that came before the end of the connection has been received."""
-        while (message := await self._receive())["type"] != "http.disconnect":
+        while (message := await self.receive())["type"] != "http.disconnect":
             if self._more:
                 self._more = message.get("more_body", False)
                 await self._ahead.put((message.get("body", b""), self._more))
-
-    def waited_for(self, items: Iterable[T]) -> Iterator[T]:
-        """Yields the items. Raises ClientDisconnect instead once the client has left."""
-        for item in items:
-            if self._gone:
-                raise ClientDisconnect
-            yield item
 
     def blocks(self) -> Iterator[bytes]:
         """Yields the blocks of the body in a worker thread, while `watch` runs on the event loop.
@@ -221,6 +228,6 @@ class Sender:
                 block, more = await self._ahead.get()
         except TimeoutError:
             raise Problem(408, "the body stopped arriving", headers=(CLOSE,)) from None
-        if self._gone:
+        if self.gone:
             raise ClientDisconnect
         return block, more

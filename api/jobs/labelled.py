@@ -14,9 +14,7 @@ from hashlib import sha256
 from itertools import islice
 from threading import Lock
 
-from starlette.types import Receive
-
-from api.asgi.http import CLOSE, RequestHeaders
+from api.asgi.http import CLOSE
 from api.errors import Problem
 from api.jobs.body import Sender, refused
 from api.jobs.schemas import JobFile
@@ -44,31 +42,34 @@ class JobFiles:
         self._room = _Room(MAX_KEPT)
 
     async def labelled(
-        self, record: JobRecord, headers: RequestHeaders, receive: Receive, form: OutputFormat | None
+        self, record: JobRecord, sender: Sender, form: OutputFormat | None
     ) -> tuple[OutputFormat, Iterator[bytes]]:
-        """The format, and the rows that have a result, with it. Raises Problem 409 for another file."""
+        """The format, and the rows that have a result, with it.
+
+        Raises Problem 409 for another file, and ClientDisconnect.
+        """
         if not record.file:
             raise Problem(
                 409, "this job was not made from a file: /predictions has its results", code="no_file"
             )
-        service, sender = self._service, Sender(receive, headers.left)
-        blocks = service.uploader.counted(sender.blocks())
         copy = _Copy(self._room)
         try:
-            names, output = await service.upload(sender, self._read, record, copy, blocks, form)
+            names, output = await self._service.upload(sender, self._read, record, copy, sender, form)
         except BaseException:
             copy.close()
             raise
-        return output.format, self._lines(record, copy, names, output)
+        rows = self._rows(record, copy.blocks(), sender)
+        return output.format, self._lines(record, copy, rows, names, output)
 
-    def _rows(self, record: JobRecord, blocks: Iterable[bytes]) -> FileRows:
-        how = JobFile.model_validate_json(record.file)
-        return FileRows(blocks, how.name, hints_of(how), self._service.uploader.counted)
+    def _rows(self, record: JobRecord, blocks: Iterable[bytes], sender: Sender) -> FileRows:
+        how, counted = JobFile.model_validate_json(record.file), self._service.uploader.counted
+        read = sender.waited_for(blocks)
+        return FileRows(read, how.name, hints_of(how), lambda part: sender.waited_for(counted(part)))
 
     def _read(
-        self, record: JobRecord, copy: _Copy, blocks: Iterable[bytes], form: OutputFormat | None
+        self, record: JobRecord, copy: _Copy, sender: Sender, form: OutputFormat | None
     ) -> tuple[list[str], Output]:
-        rows = self._rows(record, copy.take(blocks))
+        rows = self._rows(record, copy.take(self._service.uploader.counted(sender.blocks())), sender)
         digest, names = sha256(), dict[str, None]()
         with refused():
             total = sum(1 for _ in digested(_texts(rows, names), record.queue, digest.update))
@@ -78,7 +79,9 @@ class JobFiles:
         assert rows.format is not None, "a file without texts has another digest"
         return list(rows.names or names or [rows.column]), Output.of(rows.format, form)
 
-    def _lines(self, record: JobRecord, copy: _Copy, names: list[str], output: Output) -> Iterator[bytes]:
+    def _lines(
+        self, record: JobRecord, copy: _Copy, rows: FileRows, names: list[str], output: Output
+    ) -> Iterator[bytes]:
         try:
             results = (
                 json.loads(line)
@@ -86,9 +89,7 @@ class JobFiles:
                 for line in chunk.lines
             )
             # In this order, rows without a result are not read.
-            joined = (
-                (row, result) for result, row in zip(results, self._rows(record, copy.blocks()), strict=False)
-            )
+            joined = ((row, result) for result, row in zip(results, rows, strict=False))
             lines = output.lines(names, joined)
             while some := list(islice(lines, _ROWS)):
                 # A half of a surrogate pair, which JSON may have in other fields, is not UTF-8.

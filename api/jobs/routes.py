@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from api.asgi.http import Answer, RequestHeaders, check_encoding, check_length, unless_disconnected
 from api.errors import ResponseCut
-from api.jobs.body import SubmitQuery
+from api.jobs.body import Receiver, Sender, SubmitQuery
 from api.jobs.labelled import JobFiles
 from api.jobs.openapi import CANCEL, EVENTS, FIND, LABELLED, LIST, PREDICTIONS, SUBMIT, TEXTS
 from api.jobs.pages import MEDIA_TYPES, next_offset, page, page_type
@@ -146,30 +146,30 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
         if order == "score" and kind != "text/csv":
             chunks = (chunk._replace(lines=[*map(line_by_score, chunk.lines)]) for chunk in chunks)
         body = page(kind, record, offset, end, chunks, more)
-        return await streamed(service, body, kind, headers)
+        return await streamed(service, Receiver(request.receive), body, kind, headers)
 
     @router.get("/{job_id}/texts", response_class=StreamingResponse, **TEXTS)
     async def texts(request: Request, job_id: JobId) -> Response:
         """Available until the job ends, and afterwards if it was submitted with `keep_input`."""
         record = await service.find(job_id, _owner(service, request))
-        return await streamed(service, await service.texts(record), "application/x-ndjson")
+        found = await service.texts(record)
+        return await streamed(service, Receiver(request.receive), found, "application/x-ndjson")
 
 
 def _add_labelled(router: APIRouter, service: JobService, max_body_bytes: int) -> None:
     files = JobFiles(service)
 
     @router.post("/{job_id}/labelled", response_class=StreamingResponse, **LABELLED)
-    async def labelled(
-        request: Request, job_id: JobId, accept: Annotated[str, Header()] = ""
-    ) -> StreamingResponse:
+    async def labelled(request: Request, job_id: JobId, accept: Annotated[str, Header()] = "") -> Response:
         """The body is the file that the job was made from; nothing of it is kept. Only rows with a result."""
         headers: RequestHeaders = request.scope["state"]["headers"]
         check_length(headers, max_body_bytes)
         check_encoding(headers)
         record = await service.find(job_id, _owner(service, request))
         wanted = next((form for form, kind in MEDIA_TYPES.items() if kind in accept), None)
-        form, rows = await files.labelled(record, headers, request.receive, wanted)
-        return await streamed(service, rows, MEDIA_TYPES[form], {"vary": "accept"})
+        sender = Sender(request.receive, headers.left)
+        form, rows = await files.labelled(record, sender, wanted)
+        return await streamed(service, sender, rows, MEDIA_TYPES[form], {"vary": "accept"})
 
 
 def _add_cancel(router: APIRouter, service: JobService) -> None:

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 
-from starlette.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
 
+from api.asgi.http import unless_disconnected
 from api.errors import Problem, ResponseCut
+from api.jobs.body import Receiver
 from api.jobs.service import JobService
 from batcher.errors import MillraceError
 
 
 async def streamed(
-    jobs: JobService, blocks: Iterator[bytes], kind: str, headers: Mapping[str, str] | None = None
-) -> StreamingResponse:
+    jobs: JobService,
+    receiver: Receiver,
+    blocks: Iterator[bytes],
+    kind: str,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     """A response with these blocks, the first of which is read here: an error in it has its own status.
 
     After a later error, the connection is closed before the end of the body. Raises Problem, MillraceError.
     """
-    first = await jobs.call(next, blocks, b"")
+    try:
+        first = await unless_disconnected(receiver.receive, jobs.call(next, blocks, b""))
+    except ClientDisconnect:
+        receiver.gone = True
+        return Response(status_code=499)
 
     async def body() -> AsyncIterator[bytes]:
         block: bytes | None = first
@@ -28,5 +39,7 @@ async def streamed(
                 block = await jobs.call(next, blocks, None)
         except (Problem, MillraceError) as error:
             raise ResponseCut(f"the body of a response ends early: {error}") from error
+        finally:
+            receiver.gone = True
 
     return StreamingResponse(body(), media_type=kind, headers=headers)

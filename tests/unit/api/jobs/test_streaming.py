@@ -1,0 +1,77 @@
+"""Answers that are read block by block, whose client leaves meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
+
+from api.jobs.body import Receiver
+from api.jobs.service import JobService
+from api.jobs.streaming import streamed
+
+
+class Threads:
+    """What `streamed` needs of a JobService."""
+
+    async def call(self, function: Callable[..., Any], *args: object) -> Any:
+        return await asyncio.to_thread(function, *args)
+
+
+THREADS = cast(JobService, Threads())
+
+
+class Reading:
+    """Reads for ten seconds until the block behind `first`, unless the client has left before."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+        self.receiver = Receiver(self._receive)
+        self.ended = asyncio.Event()
+        self.whole = True
+        self._loop = asyncio.get_running_loop()
+
+    async def _receive(self) -> dict[str, Any]:
+        await self.left.wait()
+        return {"type": "http.disconnect"}
+
+    def blocks(self, *first: bytes) -> Iterator[bytes]:
+        yield from first
+        self._loop.call_soon_threadsafe(self.left.set)
+        try:
+            for _ in self.receiver.waited_for(range(5_000)):
+                time.sleep(0.002)
+        except ClientDisconnect:
+            self.whole = False
+            raise
+        finally:
+            self._loop.call_soon_threadsafe(self.ended.set)
+        yield b"behind what takes long"
+
+
+async def test_the_first_part_of_an_answer_was_read_on_after_its_client_had_left() -> None:
+    """A file of results whose lines begin behind megabytes of blank ones."""
+    reading = Reading()
+    answer = await streamed(THREADS, reading.receiver, reading.blocks(), "text/plain")
+    await reading.ended.wait()
+    assert (answer.status_code, reading.whole) == (499, False)
+
+
+async def test_the_rest_of_an_answer_was_read_on_after_its_client_had_left() -> None:
+    reading = Reading()
+    answer = await streamed(THREADS, reading.receiver, reading.blocks(b"first"), "text/plain")
+    assert isinstance(answer, StreamingResponse)
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+    await answer(scope, reading.receiver.receive, send)
+    await reading.ended.wait()
+    assert [message.get("body") for message in sent if message.get("body")] == [b"first"]
+    assert not reading.whole
