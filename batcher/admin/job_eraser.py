@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from codecs import iterdecode
 from collections.abc import Callable, Iterator
 from typing import cast
 
@@ -14,6 +15,8 @@ from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
 from batcher.jobs.store import JobStore, jobs_prefix
 from batcher.jobs.upload import account_of
+from text_files.decoding import filled_lines
+from text_files.errors import BadFile
 
 PAGE = 500
 
@@ -87,11 +90,12 @@ class JobEraser:
                 yield file
 
     def _contains(self, file: FileRecord, text: str) -> bool:
+        blocks = self._store.files.content(file)
         try:
-            content = b"".join(self._store.files.content(file))
-        except DataMissing:
+            lines = filled_lines(iterdecode(blocks, "utf-8", "replace"))
+            return any(_asks(line, text) for _, line in lines)
+        except (DataMissing, BadFile):  # it is gone, or has a line that is too long for a batch
             return False
-        return any(_asks(line, text) for line in content.split(b"\n"))
 
 
 def _answered(record: JobRecord, revision: str) -> bool:
@@ -99,7 +103,7 @@ def _answered(record: JobRecord, revision: str) -> bool:
     return any(name.rpartition("@")[2].startswith(revision[:12]) for name in names)
 
 
-def _asks(line: bytes, text: str) -> bool:
+def _asks(line: str, text: str) -> bool:
     """Whether a line of a batch is a request with this text as its input, or among them."""
     try:
         given = json.loads(line)["body"]["input"]

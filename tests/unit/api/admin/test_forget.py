@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from time import process_time
 from typing import Any
 
 import pytest
@@ -230,6 +231,16 @@ async def test_a_file_that_only_mentions_a_text_was_deleted(api: AdminApi) -> No
     answer = await api.post("/forget", text="POST")
     assert answer.json()["removed"]["files"] == 2
     assert [name for name in files if api.store.files.record(name * 32)] == ["c", "d", "e"]
+
+
+async def test_forgetting_read_each_blank_line_of_a_file(api: AdminApi) -> None:
+    """A file of 64 MiB took minutes of processor time, and several times its size of memory."""
+    blocks = [line("x"), *[b"\n" * 256 * 1024] * 16, line("POST")]
+    stored = api.store.files.put("f" * 32, blocks, "someone", api.store.upload("x")._budget)
+    api.store.files.complete("f" * 32, "in.jsonl", stored, "", 60)
+    began = process_time()
+    assert (await api.post("/forget", text="POST")).json()["removed"]["files"] == 1
+    assert process_time() - began < 2
 
 
 async def test_other_processes_hear_of_it_from_the_snapshot(api: AdminApi) -> None:

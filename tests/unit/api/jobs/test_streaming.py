@@ -25,7 +25,7 @@ class Threads:
 THREADS = cast(JobService, Threads())
 
 
-class Reading:
+class SlowBlocks:
     """Reads for ten seconds until the block behind `first`, unless the client has left before."""
 
     def __init__(self) -> None:
@@ -55,15 +55,15 @@ class Reading:
 
 async def test_the_first_part_of_an_answer_was_read_on_after_its_client_had_left() -> None:
     """A file of results whose lines begin behind megabytes of blank ones."""
-    reading = Reading()
-    answer = await streamed(THREADS, reading.receiver, reading.blocks(), "text/plain")
-    await reading.ended.wait()
-    assert (answer.status_code, reading.whole) == (499, False)
+    blocks = SlowBlocks()
+    answer = await streamed(THREADS, blocks.receiver, blocks.blocks(), "text/plain")
+    await blocks.ended.wait()
+    assert (answer.status_code, blocks.whole) == (499, False)
 
 
 async def test_the_rest_of_an_answer_was_read_on_after_its_client_had_left() -> None:
-    reading = Reading()
-    answer = await streamed(THREADS, reading.receiver, reading.blocks(b"first"), "text/plain")
+    blocks = SlowBlocks()
+    answer = await streamed(THREADS, blocks.receiver, blocks.blocks(b"first"), "text/plain")
     assert isinstance(answer, StreamingResponse)
     sent: list[Any] = []
 
@@ -71,7 +71,7 @@ async def test_the_rest_of_an_answer_was_read_on_after_its_client_had_left() -> 
         sent.append(message)
 
     scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
-    await answer(scope, reading.receiver.receive, send)
-    await reading.ended.wait()
+    await answer(scope, blocks.receiver.receive, send)
+    await blocks.ended.wait()
     assert [message.get("body") for message in sent if message.get("body")] == [b"first"]
-    assert not reading.whole
+    assert not blocks.whole
