@@ -9,6 +9,8 @@ _THRESHOLDS = (20_000, 20, 20)
 # Blocks of this size and more get pages of their own; M_MMAP_THRESHOLD of malloc.h.
 _LARGE = 256 * 1024
 _M_MMAP_THRESHOLD = -3
+# One for all threads, of which glibc otherwise makes eight for each processor; M_ARENA_MAX of malloc.h.
+_M_ARENA_MAX = -8
 
 
 def keep_large_blocks_apart() -> None:
@@ -17,8 +19,21 @@ def keep_large_blocks_apart() -> None:
     glibc does so with blocks of 128 KiB and more until the first of them is freed; then it puts blocks of
     that size among small ones, where others that are still used keep the memory from going back.
     """
+    _set(_M_MMAP_THRESHOLD, _LARGE)
+
+
+def share_one_arena() -> None:
+    """Call this before threads start whose results other threads drop.
+
+    What a thread has allocated and another one frees is used again only by the first.
+    """
+    _set(_M_ARENA_MAX, 1)
+
+
+def _set(option: int, value: int) -> None:
+    """Other C libraries than glibc have no such function."""
     if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(option, value)
 
 
 def freeze_after_startup() -> None:

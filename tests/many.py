@@ -15,7 +15,7 @@ import pytest
 from api.main import create_app
 from api.settings import ApiSettings
 from batcher.jobs.models import Connection, JobModels
-from batcher.jobs.runner import JobRun, requests_of
+from batcher.jobs.runner import JobRun, bounds_of
 from batcher.jobs.store import JobStore
 from batcher.settings import WorkerSettings
 from batcher.worker.building import LoadedModels
@@ -100,9 +100,9 @@ class Many:
         looking = asyncio.create_task(self._look(models))
         try:
             connection = Connection(models, attempt.queue, attempt.account, lambda: self._closed)
-            requests = requests_of(settings)
+            bounds = bounds_of(settings)
             connected = connection.lookup, connection.queues
-            return await JobRun(attempt, store, settings, connected, requests, connection.should_stop).run()
+            return await JobRun(attempt, store, settings, connected, bounds, connection.should_stop).run()
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)

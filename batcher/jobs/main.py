@@ -11,7 +11,7 @@ import sys
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-from batcher import logs, tracing
+from batcher import gc_tuning, logs, tracing
 from batcher.connection.outage import Outage
 from batcher.errors import NoJobs
 from batcher.jobs import webhooks
@@ -91,6 +91,8 @@ def main(settings: JobSettings | None = None) -> int:
     settings = settings or JobSettings()
     logs.setup(settings.log_level, settings.log_format)
     os.nice(NICENESS)
+    gc_tuning.keep_large_blocks_apart()
+    gc_tuning.share_one_arena()
     try:
         if settings.tracing:
             tracing.setup("jobs")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import redis
+from pydantic_core import from_json
 
 from batcher.connection.clients import leave_replica
 from batcher.connection.scripts import call
@@ -146,7 +146,7 @@ class JobReader:
         raw = self._of(record, "HGET", f"{self._job(record.id)}:input", chunk)
         if raw is None:
             raise DataMissing(f"the texts of job {record.id} were deleted, or have expired")
-        texts: list[str | None] = json.loads(raw)
+        texts: list[str | None] = from_json(raw)
         return texts[first : first + count]
 
     def models(self, record: JobRecord, start: int, count: int) -> list[str]:
@@ -177,7 +177,7 @@ class JobReader:
     def input(self, job_id: str, chunk: int) -> list[str | None] | None:
         """The texts of one chunk, with None for a text that is too long. None if the chunk does not exist."""
         raw = cast("bytes | None", self._client.hget(f"{self._job(job_id)}:input", str(chunk)))
-        return None if raw is None else cast("list[str | None]", json.loads(raw))
+        return None if raw is None else cast("list[str | None]", from_json(raw))
 
     def _job(self, job_id: str) -> str:
         return f"{self._prefix}:job:{job_id}"

@@ -13,11 +13,13 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from math import inf
 from time import monotonic, perf_counter
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from batcher import tracing
 from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason
+from batcher.core.snapshot import ModelRecord
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull, QueueUnavailable
+from batcher.jobs.memory import ChunkMemory, memory_of
 from batcher.jobs.queues import Queues
 from batcher.jobs.records import Attempt, Counts, JobStatus
 from batcher.jobs.results import ChunkResults, chunk_results
@@ -82,9 +84,17 @@ def smoothed(rate: float, entries: int, seconds: float) -> float:
     return rate + weight * (entries / max(seconds, 0.05) - rate)
 
 
-def requests_of(settings: JobSettings) -> asyncio.Semaphore:
-    """How many requests attempts that share it have in flight."""
-    return asyncio.Semaphore(settings.job_in_flight // min(REQUEST_TEXTS, settings.job_in_flight))
+class Bounds(NamedTuple):
+    """What attempts that share it may use together: requests in flight, and memory of chunks."""
+
+    requests: asyncio.Semaphore
+    memory: ChunkMemory
+
+
+def bounds_of(settings: JobSettings, memory: ChunkMemory | None = None) -> Bounds:
+    """The bounds in the settings. `memory` may be shared with attempts that have other requests."""
+    requests = settings.job_in_flight // min(REQUEST_TEXTS, settings.job_in_flight)
+    return Bounds(asyncio.Semaphore(requests), memory or ChunkMemory())
 
 
 def _are_many(held: Sequence[ChunkResults]) -> bool:
@@ -92,7 +102,7 @@ def _are_many(held: Sequence[ChunkResults]) -> bool:
 
 
 class JobRun:
-    """One attempt that has begun. `requests` bounds what it has in flight, perhaps together with others.
+    """One attempt that has begun. `bounds` may be shared with others.
 
     It ends soon after `should_stop` returns true, or `end_turn` was called.
     """
@@ -103,7 +113,7 @@ class JobRun:
         store: JobStore,
         settings: JobSettings,
         connected: tuple[Lookup, Queues],
-        requests: asyncio.Semaphore,
+        bounds: Bounds,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.attempt = attempt
@@ -118,7 +128,7 @@ class JobRun:
         self._lookup, self._queues = connected
         self._should_stop = should_stop
         self._request_texts = min(REQUEST_TEXTS, settings.job_in_flight)
-        self._requests = requests
+        self._requests, self._memory = bounds
         # Chunks in progress: enough to fill the slots while the first of them waits for its last entry.
         self._ahead = settings.job_in_flight // attempt.chunk_texts + 2
         self._rate = 0.0
@@ -247,29 +257,48 @@ class JobRun:
 
     async def _classified(self) -> AsyncGenerator[ChunkResults]:
         """Yields the results of chunks in order while later chunks are in progress."""
-        in_progress: deque[asyncio.Task[ChunkResults]] = deque()
+        in_progress: deque[asyncio.Task[tuple[ChunkResults, int]]] = deque()
         try:
             for number in range(self.attempt.first, self.attempt.chunks):
                 in_progress.append(asyncio.create_task(self._chunk(number)))
                 if len(in_progress) >= self._ahead:
-                    yield await in_progress.popleft()
+                    yield await self._first(in_progress)
             while in_progress:
-                yield await in_progress.popleft()
+                yield await self._first(in_progress)
         finally:
             for task in in_progress:
                 task.cancel()
-            await asyncio.gather(*in_progress, return_exceptions=True)
+            for ended in await asyncio.gather(*in_progress, return_exceptions=True):
+                if not isinstance(ended, BaseException):
+                    self._memory.give_back(ended[1])
 
-    async def _chunk(self, number: int) -> ChunkResults:
-        texts = await self._retry(self._store.input, self.attempt.job_id, number)
-        if texts is None:
-            message = (
-                "texts of this job are gone from Redis before it has ended: submit it again, and look at the "
-                "maxmemory-policy of the Redis of jobs, which must be noeviction"
-            )
-            raise _Failed("texts_missing", message)
+    async def _first(self, in_progress: deque[asyncio.Task[tuple[ChunkResults, int]]]) -> ChunkResults:
+        """The results of the first chunk, once it has ended, which then takes no more memory."""
+        results, size = await in_progress[0]
+        in_progress.popleft()
+        self._memory.give_back(size)
+        return results
+
+    async def _chunk(self, number: int) -> tuple[ChunkResults, int]:
+        """The results of a chunk, and the memory to give back."""
+        async with self._memory.turn():
+            texts = await self._retry(self._store.input, self.attempt.job_id, number)
+            if texts is None:
+                message = (
+                    "texts of this job are gone from Redis before it has ended: submit it again, and look at "
+                    "the maxmemory-policy of the Redis of jobs, which must be noeviction"
+                )
+                raise _Failed("texts_missing", message)
+            model = self._lookup.models.published
+            self._memory.take(size := memory_of(texts, model.labels if model else ()))
+        try:
+            return await self._results(texts, model), size
+        except BaseException:
+            self._memory.give_back(size)
+            raise
+
+    async def _results(self, texts: Sequence[str | None], model: ModelRecord | None) -> ChunkResults:
         wanted = list(dict.fromkeys(text for text in texts if text is not None))
-        model = self._lookup.models.published
         size = self._request_texts
         parts = [wanted[at : at + size] for at in range(0, len(wanted), size)]
         async with asyncio.TaskGroup() as group:
@@ -292,7 +321,7 @@ class JobRun:
                 try:
                     await self._lookup.find(request, answer)
                 except REFUSALS as error:
-                    refusal = error
+                    refusal = error.with_traceback(None)  # whose frames, in a cycle with it, have the texts
                 else:
                     self._log_resumed()
                     if self._refuses_unknown:

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import suppress
 from time import monotonic
 
 from batcher import tracing
 from batcher.connection.outage import REDIS_ERRORS, Outage
+from batcher.jobs.memory import ChunkMemory
 from batcher.jobs.models import Connection, JobModels
 from batcher.jobs.queues import LINGER_S
 from batcher.jobs.records import Attempt
 from batcher.jobs.rq_queue import JobQueue, RqWorker
-from batcher.jobs.runner import PATIENCE_S, Interrupted, JobRun, SteppedAside, requests_of
+from batcher.jobs.runner import PATIENCE_S, Bounds, Interrupted, JobRun, SteppedAside, bounds_of
 from batcher.jobs.store import SMALL_TEXTS, JobStore
 from batcher.settings import JobSettings
 
 log = logging.getLogger(__name__)
 
-# How many jobs of each size run at once. With the longest texts, they hold some 250 MiB.
+# How many jobs of each size run at once.
 SMALL_JOBS = 16
 LARGE_JOBS = 4
 # How often to look for jobs, at most and at least.
@@ -62,7 +63,9 @@ class JobsWorker:
         self._wake = asyncio.Event()
         self._tasks: dict[asyncio.Task[None], Attempt] = {}
         self._runs: set[JobRun] = set()
-        self._requests: dict[tuple[str, bool], asyncio.Semaphore] = defaultdict(lambda: requests_of(settings))
+        # By the queue of a model, and whether jobs are large: these do not keep small ones waiting.
+        self._bounds: dict[tuple[str, bool], Bounds] = {}
+        self._memory = ChunkMemory(), ChunkMemory()
         # By the queue of a model that cannot answer: what shows when it can again.
         self._blocked: dict[str, Connection] = {}
         self._look_at = self._heartbeat_at = 0.0
@@ -182,9 +185,9 @@ class JobsWorker:
 
     async def _attempt(self, attempt: Attempt) -> str:
         connection = self._connect(attempt)
-        requests = self._requests[attempt.queue, attempt.left > SMALL_TEXTS]
         connected = connection.lookup, connection.queues
-        run = JobRun(attempt, self._store, self._settings, connected, requests, connection.should_stop)
+        bounds = self._bounds_of(attempt)
+        run = JobRun(attempt, self._store, self._settings, connected, bounds, connection.should_stop)
         self._runs.add(run)
         try:
             return await run.run()
@@ -201,6 +204,13 @@ class JobsWorker:
         finally:
             self._runs.discard(run)
         return "running"
+
+    def _bounds_of(self, attempt: Attempt) -> Bounds:
+        large = attempt.left > SMALL_TEXTS
+        key = attempt.queue, large
+        if key not in self._bounds:
+            self._bounds[key] = bounds_of(self._settings, self._memory[large])
+        return self._bounds[key]
 
     def _connect(self, attempt: Attempt) -> Connection:
         return Connection(self._models, attempt.queue, attempt.account, lambda: self._stopping)

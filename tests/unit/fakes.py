@@ -14,7 +14,7 @@ from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerReco
 from batcher.hub.dispatcher import HubCounts
 from batcher.jobs.queues import OpenQueue, Queues
 from batcher.jobs.records import Attempt
-from batcher.jobs.runner import JobRun, requests_of
+from batcher.jobs.runner import JobRun, bounds_of
 from batcher.jobs.store import JobStore
 from batcher.messages import Lane, Outcome, Prediction, entry_id, fragment
 from batcher.settings import JobSettings
@@ -189,7 +189,7 @@ async def run_attempt(
         return attempt.status
     queues, opened = Queues(), OpenQueue(hub, cache)
     connected = queues.add(opened), queues
-    run = JobRun(attempt, store, settings, connected, requests_of(settings), should_stop)
+    run = JobRun(attempt, store, settings, connected, bounds_of(settings), should_stop)
     try:
         return await run.run()
     finally:
