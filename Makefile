@@ -146,9 +146,12 @@ PARTITIONS ?=
 partitions: $(STAMP) ## cut links between clients, Redis and sentinels 200 times; needs root (PARTITIONS="--topology cluster")
 	$(BIN)/python -m tests.partitions $(PARTITIONS)
 
+# Options for `make cost`: COST=--planted takes out each repair, COST="--planted record" some of them.
+COST ?=
+
 .PHONY: cost
-cost: $(STAMP) ## send the worst bodies of every route in all sizes, and fail where one costs more than it weighs
-	$(BIN)/python -m pytest -n 0 -s -m "long or not long" tests/cost
+cost: $(STAMP) ## send the worst bodies of every route in all sizes, and fail where one costs more than it weighs (COST=--planted)
+	$(BIN)/python -m tests.cost $(COST)
 
 # Options for `make soak`, e.g. make soak SOAK="--minutes 20 --limits"
 SOAK ?=

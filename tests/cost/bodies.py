@@ -5,8 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import zstandard
 
 Write = Callable[[int], bytes]
 Chosen = Callable[[str], bool]
@@ -95,6 +99,7 @@ _ANY: Mapping[str, Write] = {
 }
 _TEXT: Mapping[str, Write] = {
     "a long text": lambda size: b'"' + b"x" * size + b'"',
+    "escaped letters": lambda size: b'"' + rb"\u0061" * (size // 6) + b'"',
     "escapes": lambda size: b'"' + rb"\u0000" * (size // 6) + b'"',
     "halves of pairs": lambda size: b'"' + rb"\ud83d" * (size // 6) + b'"',
     "wide characters": lambda size: b'"' + "\N{GRINNING FACE}".encode() * (size // 4) + b'"',
@@ -163,16 +168,48 @@ def binary_bodies(size: int) -> Iterator[tuple[str, bytes, int]]:
     yield "binary: a length of 4 GiB", _dumps(_OIP) + b"\xff" * size, len(_dumps(_OIP))
 
 
-def compressed_bodies(base: Any, size: int, wanted: Chosen = bool) -> Iterator[tuple[str, bytes]]:
-    """Bodies in gzip whose content is eight times as large."""
+_COMPRESS: Mapping[str, Callable[[bytes], bytes]] = {
+    "gzip": partial(gzip.compress, compresslevel=1),
+    "deflate": partial(zlib.compress, level=1),
+    "zstd": zstandard.compress,
+}
+MAX_SPACES = 64 * 1024**2
+
+
+class Compressed(NamedTuple):
+    """A body with a Content-Encoding. `content` is the size that it may cost as, if not its own."""
+
+    name: str
+    encoding: str
+    body: bytes
+    content: int = 0
+
+
+def compressed_bodies(base: Any, size: int, wanted: Chosen = bool) -> Iterator[Compressed]:
+    """Compressed bodies whose content is eight times as large, or more than a body may have."""
     large = ("repeats", "a long text", "unknown fields")
-    contents = json_bodies(base, 8 * size, lambda name: name.endswith(large) and wanted(_zip(name)))
-    yield from ((_zip(name), gzip.compress(content, 1)) for name, content in contents)
-    if wanted(_zip("spaces")):
-        yield _zip("spaces"), gzip.compress(b" " * 8 * size)
-    if wanted(_zip("empty members")):
-        yield _zip("empty members"), gzip.compress(b"") * (size // 20)
+    contents = json_bodies(base, 8 * size, lambda name: name.endswith(large) and wanted(f"gzip: {name}"))
+    for name, content in contents:
+        yield Compressed(f"gzip: {name}", "gzip", gzip.compress(content, 1), 8 * size)
+    for encoding in _COMPRESS:
+        if wanted(name := f"{encoding}: spaces"):
+            yield Compressed(name, encoding, spaces(encoding, 8 * size), 8 * size)
+        if wanted(name := f"{encoding}: more than a body may have"):
+            yield Compressed(name, encoding, spaces(encoding, min(1000 * size, MAX_SPACES)))
+    if wanted(name := "gzip: empty members"):
+        yield Compressed(name, "gzip", gzip.compress(b"") * (size // 20), 8 * size)
+    for encoding in ("gzip", "gzip, gzip"):
+        if wanted(name := f"{encoding}: layers"):
+            layers = gzip.compress(spaces("gzip", min(1000 * size, MAX_SPACES)))
+            yield Compressed(name, encoding, layers)
 
 
-def _zip(name: str) -> str:
-    return f"gzip: {name}"
+@lru_cache(16)
+def spaces(encoding: str, size: int) -> bytes:
+    """So many spaces, compressed."""
+    return _COMPRESS[encoding](b" " * size)
+
+
+def in_chunks_of_a_byte(body: bytes) -> bytes:
+    """A body in the chunked coding, which makes six bytes of each."""
+    return b"".join(b"1\r\n%c\r\n" % byte for byte in body) + b"0\r\n\r\n"

@@ -63,6 +63,10 @@ FILES: Mapping[str, Callable[[int], bytes]] = {
     "many short rows": lambda size: b"text\n" + b"a\n" * (size // 2),
     "rows that end in CR": lambda size: b"text\r" + b"a\r" * (size // 2),
     "blank lines": lambda size: b"text\n" + b"\n" * size + b"a",
+    "blank lines of a table": lambda size: b"text,more\na,b\n" + b"\n" * size + b"a,b\n",
+    "lines of spaces": lambda size: b'{"text":"a"}\n' + b" \n" * (size // 2) + b'{"text":"a"}\n',
+    "lines of other spaces": lambda size: b"a\n" + "\v\n\u2003\n".encode() * (size // 6) + b"a\n",
+    "spaces without a line end": _in_records(lambda n: b" " * n + b"\n", 900_000),
     "wide lines of JSON": _in_records(lambda n: b'{"text":"a","b":[%b0]}\n' % (b"{}," * (n // 3)), 900_000),
     "fields of JSON": _in_records(
         lambda n: b'{"text":"a"%b}\n' % b"".join(b',"%x":0' % k for k in range(n // 10)), 900_000
@@ -102,9 +106,14 @@ def files(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, 
                 yield f"{kind}: {name}", query, content_type, make(size)
 
 
+def read_again(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Bodies for a route that knows how to read them."""
+    yield from ((name, make(size)) for name, make in FILES.items() if wanted(name))
+
+
 def zipped(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes, int]]:
     """Bodies of POST /jobs whose content has about so many bytes: a name, the body, and that number."""
-    for name in ("blank lines", "many short rows", "one long record"):
+    for name in ("blank lines", "blank lines of a table", "many short rows", "one long record"):
         if wanted(f"gzip: {name}"):
             yield f"gzip: {name}", gzip.compress(FILES[name](size), 1), size
     if wanted("gzip: blank lines before others"):
@@ -131,19 +140,25 @@ _HEADERS = {
 }
 
 
-def forms(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
-    """Bodies of POST /v1/files."""
+def forms(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, bytes]]:
+    """Bodies of POST /v1/files: a name, the content type and the body."""
     contents: dict[str, Callable[[int], bytes]] = {
         **{name: lambda n, make=make: form(make(n)) for name, make in FILES.items()},
         **{name: lambda n, rest=rest: _parts(rest, n) for name, rest in _HEADERS.items()},
         "beginnings of a boundary": lambda n: _FORM + b"\r\n--" * (n // 4) + b"\r\n--B--\r\n",
         "no boundary": lambda n: b"\r\n" * (n // 2),
+        "no end": lambda n: _FORM + b"x" * n,
         "a long end": lambda n: _FORM + b"\r\n--B--" + b"\r\n--B" * (n // 5),
         "two forms of a name": lambda n: (
             b"--B\r\nContent-Disposition: form-data; name*=x; name*1=y\r\n\r\n\r\n--B--\r\n"
         ),
     }
-    yield from ((name, make(size)) for name, make in contents.items() if wanted(name))
+    yield from ((name, MULTIPART, make(size)) for name, make in contents.items() if wanted(name))
+    for name, boundary in {"almost a long boundary": b"B" * 70, "almost another": b"AB" * 35}.items():
+        if wanted(name):
+            kind = MULTIPART.replace("=B", f"={boundary.decode()}")
+            almost = form((b"\r\n--" + boundary[:-1]) * (size // 73))
+            yield name, kind, almost.replace(b"--B\r\n", b"--%b\r\n" % boundary)
 
 
 def form(content: bytes) -> bytes:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from socket import create_connection
 
@@ -24,7 +26,10 @@ BEGUN_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request of a cost test. `content` is the size of a compressed body's content."""
+    """One request of a cost test. `content` is the size of a compressed body's content.
+
+    `chunked`: the body is in the chunked coding already.
+    """
 
     method: str
     path: str
@@ -32,6 +37,7 @@ class Request:
     content_type: str = "application/json"
     content: int = 0
     headers: tuple[tuple[str, str], ...] = ()
+    chunked: bool = False
 
     @property
     def size(self) -> int:
@@ -43,6 +49,7 @@ class Request:
         """All headers but those that a client adds."""
         sent = {name.lower() for name, _ in self.headers}
         kind = [("content-type", self.content_type)] if self.content_type else []
+        kind += [("transfer-encoding", "chunked")] if self.chunked else []
         return [
             *((name, value) for name, value in (*HEADERS.items(), *kind) if name not in sent),
             *self.headers,
@@ -93,6 +100,13 @@ class Meter:
     def forget_peak(self) -> None:
         Path(f"/proc/{self.service.api.pid}/clear_refs").write_text("5")
 
+    def computed(self) -> int:
+        """The texts that have been computed for requests of the process."""
+        said = self._http.get("/metrics").raise_for_status().text
+        found = re.search(r'^millrace_entries_total{outcome="computed"} (\d+)', said, re.MULTILINE)
+        assert found is not None, "it begins with 0"
+        return int(found[1])
+
     def measure(self, request: Request) -> Cost:
         """The cost of one request, from its first byte to the last one of its answer.
 
@@ -115,17 +129,32 @@ class Meter:
 
     def send(self, request: Request, tidy: bool = True) -> httpx.Response:
         """The answer, of a stream of events only the first ones; `tidy` deletes what it has stored."""
-        content = None if request.method == "GET" else request.body
-        with self._http.stream(
-            request.method, request.path, headers=request.head(), content=content
-        ) as answer:
-            if "event-stream" in answer.headers.get("content-type", ""):
-                answer._content = next(answer.iter_raw())
-            else:
-                answer.read()
+        if request.chunked:
+            answer = self._send_chunked(request)
+        else:
+            content = None if request.method == "GET" and not request.body else request.body
+            with self._http.stream(
+                request.method, request.path, headers=request.head(), content=content
+            ) as answer:
+                if "event-stream" in answer.headers.get("content-type", ""):
+                    answer._content = next(answer.iter_raw())
+                else:
+                    answer.read()
         if tidy:
             self._tidy(answer)
         return answer
+
+    def _send_chunked(self, request: Request) -> httpx.Response:
+        """The body as it is, in as few segments as possible: httpx would make one chunk of it."""
+        sent = httpx.Request(request.method, f"{self.service.base_url}{request.path}")
+        with closing(HTTPConnection("127.0.0.1", self.service.port, timeout=300)) as http:
+            try:
+                http.request(request.method, request.path, request.body, dict(request.head()))
+                answer = http.getresponse()
+                headers = [(name, value) for name, value in answer.getheaders() if name != "content-encoding"]
+                return httpx.Response(answer.status, headers=headers, content=answer.read(), request=sent)
+            except (OSError, HTTPException) as error:
+                raise httpx.TransportError(str(error)) from error
 
     def status(self, request: Request) -> int:
         """The status of the answer; 0 without one."""
@@ -140,7 +169,8 @@ class Meter:
         It leaves as soon as the work for it has begun, and after `patience_s` at the latest.
         """
         head = f"{request.method} {request.path} HTTP/1.1\r\nhost: localhost\r\n"
-        fields = [*request.head(), ("content-length", str(len(request.body)))]
+        length = [] if request.chunked else [("content-length", str(len(request.body)))]
+        fields = [*request.head(), *length]
         head += "".join(f"{name}: {value}\r\n" for name, value in fields) + "\r\n"
         began_s, deadline = self.cpu_s(), time.monotonic() + patience_s
         with closing(create_connection(("127.0.0.1", self.service.port))) as client:

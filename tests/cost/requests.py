@@ -6,17 +6,26 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from api.compat.oip import HEADER_LENGTH
-from tests.cost.bodies import JSON_BODIES, Chosen, binary_bodies, compressed_bodies, json_bodies
-from tests.cost.files import MULTIPART, files, forms, zipped
+from tests.cost.bodies import (
+    JSON_BODIES,
+    Chosen,
+    binary_bodies,
+    compressed_bodies,
+    in_chunks_of_a_byte,
+    json_bodies,
+)
+from tests.cost.files import files, forms, read_again, zipped
 from tests.cost.meter import KIB, Request
 from tests.cost.routes import ApiRoute
 from tests.cost.stored import NO_ID, Stored, filled
 
 Named = tuple[str, Request]
-JOBS, FILES = "/jobs", "/v1/files"
+JOBS, FILES, LABELLED = "/jobs", "/v1/files", "/jobs/{job_id}/labelled"
 PLAIN = "a plain request"
 # A head has 8 KiB and 100 headers; a target 8 KiB.
 HEAD, FIELDS = 6 * KIB, 90
+# A byte in a chunk has six, and these kinds of bodies are also sent so.
+CHUNK_BYTES, IN_CHUNKS = 6, ("many short rows", "a long unknown value", "repeats")
 # Content of more than 64 MiB is refused.
 LARGE_ZIP = 60 * KIB * KIB
 # A value of each header that is worst for its readers.
@@ -28,6 +37,9 @@ HEADS = {
     "authorization": "Bearer " + "x" * HEAD,
     "content-encoding": "gzip," * (HEAD // 5),
     "content-type": 'application/json;a="' + ";" * HEAD,
+    "content-type ": "multipart/form-data;boundary=" + "B" * HEAD,
+    "content-type  ": "multipart/form-data" + ";boundary*%d=B" * (HEAD // 13) % (*range(HEAD // 13),),
+    "content-type   ": "multipart/form-data" + ";a=b" * (HEAD // 4),
     "cookie": "a=b;" * (HEAD // 4),
     "cookie ": '="' + "\\" * HEAD,
     "forwarded": "for=1.2.3.4," * (HEAD // 12),
@@ -56,29 +68,39 @@ def bodies(route: ApiRoute, size: int, stored: Stored, wanted: Chosen = bool) ->
 
     None for a route with a body that has no example.
     """
+    yield from _bodies(route, size, stored, wanted)
+    small = _bodies(route, size // CHUNK_BYTES, stored, lambda name: name.endswith(IN_CHUNKS))
+    for name, request in small:
+        if name.endswith(IN_CHUNKS) and wanted(name := f"chunks of a byte: {name}"):
+            yield name, replace(request, body=in_chunks_of_a_byte(request.body), chunked=True)
+
+
+def _bodies(route: ApiRoute, size: int, stored: Stored, wanted: Chosen) -> Iterator[Named]:
     method, path = route.method, route.path
     if (method, path) == ("POST", JOBS):
         for name, query, kind, body in files(size, wanted):
             yield name, Request(method, path + query, body, kind)
         for name, packed, content in zipped(min(8 * size, LARGE_ZIP), wanted):
             yield name, Request(method, f"{path}?filename=a.txt", packed, "", content)
-    elif path == f"{JOBS}/{{job_id}}/labelled":
-        for name, _, kind, body in files(size, wanted):
-            yield name, Request(method, stored.paths(path)[0], body, kind)
+    elif path == LABELLED:
+        for name, body in read_again(size, wanted):
+            for target in stored.paths(path):  # of jobs of lines and of a table
+                yield name, Request(method, target, body)
+        for name, packed, content in zipped(min(8 * size, LARGE_ZIP), wanted):
+            for target in stored.paths(path):
+                yield name, Request(method, target, packed, "", content)
     elif (method, path) == ("POST", FILES):
-        for name, body in forms(size, wanted):
-            yield name, Request(method, path, body, MULTIPART)
+        for name, kind, body in forms(size, wanted):
+            yield name, Request(method, path, body, kind)
     elif method in ("POST", "PUT") and path in JSON_BODIES:
         target = stored.paths(path)[0] + ("?order=score" if "predict" in path and "v1" not in path else "")
-        for name, body in json_bodies(JSON_BODIES[path], size):
+        for name, body in json_bodies(JSON_BODIES[path], size, wanted):
             yield name, Request(method, target, body)
-        for name, body in compressed_bodies(JSON_BODIES[path], size):
-            yield (
-                name,
-                Request(method, target, body, content=8 * size, headers=(("content-encoding", "gzip"),)),
-            )
+        for packed in compressed_bodies(JSON_BODIES[path], size, wanted):
+            headers = (("content-encoding", packed.encoding),)
+            yield packed.name, Request(method, target, packed.body, content=packed.content, headers=headers)
         if path.endswith("/infer"):
-            for name, body, length in binary_bodies(size):
+            for name, body, length in filter(lambda one: wanted(one[0]), binary_bodies(size)):
                 headers = ((HEADER_LENGTH.decode(), str(length)),)
                 yield name, Request(method, target, body, "application/octet-stream", headers=headers)
 
@@ -102,6 +124,8 @@ def heads(route: ApiRoute, stored: Stored) -> Iterator[Named]:
             yield name, replace(plain, path=filled(route.path, value))
     for name, query in _queries(route):
         yield name, replace(plain, path=f"{plain.path.partition('?')[0]}?{query}")
+    if not plain.body:
+        yield "a body that is not read", replace(plain, body=b"x" * 64 * KIB)
     for name, value in HEADS.items():
         yield f"header {name}", _with(plain, ((name.strip(), value),))
     for name in ("prefer", "cookie", "x-forwarded-for", "x"):

@@ -25,6 +25,8 @@ from tests.service import Service, wait_until
 NAME = "default"
 _PARAMETER = re.compile(r"\{(\w+)(?::\w+)?\}")
 TEXTS, LINES, JOBS, ENDED, REFUSED, KEYS = 3000, 500, 200, 3000, 400, 300
+# The blank lines between the two lines of a batch.
+GAP_BYTES = 16 * 1024**2
 NO_ID = "0" * 32
 # A text as long as it may be, of wide characters.
 _LONG = "\N{GRINNING FACE}" * 20_000
@@ -59,24 +61,28 @@ def store(service: Service, headers: Mapping[str, str]) -> Stored:
         ask(http, headers)
         texts = "".join(f"stored {number}\n" for number in range(TEXTS))
         job = http.post("/jobs?filename=a.txt&keep_input=true", content=texts).raise_for_status().json()["id"]
-        file, batch = _start_batch(http)
+        file, batch = _start_batch(http, LINES)
+        sparse, gap = _start_batch(http, 2, GAP_BYTES)
         jobs = service.start_jobs()
         small = http.post("/jobs?filename=a.txt", content="a").raise_for_status().json()["id"]
-        found = [f"/jobs/{job}", f"/jobs/{small}", f"/v1/batches/{batch}"]
+        rows = "text,more\na,b\na,b\n"  # those of "blank lines of a table"
+        table = http.post("/jobs?filename=a.csv", content=rows).raise_for_status().json()["id"]
+        batches = [f"/v1/batches/{one}" for one in (batch, gap)]
+        found = [*(f"/jobs/{one}" for one in (job, small, table)), *batches]
         ended = ("finished", "completed")
         wait_until(
             lambda: all(http.get(path).json()["status"] in ended for path in found), "jobs to end", 120
         )
         jobs.stop()
-        output = http.get(f"/v1/batches/{batch}").json()["output_file_id"]
+        output, between = (http.get(path).json()["output_file_id"] for path in batches)
         _keep_ended(client, small)
         for number in range(JOBS):
             http.post("/jobs?filename=a.txt", content=f"queued {number}").raise_for_status()
         version = http.get("/v2/models/stub").json()["versions"][0]
     return Stored(
         {
-            "job_id": (job, small),
-            "file_id": (output, file),
+            "job_id": (job, table, small),
+            "file_id": (output, between, sparse, file),
             "batch_id": (batch,),
             "request_id": ("stored", "known"),
             "model": ("stub",),
@@ -94,8 +100,8 @@ def ask(http: httpx.Client, headers: Mapping[str, str]) -> None:
         http.post("/predict", json=asked, headers={**headers, "x-request-id": name}).raise_for_status()
 
 
-def _start_batch(http: httpx.Client) -> tuple[str, str]:
-    """The ids of a file and of a batch of it."""
+def _start_batch(http: httpx.Client, count: int, gap: int = 0) -> tuple[str, str]:
+    """The ids of a file of so many lines, with as many blank ones between two of them, and of its batch."""
     lines = [
         {
             "custom_id": f"line {number}",
@@ -103,9 +109,9 @@ def _start_batch(http: httpx.Client) -> tuple[str, str]:
             "url": "/v1/classify",
             "body": {"model": "stub", "input": f"line {number}"},
         }
-        for number in range(LINES)
+        for number in range(count)
     ]
-    content = "\n".join(map(json.dumps, lines)).encode()
+    content = ("\n" * (gap + 1)).join(map(json.dumps, lines)).encode()
     sent = http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("a.jsonl", content)})
     file = sent.raise_for_status().json()["id"]
     wanted = {"input_file_id": file, "endpoint": "/v1/classify", "completion_window": "24h"}

@@ -6,9 +6,11 @@ on what else the machine does. `make cost` runs the long form, and prints what e
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -16,10 +18,12 @@ from api.settings import ApiSettings
 from tests.cost.bodies import JSON_BODIES
 from tests.cost.files import MULTIPART, form
 from tests.cost.meter import KIB, MIB, Cost, Meter, Request
-from tests.cost.requests import FILES, JOBS, LARGE_ZIP, PLAIN, Named, bodies, heads
+from tests.cost.planted import PLANTED, Planted
+from tests.cost.requests import FILES, JOBS, LABELLED, LARGE_ZIP, PLAIN, Named, bodies, heads
 from tests.cost.routes import ApiRoute, every_route
-from tests.cost.stored import ENDED, TEXTS
+from tests.cost.stored import ENDED, GAP_BYTES, TEXTS
 from tests.limits import limit_bytes
+from tests.mutation.mutants import ROOT
 
 pytestmark = [
     pytest.mark.redis,
@@ -33,6 +37,8 @@ RUNS = 4
 BASE_S, KIB_S = 0.050, 0.008
 # For each KiB of an answer, and for each row of stored results.
 STORED_S, STORED_ROW_S = 0.0004, 0.0003
+# For each KiB of blank lines in what is stored.
+BLANK_S = 0.00004
 # For each job that an operator's request looks for a text or a client in.
 JOB_S = 0.00006
 # What may go on after its client has left.
@@ -52,7 +58,7 @@ DEAREST = 8
 
 def reads_file(route: ApiRoute) -> bool:
     """Whether the body is a file, which is never in memory as a whole."""
-    return (route.method, route.path) in (("POST", JOBS), ("POST", FILES))
+    return route.method == "POST" and route.path in (JOBS, FILES, LABELLED)
 
 
 def has_body(route: ApiRoute) -> bool:
@@ -61,7 +67,7 @@ def has_body(route: ApiRoute) -> bool:
 
 def reads_stored(route: ApiRoute) -> bool:
     """Whether the answer is what is stored, in blocks."""
-    return route.method == "GET" and route.path.startswith((f"{JOBS}/", f"{FILES}/"))
+    return route.method == "GET" and route.path.endswith(("/predictions", "/texts", "/content"))
 
 
 def is_one_record(name: str) -> bool:
@@ -74,7 +80,7 @@ def allowed_s(route: ApiRoute, request: Request, answer: int = 0) -> float:
     if reads_stored(route):  # a line of CSV is short, and its result is not
         stored = max(stored, STORED_ROW_S * TEXTS)
     if route.path == "/admin/forget":
-        stored = JOB_S * ENDED
+        stored = JOB_S * ENDED + BLANK_S * GAP_BYTES / KIB
     return BASE_S + KIB_S * request.size / KIB + stored
 
 
@@ -158,7 +164,12 @@ class Costs:
 
     def leave_large(self) -> None:
         """Leaves after small files whose content takes seconds, also behind bytes that are not read yet."""
-        kinds = ("gzip: blank lines", "gzip: blank lines before others")
+        kinds = (
+            "gzip: blank lines",
+            "gzip: blank lines of a table",
+            "gzip: blank lines before others",
+            "gzip: many short rows",
+        )
         for name, request in bodies(self.route, LARGE_ZIP // 8, self.meter.stored, kinds.__contains__):
             used_s = min(self.meter.leave(request, patience_s=5) for _ in range(2))
             if used_s > LEFT_S:
@@ -216,6 +227,33 @@ def test_deleting_what_is_large_costs_no_more_than_it_weighs(meter: Meter) -> No
         cost = meter.measure(request)
         assert cost.status in (200, 204), cost
         assert too_much(ApiRoute("DELETE", target), request, cost) == ""
+
+
+@pytest.mark.parametrize("path", ["/predict?order=score", "/v1/classify", "/invocations"])
+def test_nothing_is_computed_for_an_answer_that_can_only_be_too_large(meter: Meter, path: str) -> None:
+    texts = [f"{path} {number}" for number in range(1000)]
+    field = {"/predict?order=score": "text", "/v1/classify": "input", "/invocations": "inputs"}[path]
+    before = meter.computed()
+    for _ in range(2):  # the results of the first one would be known
+        assert meter.status(Request("POST", path, json.dumps({field: texts}).encode())) in (400, 413)
+    assert meter.computed() == before
+
+
+@pytest.mark.parametrize("planted", PLANTED, ids=lambda one: one.name)
+def test_a_repair_can_still_be_taken_out(planted: Planted, tmp_path: Path) -> None:
+    for file in {edit.file for edit in planted.edits}:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text((ROOT / file).read_text())
+    planted.apply(tmp_path)
+
+
+def test_a_batch_with_megabytes_between_two_lines_costs_no_more_than_it_weighs(meter: Meter) -> None:
+    sparse = meter.stored.values["file_id"][2]
+    wanted = {"input_file_id": sparse, "endpoint": "/v1/classify", "completion_window": "24h"}
+    request = Request("POST", "/v1/batches", json.dumps(wanted).encode())
+    costs = [meter.measure(request) for _ in range(RUNS)]
+    assert [cost.status for cost in costs] == [200] * RUNS
+    assert min(cost.cpu_s for cost in costs) < BASE_S + BLANK_S * GAP_BYTES / KIB
 
 
 @pytest.mark.long

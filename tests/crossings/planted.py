@@ -9,34 +9,9 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from tests.mutation.running import copy_of_repository
-
-
-class Edit(NamedTuple):
-    """In one file, what makes it right and what was there before."""
-
-    file: str
-    correct: str
-    wrong: str
-
-
-class Planted(NamedTuple):
-    """The opposite of a repair."""
-
-    name: str
-    edits: Sequence[Edit]
-
-    def apply(self, folder: Path) -> None:
-        """Takes the repair out. Raises LookupError if the place has changed."""
-        for edit in self.edits:
-            path = folder / edit.file
-            text = path.read_text()
-            if text.count(edit.correct) != 1:
-                raise LookupError(f"{self.name}: its place in {edit.file} is not found once")
-            path.write_text(text.replace(edit.correct, edit.wrong))
-
+from tests.planted import Edit, Planted
 
 PLANTED = (
     Planted(
