@@ -173,7 +173,7 @@ PLANTED = (
                 "        finally:\n            self._running.acquire()\n",
             )
         ],
-        ["tests/unit/batcher/worker/test_turns.py"],
+        ["tests/unit/batcher/worker/test_turns.py", "--timeout", "60"],
     ),
     Planted(
         "a process that was suspended takes Redis for lost",
