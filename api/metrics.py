@@ -33,17 +33,6 @@ from batcher.version import own_version
 
 # With more labels than this, the pairs of labels are not metrics: they could be too many series.
 MAX_LABELS = 20
-OUTCOMES = (
-    "hit_local",
-    "hit_shared",
-    "computed",
-    "shed",
-    "expired",
-    "failed",
-    "dead",
-    "refused",
-    "cancelled",
-)
 OUTCOME_OF: dict[type[errors.MillraceError], str] = {
     errors.QueueFull: "shed",
     errors.BudgetExceeded: "expired",
@@ -54,6 +43,7 @@ OUTCOME_OF: dict[type[errors.MillraceError], str] = {
     errors.Paused: "refused",
     errors.QueueUnavailable: "refused",
 }
+OUTCOMES = ("hit_local", "hit_shared", "computed", *dict.fromkeys(OUTCOME_OF.values()), "cancelled")
 # The fields of `batcher.hub.dispatcher.HubCounts`, and what they count.
 HUB_COUNTS = {
     "queued": "Entries that this API enqueued",

@@ -29,8 +29,12 @@ Moment = Annotated[int, Field(ge=0, lt=10**13)]
 LaneOrAll = Literal["interactive", "bulk", "all"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+class _Closed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Strict(_Closed):
+    model_config = ConfigDict(strict=True)
 
 
 class Forget(_Strict):
@@ -49,10 +53,8 @@ class Forget(_Strict):
         return self
 
 
-class RefusedQuery(BaseModel):
+class RefusedQuery(_Closed):
     """Which refused texts; times in ms since 1970."""
-
-    model_config = ConfigDict(extra="forbid")
 
     code: Literal["", "poison", "inference_failed"] = ""
     revision: _Revision = ""
@@ -109,10 +111,8 @@ class HoldEnd(_Strict):
     client: Client
 
 
-class UsageQuery(BaseModel):
+class UsageQuery(_Closed):
     """Which days (UTC, both included) and which key; by default all that are kept."""
-
-    model_config = ConfigDict(extra="forbid")
 
     first: date = date(2000, 1, 1)
     last: date = date(9999, 12, 31)
@@ -120,10 +120,8 @@ class UsageQuery(BaseModel):
     format: Literal["json", "csv"] = "json"
 
 
-class JobsQuery(BaseModel):
+class JobsQuery(_Closed):
     """Which jobs: by status, the beginning of the id, part of the file name, and the client."""
-
-    model_config = ConfigDict(extra="forbid")
 
     status: JobStatus | None = None
     search: Annotated[str, StringConstraints(max_length=200)] = ""
@@ -160,9 +158,7 @@ class TryOut(_Strict):
     shadow: bool = False
 
 
-class CompareQuery(BaseModel):
+class CompareQuery(_Closed):
     """The model whose comparison is wanted."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: _Model = ""

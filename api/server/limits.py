@@ -22,9 +22,7 @@ from collections.abc import Iterator
 from time import monotonic
 from typing import Any
 
-from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
-from uvicorn.server import ServerState
 
 from api.asgi.http import CLOSE, new_request_id
 from api.asgi.problems import problem_parts
@@ -153,21 +151,15 @@ _State = tuple[object, int, bool]
 class LimitedProtocol(HttpToolsProtocol):
     """Uvicorn's protocol with these limits. `limit_concurrency` in its config limits the connections."""
 
-    def __init__(
-        self,
-        config: Config,
-        server_state: ServerState,
-        app_state: dict[str, Any],
-        _loop: asyncio.AbstractEventLoop | None = None,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self._most = self.limit_concurrency or sys.maxsize
         self.limit_concurrency = None  # uvicorn would reject every new connection, including probes
         self._since = self.loop.time()
         self._allowance = HEAD_BYTES
         self._check: asyncio.TimerHandle | None = None
-        self._lifecycle: Lifecycle | None = app_state.get(LIFECYCLE)
-        self._backlog: Backlog = app_state.setdefault(BACKLOG, Backlog())
+        self._lifecycle: Lifecycle | None = self.app_state.get(LIFECYCLE)
+        self._backlog: Backlog = self.app_state.setdefault(BACKLOG, Backlog())
         self._last = False
         self._probes_only = False
         self._resumed = 0
