@@ -1,4 +1,15 @@
-// Makes the structure of Swagger UI's page accessible. It renders again on every click, so this follows it.
+// Shows the contract in Swagger UI, and makes the structure of its page accessible. It renders again on every click,
+// so this follows it.
+
+SwaggerUIBundle({
+  url: "openapi.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  showExtensions: true,
+  showCommonExtensions: true,
+  persistAuthorization: true,
+  validatorUrl: null,
+});
 
 const page = document.getElementById("swagger-ui");
 

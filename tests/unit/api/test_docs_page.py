@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from base64 import b64encode
-from hashlib import sha256
 
 from tests.unit.api.service import Service
 
@@ -17,7 +15,7 @@ async def test_the_page_loads_its_own_files_and_the_contract(service: Service) -
         answer = await service.client.get("/" + name)
         assert answer.status_code == 200, name
         assert int(answer.headers["content-length"]) > 100
-    assert "url: 'openapi.json'" in page
+    assert 'url: "openapi.json"' in (await service.client.get("/static/docs.js")).text
 
 
 async def test_the_page_asks_no_other_host(service: Service) -> None:
@@ -25,6 +23,5 @@ async def test_the_page_asks_no_other_host(service: Service) -> None:
     answer = await service.client.get("/docs")
     assert not re.search(r"(?:src|href|url)\s*[=:]\s*[\"'](?:https?:)?//", answer.text)
     policy = answer.headers["content-security-policy"]
-    assert policy.startswith("default-src 'none'; script-src 'self' 'sha256-")
-    inline = re.findall(r"<script>(.*?)</script>", answer.text, re.DOTALL)
-    assert [b64encode(sha256(one.encode()).digest()).decode() in policy for one in inline] == [True]
+    assert policy.startswith("default-src 'none'; script-src 'self'; ")
+    assert not re.search(r"<script(?![^>]*\ssrc=)", answer.text)

@@ -262,12 +262,6 @@ async def test_openapi_describes_everything(start: Start) -> None:
     assert example.keys() == {"predictions"}
 
 
-async def test_the_documentation_page_is_served(service: Service) -> None:
-    page = await service.client.get("/docs")
-    assert page.status_code == 200
-    assert "openapi.json" in page.text
-
-
 async def test_the_lifespan_starts_and_stops_what_is_behind(start: Start) -> None:
     hub = FakeHub()
     service = await start(hub)

@@ -248,7 +248,7 @@ def test_no_file_of_the_page_names_another_host_or_carries_a_script_or_style_inl
     )
     named = set(re.findall(r'from "\./([\w.]+)"', scripts)) | set(re.findall(r'static/([\w.]+)"', page))
     named |= set(re.findall(r'import\("\./([\w.]+)"\)', scripts))
-    assert named | pages | {"docs.css", "docs.js"} == set(assets)
+    assert named | pages | {"docs.html", "docs.css", "docs.js"} == set(assets)
 
 
 async def test_files_are_asked_about_and_not_sent_again(service: Service) -> None:
