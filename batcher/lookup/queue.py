@@ -181,16 +181,9 @@ class LocalCache:
             _, oldest = self._entries.popitem(last=False)
             self.bytes -= oldest.size
             self.evictions += 1
-        expires_at = monotonic() + life_s
+        facts = (prediction.tokens, prediction.revision, prediction.model, prediction.foreign)
         self._entries[key] = CachedPrediction(
-            prediction.fragment,
-            prediction.truncated,
-            expires_at,
-            size,
-            prediction.tokens,
-            prediction.revision,
-            prediction.model,
-            prediction.foreign,
+            prediction.fragment, prediction.truncated, monotonic() + life_s, size, *facts
         )
         self.bytes += size
 
