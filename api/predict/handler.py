@@ -159,11 +159,11 @@ class Predictor:
     ) -> tuple[Sequence[Result], list[Header]]:
         """The result of each text, and the headers that describe them; notes in `context` what was found.
 
-        `budget_s` has a default. If the in-process cache knows all texts, it does not wait for anything. What
-        can only be too large is refused before. Raises Problem, MillraceError or ClientDisconnect.
+        `budget_s` has a default. If the in-process cache knows all texts, it does not wait for anything;
+        otherwise what can only be too large is refused before anything is asked. Raises Problem,
+        MillraceError or ClientDisconnect.
         """
         texts, client = context.texts, context.client
-        check_size(len(texts) * lookup.models.shortest, self.settings.max_answer_bytes)
         if self.limits.traffic.has_quotas:
             self.limits.check(client, len(texts))
         started = perf_counter()
@@ -174,23 +174,29 @@ class Predictor:
             context.hit = True
             cache_s = perf_counter() - started
         else:
-            context.answer = result = LookupResult()
+            check_size(len(texts) * lookup.models.shortest, self.settings.max_answer_bytes)
             until = started + (self.settings.default_budget_s if budget_s is None else budget_s)
-            trace = context.headers.trace
-            request = LookupRequest(texts, client, until, tenant, one_revision, trace)
-            with self.bodies.hold(texts):
-                await unless_disconnected(receive, lookup.find(request, result))
-            if refuses:
-                refuse_unknown(result)
-            if result.failed:
-                raise_failed(texts, result)
-            results = [result.by_text[text] for text in texts]
-            context.computed = len(result.computed)
-            context.hit = not result.computed
-            cache_s = result.cache_s
+            request = LookupRequest(texts, client, until, tenant, one_revision, context.headers.trace)
+            context.answer = answer = LookupResult()
+            results = await self._ask(lookup, request, answer, receive)
+            context.computed = len(answer.computed)
+            context.hit = not answer.computed
+            cache_s = answer.cache_s
         described = answer_headers(context, lookup.models, results, cache_s)
         check_size(sum([len(result.fragment) for result in results]), self.settings.max_answer_bytes)
         return results, described
+
+    async def _ask(
+        self, lookup: Lookup, request: LookupRequest, answer: LookupResult, receive: Receive
+    ) -> list[Result]:
+        """The result of each text, in order. Raises as `find`."""
+        with self.bodies.hold(request.texts):
+            await unless_disconnected(receive, lookup.find(request, answer))
+        if self.settings.refuse_unknown:
+            refuse_unknown(answer)
+        if answer.failed:
+            raise_failed(request.texts, answer)
+        return [answer.by_text[text] for text in request.texts]
 
 
 class PredictHandler:
