@@ -159,24 +159,23 @@ def info(args: Namespace) -> Iterator[str]:
 
 def evaluate(args: Namespace) -> Iterator[str]:
     """Accuracy, F1, calibration and speed on labelled texts, and a comparison with another model."""
-    from model_store.evaluate import Labelled, compare, measure
+    from model_store.evaluate import compare, measure
     from model_store.measuring import Measuring, write_reference
     from model_store.prepare import locate, prepare
 
     for reference in filter(None, (args.against, args.cascade)):  # before minutes are spent on the first
         locate(reference, args.artefact_dir.expanduser())
     classifier = Measuring(_load(args))
-    data = Labelled(args.data, args.columns)
-    result = measure(classifier, data, args)
+    result = measure(classifier, args)
     yield from result.lines()
     if args.against:
         other = Namespace(**{**vars(args), "model": args.against})
-        yield from compare(result, measure(_load(other), data, other))
+        yield from compare(result, measure(_load(other), other))
     if args.cascade:
         from model_store.cascade import report
 
         other = Namespace(**{**vars(args), "model": args.cascade})
-        yield from report(result, measure(_load(other), data, other), args.within)
+        yield from report(result, measure(_load(other), other), args.within)
     if args.json:
         args.json.write_text(json.dumps(result.as_dict(), indent=2) + "\n", "utf-8")
     if args.write_reference:

@@ -21,21 +21,13 @@ from model_store.errors import ModelError
 from model_store.figures import Chosen, Figures, choose, figures, mcnemar, right_texts
 from model_store.prepare import locate
 from model_store.rows import share_out
-from model_store.training.table import Columns, LabelledRow, read_table
+from model_store.training.table import LabelledRow, read_table
 from text_files.errors import FileError
 from text_files.formats import Hints
 from text_files.source import TextFile
 
 # Number of texts that are tokenised and laid out together.
 _SLICE = 256
-
-
-@dataclass(frozen=True, slots=True)
-class LabelledText:
-    """A text and the index of its label."""
-
-    text: str
-    label: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +60,20 @@ class Evaluation:
         ]
 
 
-def read_tsv(path: Path, labels: Sequence[str]) -> list[LabelledText]:
+def read_tsv(path: Path, labels: Sequence[str]) -> list[LabelledRow]:
     """Read `text<TAB>label` lines below a header; a label is an index or one of `labels`.
 
     Raises ModelError naming the line that does not fit.
     """
     hints = Hints("1", "tsv", header=False, quotes=False, also=("2",))
-    by_name = {str(index): index for index in range(len(labels))}
-    by_name |= {name: index for index, name in enumerate(labels)}
+    by_name = {str(index): name for index, name in enumerate(labels)} | {name: name for name in labels}
     rows = []
     try:
         for row, label in islice(TextFile(path, hints).labelled("2"), 1, None):
             if label not in by_name:
                 where = f"{path}, line {row.number}"
                 raise ModelError(f"{where}: expected text<TAB>label, label one of {labels}.")
-            rows.append(LabelledText(row.text, by_name[str(label)]))
+            rows.append(LabelledRow(row.text, (by_name[str(label)],)))
     except FileError as error:
         raise ModelError(str(error)) from None
     if not rows:
@@ -121,11 +112,6 @@ def expected_labels(rows: Sequence[LabelledRow], info: ModelInfo, path: Path) ->
     return expected
 
 
-def one_hot(labels: Sequence[int], count: int) -> Chosen:
-    """`labels`, one index a text, as a matrix (texts, count)."""
-    return np.asarray(np.eye(count, dtype=bool)[list(labels)])
-
-
 def evaluate(
     classifier: Classifier,
     texts: Sequence[str],
@@ -155,25 +141,18 @@ def evaluate(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """A file of labelled texts. Without columns, it is a TSV of text and label below any header."""
+def measure(classifier: Classifier, args: Namespace) -> Evaluation:
+    """Classify the texts of the file in `args` with the model that they name. Raises ModelError.
 
-    path: Path
-    columns: Columns | None = None
-
-
-def measure(classifier: Classifier, data: Labelled, args: Namespace) -> Evaluation:
-    """Classify the texts of a file with the model that `args` name. Raises ModelError."""
-    labels = classifier.info.labels
-    if data.columns is None:
-        read = read_tsv(data.path, labels)
-        texts, expected = [row.text for row in read], one_hot([row.label for row in read], len(labels))
+    Without columns, the file is a TSV of text and label below any header.
+    """
+    if args.columns is None:
+        rows = read_tsv(args.data, classifier.info.labels)
     else:
-        if data.columns.separator and not classifier.info.multi_label:
+        if args.columns.separator and not classifier.info.multi_label:
             raise ModelError(f"{args.model} gives each text one label: leave out --separator.")
-        rows = read_table(data.path, columns=data.columns).rows
-        texts, expected = [row.text for row in rows], expected_labels(rows, classifier.info, data.path)
+        rows = read_table(args.data, columns=args.columns).rows
+    texts, expected = [row.text for row in rows], expected_labels(rows, classifier.info, args.data)
     thresholds = None
     directory = locate(args.model, args.artefact_dir.expanduser())[1]
     if classifier.info.multi_label and (directory / CONFIG).is_file():

@@ -42,7 +42,7 @@ class AccuracyCheck:
             raise ModelError(f"{manifest.name} is a multi-label model, which the check does not support.")
         rows = read_tsv(self.data, manifest.labels)
         texts = [row.text for row in rows]
-        expected = np.array([row.label for row in rows])
+        expected = np.array([manifest.labels.index(row.labels[0]) for row in rows])
         with TemporaryDirectory() as scratch:
             reference = Path(scratch) / "reference"
             build(checkpoint.path, reference, name=manifest.name, engine="torch")

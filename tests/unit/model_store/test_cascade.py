@@ -9,7 +9,7 @@ import pytest
 
 from model_store.cascade import recommended, report, steps
 from model_store.errors import ModelError
-from model_store.evaluate import Evaluation, one_hot
+from model_store.evaluate import Evaluation
 from model_store.figures import choose, figures, right_texts
 from model_store.stub import LABELS, StubClassifier
 
@@ -17,7 +17,7 @@ from model_store.stub import LABELS, StubClassifier
 def evaluation(positive: list[float], labels: list[int], texts_per_s: float, **info: object) -> Evaluation:
     """Of a model with these scores of POSITIVE."""
     scores = np.array([[1 - score, score] for score in positive])
-    expected = one_hot(labels, 2)
+    expected = np.eye(2, dtype=bool)[labels]
     return Evaluation(
         info=replace(StubClassifier().info, **info),
         figures=figures(LABELS, scores, expected),

@@ -13,7 +13,7 @@ from model_store import ModelInfo, Tokens
 from model_store.__main__ import main
 from model_store.artefact import read_manifest
 from model_store.errors import ModelError
-from model_store.evaluate import evaluate, one_hot, read_tsv
+from model_store.evaluate import evaluate, read_tsv
 from model_store.figures import figures, fit_thresholds, mcnemar
 from model_store.stub import StubClassifier
 from tests.unit.model_store.checkpoints import copy
@@ -96,7 +96,7 @@ def test_evaluate_prints_and_writes_its_figures(
 
 def test_figures_are_those_worked_out_by_hand() -> None:
     scores = [[0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.6, 0.4, 0.0], [0.3, 0.3, 0.4]]
-    evaluation = evaluate(Fixed(scores, ("x", "y", "z")), list("abcd"), one_hot([0, 1, 1, 2], 3))
+    evaluation = evaluate(Fixed(scores, ("x", "y", "z")), list("abcd"), np.eye(3, dtype=bool)[[0, 1, 1, 2]])
     assert evaluation.right.tolist() == [True, True, False, True]
     result = evaluation.figures
     assert result.confusion == ((1, 0, 0), (1, 1, 0), (0, 0, 1))

@@ -56,4 +56,4 @@ def test_a_text_may_have_other_separators_of_lines(tmp_path: Path) -> None:
     """A text with U+2028 was refused as a line without a label, and later lines got wrong numbers."""
     path = tmp_path / "rows.tsv"
     path.write_text("text\tlabel\na\u2028b\x85c\x0bd\tbad\ne\tgood\n", "utf-8")
-    assert [row.label for row in read_tsv(path, ("bad", "good"))] == [0, 1]
+    assert [row.labels for row in read_tsv(path, ("bad", "good"))] == [("bad",), ("good",)]
