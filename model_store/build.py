@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,7 @@ def build(
     name: str,
     engine: Engine,
     weights: Weights = "float",
+    content: str = "",
     check: Check | None = None,
     force: bool = False,
 ) -> Manifest:
@@ -51,21 +53,20 @@ def build(
 
     Raises ModelError if the checkpoint cannot be built, and GateFailed if int8 weights answer the sealed
     probes differently or `check` fails. With `force` the artefact is kept, and its manifest records the
-    failure. The caller holds `prepare.locked(out)`.
+    failure. `content` is the identity of the checkpoint that is meant, if it is known. The caller holds
+    `prepare.locked(out)`.
     """
     checkpoint = read_checkpoint(source)
     require_vocabulary(source)
-    tensors, named = Safetensors(source), identity(checkpoint.files())
+    tensors, named = Safetensors(source), content or identity(checkpoint.files())
     tensors.require_finite()
     scratch = out.parent / f".{out.name}.building"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
-        checkpoint, inputs = _read_texts(checkpoint, scratch)
+        checkpoint, inputs = _write_files(checkpoint, scratch, engine, weights)
         if (source / REFERENCE).is_file():
             shutil.copyfile(source / REFERENCE, scratch / REFERENCE)
-        phase(f"writing the model for {engine}")
-        _write_model(checkpoint, scratch, engine, weights, inputs)
         manifest = Manifest(
             name=name,
             revision=revision(named, weights),
@@ -91,7 +92,9 @@ def build(
             _require_passed(manifest, force=force)
             write_manifest(scratch, manifest)
         if identity(read_checkpoint(source).files()) != named:
-            raise changed(source)
+            raise ModelCorrupt(
+                f"{source} changed while it was being built; start again once its files are complete."
+            )
         shutil.rmtree(out, ignore_errors=True)
         scratch.rename(out)
     except OSError as error:
@@ -117,13 +120,6 @@ def require_replaceable(out: Path) -> None:
         raise ModelError(f"{out} is not an artefact, so it is not replaced: choose another directory.")
 
 
-def changed(source: Path) -> ModelCorrupt:
-    """The error for a checkpoint whose files were replaced between two steps of a build."""
-    return ModelCorrupt(
-        f"{source} changed while it was being built; start again once its files are complete."
-    )
-
-
 def _require_passed(manifest: Manifest, *, force: bool) -> None:
     gate = manifest.gate
     if gate and not gate.passed and not force:
@@ -133,6 +129,26 @@ def _require_passed(manifest: Manifest, *, force: bool) -> None:
             f"{gate.reference_accuracy:.2%}, and gives {gate.same_alone:.2%} the same label alone and in a "
             "batch, which is not accurate enough; --force keeps the artefact."
         )
+
+
+def _write_files(
+    checkpoint: Checkpoint, out: Path, engine: Engine, weights: Weights
+) -> tuple[Checkpoint, Inputs]:
+    """Write all files but the manifest. Returns the inputs, and the checkpoint with what its probes showed.
+
+    A graph that needs neither texts nor torch is written beside the import of torch, which takes seconds.
+    """
+    beside = checkpoint.packable and engine == "openvino" and weights == "float"
+    with ThreadPoolExecutor(1) as thread:
+        arguments = out, engine, weights, Inputs(checkpoint.unnumbered)
+        written = thread.submit(_write_model, checkpoint, *arguments) if beside else None
+        checkpoint, inputs = _read_texts(checkpoint, out)
+        if written and checkpoint.packable:
+            written.result()
+            return checkpoint, inputs
+    phase(f"writing the model for {engine}")
+    _write_model(checkpoint, out, engine, weights, inputs)
+    return checkpoint, inputs
 
 
 def _read_texts(checkpoint: Checkpoint, out: Path) -> tuple[Checkpoint, Inputs]:
@@ -162,5 +178,6 @@ def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, weights: Wei
         return
     from model_store.engines.converter import convert
 
-    tokens = Tokenizer(out / TOKENIZER, checkpoint.max_tokens)(CALIBRATION_TEXTS)
+    needed = weights == "int8" or not checkpoint.packable
+    tokens = Tokenizer(out / TOKENIZER, checkpoint.max_tokens)(CALIBRATION_TEXTS) if needed else []
     convert(checkpoint, out, inputs, weights=weights, calibration=tokens)

@@ -16,7 +16,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
@@ -111,7 +110,8 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
     check_seal(path)
     checkpoint = read_checkpoint(path)
     chosen, weights = choose(engine, precision)
-    named = revision(identity(checkpoint.files()), weights)
+    content = identity(checkpoint.files())
+    named = revision(content, weights)
     out = artefact_dir / "artefacts" / f"{file_name(name)}-{chosen}-{weights}-{named[:12]}"
     if has_manifest(out):
         return out
@@ -120,7 +120,7 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
             if (out / MANIFEST).is_file():
                 log.warning("%s has another format: building it again", out, extra={"action": "model.build"})
             with _gate_remembered(_refusal(artefact_dir, named, chosen)):
-                _build(checkpoint, out, name, chosen, weights, named)
+                _build(checkpoint, out, name, chosen, weights, content)
     return out
 
 
@@ -158,7 +158,7 @@ def _check_choice(path: Path, manifest: Manifest, engine: EngineChoice, precisio
 
 
 def _build(
-    checkpoint: Checkpoint, out: Path, name: str, engine: Engine, weights: Weights, named: str
+    checkpoint: Checkpoint, out: Path, name: str, engine: Engine, weights: Weights, content: str
 ) -> None:
     missing = [package for package in _needed(checkpoint, engine, weights) if not find_spec(package)]
     if missing:
@@ -166,12 +166,10 @@ def _build(
             f"{checkpoint.path} has not been built for {engine} with {weights} weights, and this machine "
             f"lacks {' and '.join(missing)} to build it; run `python -m model_store build` on another one."
         )
-    from model_store.build import build, changed
+    from model_store.build import build
 
-    built = build(checkpoint.path, out, name=name, engine=engine, weights=weights)
-    if built.revision != named:  # the directory of one revision must not have another one
-        shutil.rmtree(out)
-        raise changed(checkpoint.path)
+    # The directory of one revision must not get the model of another: `build` compares.
+    build(checkpoint.path, out, name=name, engine=engine, weights=weights, content=content)
 
 
 def _needed(checkpoint: Checkpoint, engine: Engine, weights: Weights) -> list[str]:

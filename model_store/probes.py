@@ -29,9 +29,10 @@ Scores = NDArray[np.float64]
 # Splits texts, ordered by length, into the batches in which torch computes their scores.
 Batching = Callable[[Sequence[Sequence[int]]], Iterator[list[Sequence[int]]]]
 
-# Every length up to this. Beyond it, these: multiples of 16, as row lengths are, but not all of 64, as the
+# Every length up to the first, and every second one up to the other: rows have multiples of 16 tokens, so
+# each length of a row has eight texts. Beyond it, these: multiples of 16, but not all of 64, as the
 # blocks of kernels are. Then each is twice the one before: attention over thousands of tokens takes minutes.
-EVERY = 64
+_ONE_BY_ONE, EVERY = 32, 64
 _BEYOND = (80, 96, 112, 128, 176, 256, 352, 512, 720, 1024)
 # For the shortest texts, this many are tried; the one with the least certain answer shows errors best.
 CANDIDATES = 3
@@ -87,21 +88,20 @@ class Source:
         return max(1, len(self._before) + len(self._after))
 
     def lengths(self, most: int) -> Iterator[int]:
-        """All lengths to try: 1 to 64, if they have room for the special tokens, then some, then `most`."""
-        yield from range(self.least, min(EVERY, most) + 1)
-        yield from (length for length in _BEYOND if length < most)
-        length = _BEYOND[-1]
-        while (length := 2 * length) < most:
-            yield length
-        if most > EVERY:
-            yield most
+        """All lengths to try: 1 to 32, if they have room for the special tokens, then some, then `most`."""
+        known = [*range(self.least, _ONE_BY_ONE + 1), *range(_ONE_BY_ONE + 2, EVERY + 1, 2), *_BEYOND]
+        while known[-1] < most:
+            known.append(2 * known[-1])
+        yield from (length for length in known if length < most)
+        yield most
 
     def text(self, length: int) -> list[int]:
         """Ids of a text of `length` tokens: consecutive pieces of the texts, between special tokens."""
         room = length - len(self._before) - len(self._after)
         start = self._random.randrange(len(self._pieces))
         body = [self._pieces[(start + at) % len(self._pieces)] for at in range(room)]
-        if length % 2 == 0 or length > EVERY:
+        place = length if length <= _ONE_BY_ONE else length // 2
+        if place % 2 == 0 or length > EVERY:
             special = self._special if length < EVERY else self._numbered
             for at in range(2, room, _SPECIAL_STEP):
                 body[at] = body[at] if (one := next(special)) is None else one

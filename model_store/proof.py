@@ -1,6 +1,6 @@
 """The proof: an engine must give the sealed answers to the probes of its artefact, alone and in batches.
 
-Each probe runs alone and, unless workers always run it alone, with others: those of up to 64 tokens first and
+Each probe runs alone and, unless workers always run it alone, with others: those of up to 64 tokens first or
 last in a pair, and in a full batch, those of up to 256 tokens in a full batch, and longer ones in a pair.
 Every answer is compared with the sealed one and with that of the same text alone.
 """
@@ -148,8 +148,8 @@ def batches(lengths: Sequence[int], full: int = BATCH_TOKENS) -> Iterator[tuple[
     for at in range(len(lengths)):
         yield "alone", [at]
     short = [at for at, length in enumerate(lengths) if length <= EVERY] or [0]
-    for at, other in zip(short, [*short[1:], short[0]], strict=True):
-        yield "pair", [at, other]
+    for at, other in zip(short[::2], [*short[1::2], *short[:1]], strict=False):
+        yield "pair", [at, other] if at % 4 else [other, at]
     for at in range(len(short), len(lengths)):
         other = short[at % len(short)]
         if _MAX_FULL < lengths[at] <= SHARED_TOKENS:

@@ -6,11 +6,14 @@ tokenizer.json says. So it is transformers that reads a checkpoint's files, and 
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import TOKENIZER_CONFIG, Checkpoint, read_json
 from model_store.errors import ModelUnsupported, first_line, shown
 from model_store.inputs import TokenTypes
+from model_store.phases import phase
 from model_store.rows import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -117,6 +121,7 @@ def require_same(checkpoint: Checkpoint, tokenizer: Any, file: Path) -> None:
 
 def read_tokenizer(checkpoint: Checkpoint) -> Any:
     """The tokenizer that transformers makes of a checkpoint's files. Raises ModelUnsupported."""
+    import_reference()
     from transformers import AutoTokenizer
 
     with _quiet():
@@ -143,6 +148,29 @@ def read_tokenizer(checkpoint: Checkpoint) -> Any:
             f"{type(tokenizer).__name__} in Python: only a tokenizer that it writes as {TOKENIZER} is served."
         )
     return tokenizer
+
+
+def import_reference() -> None:
+    """Import torch and what a build needs of transformers, before anything else imports a part of them."""
+    phase("importing torch and transformers")
+    # Waiting threads of OpenMP would spin, which takes processor time from the others on a busy machine. It
+    # is read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Importing takes a fifth less time without collections, each of which looks at all of torch.
+    enabled = gc.isenabled()
+    gc.disable()
+    import transformers.utils
+
+    has_scipy = transformers.utils.is_scipy_available
+    transformers.utils.is_scipy_available = lambda: False  # for losses of detectors of objects: half a second
+    try:
+        import_module("model_store.engines.reference")
+        if not gc.get_freeze_count():  # a process that has started may drop what it has now
+            gc.freeze()
+    finally:
+        transformers.utils.is_scipy_available = has_scipy
+        if enabled:
+            gc.enable()
 
 
 def _found(checkpoint: Checkpoint) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +98,26 @@ def test_a_full_disk_is_named(checkpoint: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(shutil, "copyfile", full)
     with pytest.raises(ModelError, match=r"cannot be built: No space left on device: .*config\.json"):
         prepare(str(checkpoint), "torch", "f32", tmp_path / "kept")
+
+
+def test_threads_of_torch_that_waited_took_half_of_the_processor_time_of_a_build(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    """transformers' tokenizer imported torch before the variable was set that lets these threads sleep."""
+    stub = "import os\nos.write(1, os.environ['OMP_WAIT_POLICY'].encode())\nos._exit(7)\n"
+    (tmp_path / "torch.py").write_text(stub)
+    program = "import sys; from pathlib import Path; from model_store.build import build; "
+    program += "build(Path(sys.argv[1]), Path(sys.argv[2]), name='m', engine='openvino')"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(checkpoint), str(tmp_path / "out")],
+        env=environment | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        cwd=Path(__file__).parents[3],
+    )
+    assert (done.stdout, done.returncode) == ("PASSIVE", 7), done.stderr
 
 
 @pytest.mark.parametrize("name", ["m" * 250, "ü" * 120])
