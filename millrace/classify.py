@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from millrace.errors import CommandError
-from text_files.formats import FileFormat
+from text_files.formats import FileFormat, stem
 from text_files.output import OUTPUTS, Output, OutputFormat, like
 from text_files.source import TextFile, add_options, hints, opened
 
@@ -57,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="do not delete the finished job from the service")
     parser.epilog = (
         "FILE is CSV, TSV, NDJSON, JSON or plain text with one text per line (blank lines are skipped), also "
-        "compressed with gzip. OUT contains the rows of FILE with the results added, in the format of its "
-        "suffix (.csv, .tsv, .ndjson, .jsonl). Several FILEs become NAME-labelled files in the directory "
+        "compressed with gzip or zstd. OUT contains the rows of FILE with the results added, in the format "
+        "of its suffix (.csv, .tsv, .ndjson, .jsonl). Several FILEs become NAME-labelled files in the directory "
         "OUT. Exit status: 0 if every text has a prediction, 1 if some have an error instead, 2 if the "
         "command failed, 130 if it was interrupted: the job continues, and the same command resumes it."
     )
@@ -102,7 +102,7 @@ def _targets(args: argparse.Namespace, formats: list[FileFormat]) -> list[Target
         raise CommandError("several files need a directory for their results: -o DIRECTORY.")
     targets = []
     for name, found in zip(args.files, formats, strict=True):
-        path = Path(args.output, f"{PurePath(name.removesuffix('.gz')).stem}-labelled")
+        path = Path(args.output, f"{PurePath(stem(name)).stem}-labelled")
         targets.append(Target(f"{path}.{like(found)}", Output.of(found)))
     if len({target.path for target in targets}) < len(targets):
         raise CommandError(

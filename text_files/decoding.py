@@ -1,4 +1,4 @@
-"""From the bytes of a file to its lines: gzip, encodings, line ends. No I/O."""
+"""From the bytes of a file to its lines: gzip, zstd, encodings, line ends. No I/O."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from itertools import chain
+from typing import Literal
 
 from text_files.errors import BadFile
 
@@ -14,9 +15,13 @@ from text_files.errors import BadFile
 MAX_FIELD = 1024 * 1024
 # How many bytes of a file, after decompression, are looked at to find its format.
 HEAD_BYTES = 64 * 1024
-# Compressed bytes that are given to the decoder at once.
-PACKED_BYTES = 16 * 1024
-GZIP = b"\x1f\x8b"
+Compression = Literal["", "gzip", "zstd"]
+# What compressed files begin with.
+MAGIC: dict[Compression, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+# Compressed bytes that are given to the decoder at once. That of zstd makes up to 32 KiB of each.
+PACKED_BYTES: dict[Compression, int] = {"gzip": 16 * 1024, "zstd": 256}
+# The most memory that a file or a body in zstd may ask for; levels up to 19 need 8 MiB.
+MAX_WINDOW = 8 * 1024**2
 # The byte order mark, once it is decoded.
 MARK = "\ufeff"
 _filled = re.compile(r"\S").search
@@ -34,27 +39,38 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def unzipped_head(head: bytes) -> bytes:
-    """The first HEAD_BYTES of what the beginning of a gzip file contains."""
+def compression_of(head: bytes) -> Compression:
+    """How a file that begins with `head` is compressed."""
+    return next((name for name, magic in MAGIC.items() if head.startswith(magic)), "")
+
+
+def unpacked_head(head: bytes, compression: Compression) -> bytes:
+    """The first HEAD_BYTES of what the beginning of a compressed file contains."""
     content = b""
     try:
-        for part in unzipped([head]):
+        for part in unpacked([head], compression):
             content += part
             if len(content) >= HEAD_BYTES:
                 break
     except BadFile:  # the beginning alone ends too early
         if not content:
             raise
-    if content.startswith(GZIP):
+    if compression_of(content):
         raise BadFile("not_text", "not a text file: it is compressed twice")
     return content[:HEAD_BYTES]
 
 
-def unzipped(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Decompresses in parts of at most HEAD_BYTES, also several gzip members and zeros behind them."""
+def unpacked(blocks: Iterable[bytes], compression: Compression) -> Iterator[bytes]:
+    """Decompresses block by block, also several members or frames. Raises BadFile for a damaged file."""
+    parts = _split(blocks, PACKED_BYTES[compression])
+    return _unzipped(parts) if compression == "gzip" else _unzstd(parts)
+
+
+def _unzipped(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """In parts of at most HEAD_BYTES. There may be zeros behind a member."""
     decoder = zlib.decompressobj(wbits=31)
     try:
-        for rest in _split(blocks):
+        for rest in parts:
             while rest := rest.lstrip(b"\0") if decoder.eof else rest:
                 if decoder.eof:
                     decoder = zlib.decompressobj(wbits=31)
@@ -67,10 +83,30 @@ def unzipped(blocks: Iterable[bytes]) -> Iterator[bytes]:
         raise BadFile("gzip_invalid", "the gzip file ends too early")
 
 
-def _split(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The decoder copies what is behind a member, which may have 21 bytes."""
+def _unzstd(parts: Iterable[bytes]) -> Iterator[bytes]:
+    import zstandard  # 20 ms, and few files need it
+
+    frames = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    decoder = frames.decompressobj()
+    try:
+        for rest in parts:
+            while rest:
+                if decoder.eof:
+                    decoder = frames.decompressobj()
+                yield decoder.decompress(rest)
+                rest = decoder.unused_data if decoder.eof else b""
+    except zstandard.ZstdError as error:
+        large = f"a zstd file that needs more than {MAX_WINDOW} bytes of memory to be read"
+        again = f"{large}: compress it again, without --long or --ultra"
+        raise BadFile("zstd_invalid", again if "memory" in str(error) else "damaged zstd file") from None
+    if not decoder.eof:
+        raise BadFile("zstd_invalid", "the zstd file ends too early")
+
+
+def _split(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """The decoder of gzip copies what is behind a member, which may have 21 bytes."""
     for block in blocks:
-        yield from (block[at : at + PACKED_BYTES] for at in range(0, len(block), PACKED_BYTES))
+        yield from (block[at : at + size] for at in range(0, len(block), size))
 
 
 def decoded(blocks: Iterable[bytes], encoding: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Literal, get_args
 
-from text_files.decoding import GZIP, HEAD_BYTES, MARK, unzipped_head
+from text_files.decoding import HEAD_BYTES, MARK, Compression, compression_of, unpacked_head
 from text_files.errors import BadFile
 
 FormatName = Literal["csv", "tsv", "ndjson", "json", "txt"]
@@ -44,15 +44,15 @@ _OTHER_FILES = {
     b"PAR1": "a Parquet file: save it as CSV or NDJSON",
     b"ARROW1": "an Arrow file: save it as CSV or NDJSON",
     b"SQLite format 3": "an SQLite database",
-    b"BZh": "compressed with bzip2: decompress it, or use gzip",
-    b"\xfd7zXZ": "compressed with xz: decompress it, or use gzip",
-    b"\x28\xb5\x2f\xfd": "compressed with zstd: decompress it, or use gzip",
+    b"BZh": "compressed with bzip2: decompress it, or use gzip or zstd",
+    b"\xfd7zXZ": "compressed with xz: decompress it, or use gzip or zstd",
 }
 
 
 _HTML = re.compile(
     r"\s*<(!doctype html|html|\?xml[^>]*>\s*<(\?mso-application|workbook))", re.IGNORECASE
 ).match
+_compressed = re.compile(r"\.(gz|zst)$", re.IGNORECASE)
 # How many rows of a table say what it is like, and how many of them must agree on what looks like one.
 _ROWS, _ALIKE = 20, 3
 # How many lines before the header are skipped at most.
@@ -74,7 +74,7 @@ class FileFormat:
     name: FormatName
     delimiter: str = ""
     encoding: str = "utf-8"
-    gzipped: bool = False
+    compression: Compression = ""
     header: bool = True
     literal: bool = False
     preamble: str = field(default="", compare=False)
@@ -98,7 +98,7 @@ class FileFormat:
         if self.literal:
             parts.append("without quotes")
         parts.append(self.encoding.upper())
-        return ", ".join([*parts, "gzip"] if self.gzipped else parts)
+        return ", ".join([*parts, self.compression] if self.compression else parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +124,17 @@ class Hints:
 
 
 def by_suffix(filename: str) -> FormatName | None:
-    """The format that the last suffix of a name stands for, without `.gz`."""
+    """The format that the last suffix of a name stands for, without that of its compression."""
     return SUFFIXES.get(_suffix(filename))
 
 
+def stem(filename: str) -> str:
+    """A name without the suffix of its compression."""
+    return _compressed.sub("", filename)
+
+
 def _suffix(filename: str) -> str:
-    return PurePath(filename.lower().removesuffix(".gz")).suffix
+    return PurePath(stem(filename).lower()).suffix
 
 
 def detect(filename: str, head: bytes, hints: Hints = Hints()) -> FileFormat:
@@ -137,9 +142,10 @@ def detect(filename: str, head: bytes, hints: Hints = Hints()) -> FileFormat:
 
     Raises BadFile if it is empty or not text.
     """
-    if head.startswith(GZIP):
-        content = unzipped_head(head)
-        return replace(_detect(filename, content, hints, len(head) < HEAD_BYTES), gzipped=True)
+    if compression := compression_of(head):
+        content = unpacked_head(head, compression)
+        found = _detect(filename, content, hints, len(head) < HEAD_BYTES)
+        return replace(found, compression=compression)
     return _detect(filename, head, hints, complete=True)
 
 

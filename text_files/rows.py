@@ -15,7 +15,7 @@ from text_files.decoding import (
     filled_lines,
     is_unicode,
     split_lines,
-    unzipped,
+    unpacked,
 )
 from text_files.errors import BadFile
 from text_files.formats import FileFormat, Hints, detect, places
@@ -75,8 +75,8 @@ class FileRows:
         head = bytes(read)
         self.format = form = detect(self.filename, head[:HEAD_BYTES], self._hints)
         blocks: Iterator[bytes] = chain([head], self._blocks)
-        if form.gzipped:
-            blocks = self._counted(unzipped(blocks))
+        if form.compression:
+            blocks = self._counted(unpacked(blocks, form.compression))
         text = decoded(blocks, form.encoding)
         if form.name == "json":
             return (self._row(*item, unit="item") for item in read_items(text))

@@ -7,10 +7,9 @@ from importlib.util import find_spec
 
 from api.asgi.http import too_large
 from api.errors import invalid_body
+from text_files.decoding import MAX_WINDOW
 
 ENCODINGS = (b"gzip", b"deflate", *((b"zstd",) if find_spec("zstandard") else ()))
-# The most memory that a body in zstd may ask for; clients' usual levels need up to 8 MiB.
-MAX_WINDOW = 8 * 1024**2
 
 
 def decompressed(encoding: bytes, body: bytes, limit: int) -> bytes:

@@ -97,6 +97,8 @@ class FileTexts:
         facts = asdict(found) | {
             "format": found.name,
             "delimiter": found.delimiter or None,
+            "compression": found.compression or None,
+            "gzipped": found.compression == "gzip",
             "name": self.rows.filename,
         }
         file = JobFile.model_validate(facts | {"column": self.rows.column, "description": str(found)})

@@ -47,7 +47,8 @@ class JobFile(BaseModel):
     format: FormatName
     delimiter: str | None = Field(description="Of CSV and TSV")
     encoding: str
-    gzipped: bool
+    gzipped: bool = Field(description="Whether `compression` is gzip")
+    compression: Literal["gzip", "zstd"] | None = None
     header: bool = Field(True, description="Whether the first line of a table names the columns")
     literal: bool = Field(False, description="Whether quotes in a table are ordinary characters")
     column: str = Field(description="The column or field that holds the texts")

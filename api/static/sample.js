@@ -7,7 +7,7 @@ const MAX_SHOWN = 200;
 const ROUNDING = 0.01;
 
 /** What the names of files that are made of this job begin with. */
-export const stemOf = (job) => (job.file?.name ?? job.id.slice(0, 8)).replace(/\.gz$/i, "").replace(/\.[^.]*$/, "");
+export const stemOf = (job) => (job.file?.name ?? job.id.slice(0, 8)).replace(/\.(gz|zst)$/i, "").replace(/\.[^.]*$/, "");
 
 /** The name and content of the file. The texts of files that are sent here are kept. */
 export async function leastCertain(job) {

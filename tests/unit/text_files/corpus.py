@@ -6,6 +6,8 @@ import gzip
 from dataclasses import dataclass, field
 from typing import Any
 
+import zstandard
+
 
 @dataclass(frozen=True)
 class Case:
@@ -40,6 +42,11 @@ def _case(name: str, content: str | bytes, texts: list[str] | str, **more: Any) 
 
 _ZENDESK = '"Id","Description"\r\n"1","My money back.\nThanks, ""Bo"""\r\n"2","=cmd; login"\r\n'
 _MEMBERS = _gzip(b"id,text\n1,good\n") + _gzip(b"2,bad\n")
+_FRAMES = zstandard.compress(b"id,text\n1,good\n") + zstandard.compress(b"2,bad\n")
+_LONG = zstandard.ZstdCompressor(
+    compression_params=zstandard.ZstdCompressionParameters(window_log=27, enable_ldm=True)
+).compressobj()
+_WIDE_WINDOW = _LONG.compress(b"text\ngood\n") + _LONG.flush()
 _DESCRIPTION = {"column": "Description"}
 
 CASES = [
@@ -143,6 +150,12 @@ CASES = [
     _case("a.csv.gz", _MEMBERS, ["good", "bad"]),
     _case("a.csv.gz", _gzip(b"id,text\n1,good\n") + bytes(512), ["good"]),
     _case("a.csv.gz", _gzip(b'"id') + _gzip(b'"\t"text"\n"1"\t"good"\n'), ["good"]),
+    _case("a.csv.zst", _FRAMES, ["good", "bad"]),
+    _case("a.csv", _FRAMES, ["good", "bad"]),
+    _case("a.csv.zst", _FRAMES[:-3], "the zstd file ends too early"),
+    _case("a.csv.zst", _FRAMES[:4] + b"\xff" * 20, "damaged zstd file"),
+    _case("a.csv.zst", _WIDE_WINDOW, "compress it again, without --long or --ultra"),
+    _case("a.csv.gz", _gzip(_FRAMES), "it is compressed twice"),
     # Not texts
     _case("a.xls", "<html><body><table><tr><td>text</td></tr></table>", "an HTML or XML page"),
     _case("a.xls", "  <table><tr><td>text", "an HTML or XML page"),
@@ -159,6 +172,7 @@ CASES = [
     _case("a.csv", "sep=;\ntext;label\na;b\n", ["a"], labels=["b"]),
     _case("a.csv", "text,label\na,b\n".encode("utf-16"), ["a"], labels=["b"]),
     _case("a.csv", "text,label\ra,pos\r", ["a"], labels=["pos"]),
+    _case("a.csv.zst", zstandard.compress(b"text,label\na,pos\n"), ["a"], labels=["pos"]),
     _case("a.csv.gz", _gzip(b"text,label\na,pos\n"), ["a"], labels=["pos"]),
     _case(
         "a.ndjson",

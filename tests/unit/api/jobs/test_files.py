@@ -20,6 +20,7 @@ async def test_an_uploaded_file_becomes_a_job_that_says_how_it_was_read(api: Job
         "delimiter": ";",
         "encoding": "utf-8",
         "gzipped": True,
+        "compression": "gzip",
         "column": "review",
         "header": True,
         "literal": False,
