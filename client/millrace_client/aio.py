@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Sized
 from contextlib import aclosing, suppress
-from typing import Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import httpx
 
@@ -17,6 +17,7 @@ from millrace_client.options import Options, Window
 from millrace_client.predict import AHEAD, Batch, Batcher, models, predict
 from millrace_client.results import Model, OnProgress, Prediction, Progress, Result
 from millrace_client.runners import AsyncRunner, AsyncSleeper, each
+from millrace_client.series import Series, progress_of
 
 Texts = Iterable[str] | AsyncIterable[str]
 
@@ -93,6 +94,26 @@ class AsyncClient:
         by_job = common.becomes_job(texts, self.options)
         results = (self._by_job if by_job else self._stream)(texts, model, progress)
         return results if errors == "return" else _raised(results)
+
+    async def labels(
+        self,
+        series: Any,
+        *,
+        model: str = "",
+        scores: bool = False,
+        errors: Literal["raise", "missing"] = "raise",
+        progress: OnProgress | bool = True,
+    ) -> Any:
+        """The best label of each text of a series of pandas or polars. Missing texts stay missing.
+
+        With `scores`, a frame with a column of scores for each label. Raises TextError for a text that
+        fails, which is missing with errors="missing". `progress` is a bar in terminals and notebooks, False
+        for none, or a function as in `classify`. Otherwise as `classify`.
+        """
+        texts = Series(series)
+        found = self.classify(texts.known, model=model, errors="return", progress=progress_of(progress))
+        results = [result async for result in found]
+        return (texts.scores if scores else texts.labels)(results, errors)
 
     async def _stream(self, texts: Texts, model: str, progress: OnProgress | None) -> AsyncGenerator[Result]:
         total = len(texts) if isinstance(texts, Sized) else None

@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from threading import Event
-from typing import Literal, Self, Unpack, overload
+from typing import Any, Literal, Self, Unpack, overload
 
 import httpx
 
@@ -18,6 +18,7 @@ from millrace_client.options import Options, Window
 from millrace_client.predict import AHEAD, Batch, Batcher, models, predict
 from millrace_client.results import Model, OnProgress, Prediction, Progress, Result
 from millrace_client.runners import Runner, Sleeper
+from millrace_client.series import Series, progress_of
 
 
 class Client:
@@ -101,6 +102,25 @@ class Client:
         by_job = common.becomes_job(texts, self.options)
         results = (self._by_job if by_job else self._stream)(texts, model, progress)
         return results if errors == "return" else _raised(results)
+
+    def labels(
+        self,
+        series: Any,
+        *,
+        model: str = "",
+        scores: bool = False,
+        errors: Literal["raise", "missing"] = "raise",
+        progress: OnProgress | bool = True,
+    ) -> Any:
+        """The best label of each text of a series of pandas or polars. Missing texts stay missing.
+
+        With `scores`, a frame with a column of scores for each label. Raises TextError for a text that
+        fails, which is missing with errors="missing". `progress` is a bar in terminals and notebooks, False
+        for none, or a function as in `classify`. Otherwise as `classify`.
+        """
+        texts = Series(series)
+        results = self.classify(texts.known, model=model, errors="return", progress=progress_of(progress))
+        return (texts.scores if scores else texts.labels)(results, errors)
 
     def _stream(self, texts: Iterable[str], model: str, progress: OnProgress | None) -> Generator[Result]:
         total = len(texts) if isinstance(texts, Sized) else None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ pytestmark = [pytest.mark.redis, pytest.mark.e2e]
 
 WORDS = [f"text {number}" for number in range(300)]
 KEY = b"k" * 32
+PAGE = Path(__file__).parents[2] / "docs/python-client.md"
 
 
 class Receiver(BaseHTTPRequestHandler):
@@ -72,3 +75,21 @@ def test_requests_and_a_job_give_the_same_results(
     running.api.kill()
     with Client(running.base_url, options=Options(budget_s=0.5)) as client, pytest.raises(Unavailable):
         list(client.classify(["a"]))
+
+
+def test_the_recipe_with_duckdb_labels_a_parquet_file(
+    start_service: Callable[..., Service], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    pytest.importorskip("pandas")
+    running = start_service()
+    monkeypatch.chdir(tmp_path)
+    duckdb.sql("COPY (SELECT range AS id, 'text ' || range AS text FROM range(300)) TO 'reviews.parquet'")
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (recipe,) = [block for block in blocks if "import duckdb" in block]
+    assert len(recipe.splitlines()) == 6
+    exec(recipe.replace("http://localhost:8000", running.base_url), {})
+    found = duckdb.sql("SELECT id, text, label FROM 'labelled.parquet' ORDER BY id").fetchall()
+    with Client(running.base_url) as client:
+        wanted = [one.label for one in client.classify(WORDS)]
+    assert found == [(number, WORDS[number], wanted[number]) for number in range(300)]

@@ -18,8 +18,22 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 # The extras of pyproject.toml in each file, and the files that it includes by `-r`.
-CHAIN = {"api": (), "worker": ("worker",), "build": ("worker", "models"), "otel": ("otel",), "dev": None}
-INCLUDED = {"api": (), "worker": ("api",), "build": ("worker",), "otel": (), "dev": ("build", "otel")}
+CHAIN = {
+    "api": (),
+    "worker": ("worker",),
+    "build": ("worker", "models"),
+    "otel": ("otel",),
+    "tables": ("tables",),
+    "dev": None,
+}
+INCLUDED = {
+    "api": (),
+    "worker": ("api",),
+    "build": ("worker",),
+    "otel": (),
+    "tables": (),
+    "dev": ("build", "otel", "tables"),
+}
 AGAIN = "run scripts/lock and commit what it writes"
 # Torch's files differ from index to index, and so does what they bring along. The last one reports to others.
 UNLOCKED = re.compile(r"torch|triton|(nvidia|cuda)-.+|openvino-telemetry")
@@ -52,7 +66,7 @@ def pins(name: str) -> dict[str, Pin]:
 
 def chain(name: str) -> dict[str, Pin]:
     """The distributions that are installed with a file."""
-    found = dict(pins(name)) | (pins("api") if name == "otel" else {})
+    found = dict(pins(name)) | (pins("api") if name in ("otel", "tables") else {})
     for included in INCLUDED[name]:
         found |= chain(included)
     return found
