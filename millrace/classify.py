@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "FILE is CSV, TSV, NDJSON, JSON or plain text with one text per line (blank lines are skipped), also "
         "compressed with gzip or zstd. OUT contains the rows of FILE with the results added, in the format "
-        "of its suffix (.csv, .tsv, .ndjson, .jsonl). Several FILEs become NAME-labelled files in the directory "
-        "OUT. Exit status: 0 if every text has a prediction, 1 if some have an error instead, 2 if the "
+        "of its suffix (.csv, .tsv, .ndjson, .jsonl). Several FILEs become NAME-labelled files in the "
+        "directory OUT. Exit status: 0 if every text has a prediction, 1 if some have an error instead, 2 if the "
         "command failed, 130 if it was interrupted: the job continues, and the same command resumes it."
     )
 

@@ -14,8 +14,9 @@ from typing import Literal, get_args
 
 from text_files.decoding import HEAD_BYTES, MARK, Compression, compression_of, unpacked_head
 from text_files.errors import BadFile
+from text_files.typed import TYPED, require, typed_format
 
-FormatName = Literal["csv", "tsv", "ndjson", "json", "txt"]
+FormatName = Literal["csv", "tsv", "ndjson", "json", "txt", "parquet", "arrow", "xlsx"]
 FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 SUFFIXES: dict[str, FormatName] = {
     ".csv": "csv",
@@ -39,10 +40,11 @@ _OTHER_FILES = {
     b"\xff\xd8\xff": "a JPEG image",
     b"GIF8": "a GIF image",
     b"%PDF": "a PDF document",
-    b"PK\x03\x04": "a spreadsheet, an office document or a ZIP archive: save it as CSV",
-    b"\xd0\xcf\x11\xe0": "an old spreadsheet or office document: save it as CSV",
-    b"PAR1": "a Parquet file: save it as CSV or NDJSON",
-    b"ARROW1": "an Arrow file: save it as CSV or NDJSON",
+    b"PK\x03\x04": "an office document or a ZIP archive: save it as XLSX or CSV",
+    b"\xd0\xcf\x11\xe0": "an old office document, or one with a password: save it as XLSX or CSV",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"FEA1": "a file of Feather 1: save it as Feather 2 or Parquet",
     b"SQLite format 3": "an SQLite database",
     b"BZh": "compressed with bzip2: decompress it, or use gzip or zstd",
     b"\xfd7zXZ": "compressed with xz: decompress it, or use gzip or zstd",
@@ -68,7 +70,8 @@ class FileFormat:
 
     Of tables: `preamble`, the lines before the header; `literal`, whether quotes are ordinary characters;
     `quoted`, whether all fields are in quotes. `mark` is whether there is a byte order mark, and `note` what
-    the user should know about the guess.
+    the user should know about the guess: also, in `headerless`, which column holds the texts if the first
+    line is a row.
     """
 
     name: FormatName
@@ -82,13 +85,21 @@ class FileFormat:
     newline: str = field(default="\n", compare=False)
     mark: bool = field(default=False, compare=False)
     note: str = field(default="", compare=False)
+    headerless: int = field(default=0, compare=False)
 
     @property
     def table(self) -> bool:
         """Whether it has columns and not fields or lines."""
-        return self.name in ("csv", "tsv")
+        return self.name in ("csv", "tsv") or self.typed
+
+    @property
+    def typed(self) -> bool:
+        """Whether its cells have types, and it is not text."""
+        return self.name in TYPED
 
     def __str__(self) -> str:
+        if self.typed:
+            return TYPED[self.name][0] + ("" if self.header else ", without a header")
         parts = [self.name.upper()]
         if self.delimiter:
             by = DELIMITERS.get(self.delimiter, repr(self.delimiter))
@@ -142,11 +153,27 @@ def detect(filename: str, head: bytes, hints: Hints = Hints()) -> FileFormat:
 
     Raises BadFile if it is empty or not text.
     """
+    if form := _typed(filename, head, hints):
+        return form
     if compression := compression_of(head):
         content = unpacked_head(head, compression)
+        if _typed(filename, content, hints):
+            raise BadFile("not_text", "a table that is compressed as a whole: decompress it")
         found = _detect(filename, content, hints, len(head) < HEAD_BYTES)
         return replace(found, compression=compression)
     return _detect(filename, head, hints, complete=True)
+
+
+def _typed(filename: str, head: bytes, hints: Hints) -> FileFormat | None:
+    """The format of a file that is not text. Raises BadFile if what reads it is not installed."""
+    wanted, name = hints.format or "", typed_format(_suffix(filename), head)
+    if wanted in TYPED and name != wanted:
+        raise BadFile("format", f"not a file of {TYPED[wanted][0]}")
+    form = next((one for one in FORMATS if one == name), None)
+    if form is None or wanted not in ("", form):
+        return None
+    require(form)
+    return FileFormat(form, header=hints.header or form != "xlsx")
 
 
 def _detect(filename: str, head: bytes, hints: Hints, complete: bool) -> FileFormat:
@@ -205,10 +232,11 @@ class _Start:
         elif self._hints.format is None and name == "json" and self._whole.lstrip().startswith("{"):
             name = self._by_content(wide)  # datasets and pandas write lines of objects under this name
         if name not in ("csv", "tsv"):
-            note = self._lines_note() if name == "txt" else ""
-            return FileFormat(name, newline=self._newline, note=note)
+            note, headerless = self._lines_note() if name == "txt" else ("", 0)
+            return FileFormat(name, newline=self._newline, note=note, headerless=headerless)
         delimiter = self._hints.delimiter or self._separator or ("\t" if name == "tsv" else self._delimiter())
         names = self._header(delimiter)
+        note, headerless = self._header_note(delimiter, names)
         quoted = delimiter.join(f'"{name}"' for name in (name.replace('"', '""') for name in names))
         return FileFormat(
             name,
@@ -218,7 +246,8 @@ class _Start:
             preamble=self._preamble,
             quoted=bool(names) and self._text.startswith(quoted),
             newline=self._newline,
-            note=self._header_note(delimiter, names),
+            note=note,
+            headerless=headerless,
         )
 
     def _lines(self) -> list[str]:
@@ -304,28 +333,32 @@ class _Start:
             return len(even) == 1
         return len(even) == 1 and len({len(row) for row in rows if row}) > 1
 
-    def _header_note(self, delimiter: str, names: Sequence[str]) -> str:
+    def _header_note(self, delimiter: str, names: Sequence[str]) -> tuple[str, int]:
         """What to do if the first line does not name the columns and looks like a row."""
         if not self._hints.header or self._named(names) == len(self._hints.wanted):
-            return ""
+            return "", 0
         rows = [row for row in _rows(self._text, delimiter)[1:] if len(row) == len(names)]
         alike = any(_number(name) or len(name.split()) > _ALIKE for name in names)
         if not alike and not any(name and name == row[at] for row in rows for at, name in enumerate(names)):
-            return ""
-        return _without_header("the first line looks like a row", len(names))
+            return "", 0
+        return _without_header("the first line looks like a row", [list(names), *rows])
 
-    def _lines_note(self) -> str:
+    def _lines_note(self) -> tuple[str, int]:
         """What to do if lines of text look like the rows of a table."""
         lines = [line for line in self._lines()[:_ROWS] if line.strip()]
         for delimiter in ("\t", "|", ";", ","):
-            widths = {len(row) for row in _rows(self._text, delimiter)}
+            rows = _rows(self._text, delimiter)
+            widths = {len(row) for row in rows}
             if len(widths) == 1 and max(widths) > 1 and len(lines) >= (1 if delimiter == "\t" else _ALIKE):
-                return _without_header("the lines look like rows of a table", max(widths))
-        return ""
+                return _without_header("the lines look like rows of a table", rows)
+        return "", 0
 
 
-def _without_header(seen: str, columns: int) -> str:
-    return f"{seen}: if so, choose a column by its number, 1 to {columns}, without a header"
+def _without_header(seen: str, rows: Sequence[Sequence[str]]) -> tuple[str, int]:
+    """What to do, and the number of the column with the longest cells."""
+    columns = len(rows[0])
+    longest = max(range(columns), key=lambda at: sum(len(row[at]) for row in rows))
+    return f"{seen}: if so, choose a column by its number, 1 to {columns}, without a header", longest + 1
 
 
 def _first(text: str, delimiter: str) -> list[str]:

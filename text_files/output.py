@@ -7,16 +7,27 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, count
+from itertools import chain, count, islice
 from typing import Any, Literal
 
+from text_files.cells import Row
 from text_files.decoding import MARK
 from text_files.formats import FileFormat
-from text_files.json_rows import written
-from text_files.rows import Row, cell
+from text_files.typed import TYPED, require
 
-OutputFormat = Literal["csv", "tsv", "ndjson"]
-OUTPUTS: dict[str, OutputFormat] = {".csv": "csv", ".tsv": "tsv", ".ndjson": "ndjson", ".jsonl": "ndjson"}
+OutputFormat = Literal["csv", "tsv", "ndjson", "parquet", "arrow", "xlsx"]
+OUTPUTS: dict[str, OutputFormat] = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".xlsx": "xlsx",
+}
+# Rows that are encoded at once.
+_ROWS = 500
 # Names of the added fields; the second set is used if the file already has a field of the first set.
 _CSV_NAMES = (("label", "score", "error"), ("predicted_label", "predicted_score", "prediction_error"))
 _NDJSON_NAMES = (("prediction", "error"), ("predicted", "prediction_error"))
@@ -26,7 +37,9 @@ _line_ends = re.compile(r"[\r\n][ \t\r\n]*")
 
 def like(source: FileFormat) -> OutputFormat:
     """The format of the results of a file, if the user chooses none."""
-    return "ndjson" if source.name in ("ndjson", "json") else "tsv" if source.name == "tsv" else "csv"
+    if source.name == "json":
+        return "ndjson"
+    return "csv" if source.name == "txt" else source.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +52,40 @@ class Output:
 
     @classmethod
     def of(cls, source: FileFormat, form: OutputFormat | None = None) -> Output:
-        """Results of a file in `form`, by default in its own format."""
+        """Results of a file in `form`, by default in its own format. Raises BadFile if none can write it."""
         form = form or like(source)
+        if form in TYPED:
+            require(form)
         same = source.delimiter if form == source.name else ""
         return cls(form, same or ("\t" if form == "tsv" else ","), source)
 
-    def lines(self, names: Sequence[str], rows: Iterable[tuple[Row, Any]]) -> Iterator[str]:
+    def blocks(
+        self, names: Sequence[str], rows: Iterable[tuple[Row, Any]], errors: str = "strict"
+    ) -> Iterator[bytes]:
         """Every row with its result: labels with scores, or {"error": {"code", "detail"}}.
 
         In a table, the best label and its score or the error's code; in NDJSON, all labels or the error.
-        `names` are all columns, or all fields that occur in any row.
+        `names` are all columns, or all fields that occur in any row. `errors` says what becomes of half a
+        surrogate pair, which JSON may have and UTF-8 has not.
         """
+        if self.format in TYPED:
+            return self._typed(names, rows)
+        lines = self.lines(names, rows)
+        return ("".join(some).encode("utf-8", errors) for some in iter(lambda: [*islice(lines, _ROWS)], []))
+
+    def _typed(self, names: Sequence[str], rows: Iterable[tuple[Row, Any]]) -> Iterator[bytes]:
+        added = _free(_CSV_NAMES, names)
+        results = ((row, _best(result)) for row, result in rows)
+        if self.format == "xlsx":
+            from text_files import sheets
+
+            return sheets.write_table(names, added, results, header=self.source.header)
+        from text_files import arrow
+
+        return arrow.write_table(self.format, _unique(names), added, results)
+
+    def lines(self, names: Sequence[str], rows: Iterable[tuple[Row, Any]]) -> Iterator[str]:
+        """The same as lines, of formats that are text."""
         if self.format == "ndjson":
             return self._objects(names, rows)
         return self._table(names, rows)
@@ -62,7 +98,8 @@ class Output:
             if row.fields is not None:
                 begun = row.source[:-1].rstrip()
             else:
-                begun = json.dumps(dict(zip(unique, row.cells, strict=True)), ensure_ascii=False)[:-1]
+                values = row.cells if row.part is None else row.part.rows[row.at]
+                begun = json.dumps(dict(zip(unique, values, strict=True)), ensure_ascii=False)[:-1]
             yield f"{_line_ends.sub(' ', begun)}, {json.dumps(added, ensure_ascii=False)[1:]}\n"
 
     def _table(self, names: Sequence[str], rows: Iterable[tuple[Row, Any]]) -> Iterator[str]:
@@ -75,7 +112,7 @@ class Output:
         if self.source.header or not same:
             yield write([*names, *_free(_CSV_NAMES, names)])
         for row, result in rows:
-            yield write([*_cells(row, names), *_best(result)])
+            yield write([*row.shown(names), *("" if one is None else one for one in _best(result))])
 
     def _writer(self, quoted: bool) -> Callable[[Sequence[object]], str]:
         quoting: Literal[0, 1] = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
@@ -96,21 +133,11 @@ class _Echo:
         return line
 
 
-def _cells(row: Row, names: Sequence[str]) -> Sequence[str]:
-    if row.fields is None:
-        return row.cells
-    cells = {name: cell(value) for name, value in row.fields.items()}
-    if None in cells.values():
-        sources = written(row.source)
-        cells = {name: sources[name] if value is None else value for name, value in cells.items()}
-    return [cells.get(name) or "" for name in names]
-
-
-def _best(result: Any) -> tuple[object, ...]:
+def _best(result: Any) -> tuple[str | None, float | None, str | None]:
     if isinstance(result, dict):
-        return "", "", result["error"]["code"]
+        return None, None, result["error"]["code"]
     best = max(result, key=lambda pair: pair["score"])
-    return best["label"], best["score"], ""
+    return best["label"], best["score"], None
 
 
 def _unique(names: Sequence[str]) -> list[str]:

@@ -1,13 +1,16 @@
-"""Reads the rows of a file of texts, block by block, in any format that `formats.detect` knows."""
+"""Reads the rows of a file of texts, part by part, in any format that `formats.detect` knows."""
 
 from __future__ import annotations
 
 import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from itertools import chain
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, BinaryIO
 
+from text_files.cells import Row, TypedTable, shown
 from text_files.decoding import (
     HALF_PAIR,
     HEAD_BYTES,
@@ -19,25 +22,13 @@ from text_files.decoding import (
 )
 from text_files.errors import BadFile
 from text_files.formats import FileFormat, Hints, detect, places
-from text_files.json_rows import Number, read_items, read_lines
+from text_files.isolated import read_isolated
+from text_files.json_rows import read_items, read_lines
 from text_files.tables import read_table
 
 # A message names at most so many columns, and this much of each name.
 _MAX_NAMES = 20
 _MAX_CHARS = 64
-
-
-class Row(NamedTuple):
-    """One row: the line (of a list in JSON: the item) where it begins, its text, and what else it has.
-
-    `cells` are those of a table; `fields`, and its `source` as it is written, those of an object in JSON.
-    """
-
-    number: int
-    text: str
-    cells: Sequence[str] = ()
-    fields: dict[str, Any] | None = None
-    source: str = ""
 
 
 class FileRows:
@@ -46,6 +37,9 @@ class FileRows:
     `format` is set as soon as the first row is read, and so are the `names` of a table's columns and the
     `places` of those that the hints want. `counted` sees the blocks after decompression. Raises BadFile for
     the first mistake.
+
+    Typed tables are read from the `source`, and by another process without it. Their rows have only the
+    columns that the hints want unless they are to be `whole`.
     """
 
     def __init__(
@@ -54,12 +48,16 @@ class FileRows:
         filename: str,
         hints: Hints,
         counted: Callable[[Iterable[bytes]], Iterator[bytes]] = iter,
+        source: Path | BinaryIO | None = None,
+        whole: bool = True,
     ) -> None:
         self.format: FileFormat | None = None
         self._blocks = iter(blocks)
         self.filename = filename
         self._hints = hints
         self._counted = counted
+        self._source = source
+        self._whole = whole
         self.column = hints.column
         self._name = json.dumps(hints.column, ensure_ascii=False)
         # TXT and JSON have no columns.
@@ -75,6 +73,8 @@ class FileRows:
         head = bytes(read)
         self.format = form = detect(self.filename, head[:HEAD_BYTES], self._hints)
         blocks: Iterator[bytes] = chain([head], self._blocks)
+        if form.typed:
+            return self._isolated(blocks) if self._source is None else self._typed(self._source, form)
         if form.compression:
             blocks = self._counted(unpacked(blocks, form.compression))
         text = decoded(blocks, form.encoding)
@@ -87,6 +87,33 @@ class FileRows:
             return _texts(filled_lines(text, end))
         return self._table(split_lines(text, end), form)
 
+    def _typed(self, source: Path | BinaryIO, form: FileFormat) -> Iterator[Row]:
+        with ExitStack() as stack:
+            if isinstance(source, Path) and form.name == "xlsx":  # openpyxl leaves it open
+                source = stack.enter_context(source.open("rb"))
+            yield from self._typed_rows(_opened(source, form, self._hints), form)
+
+    def _typed_rows(self, table: TypedTable, form: FileFormat) -> Iterator[Row]:
+        self.names = tuple(table.names)
+        for column in self._hints.wanted:
+            self.places[column] = self._place(column, form, table.header)
+        text = self.places[self.column]
+        table.check(text)
+        for part in table.parts(None if self._whole else sorted({*self.places.values()})):
+            for at, (number, value) in enumerate(zip(part.numbers, part.column(text), strict=True)):
+                if not is_unicode(found := shown(value)):
+                    raise BadFile("string_unicode", HALF_PAIR, line=number)
+                yield Row(number, found, part=part, at=at)
+
+    def _isolated(self, blocks: Iterator[bytes]) -> Iterator[Row]:
+        """The rows as another process reads them, which has no more memory than it needs."""
+        lines = read_isolated(self.filename, self._hints, blocks, whole=self._whole)
+        values = (json.loads(line) for line in split_lines(decoded(self._counted(lines), "utf-8")))
+        names, places = next(values)
+        self.names, self.places = tuple(names), places
+        for number, text, cells in values:
+            yield Row(number, text, cells)
+
     def _table(self, lines: Iterator[str], form: FileFormat) -> Iterator[Row]:
         rows = read_table(lines, form)
         first = next(rows, (1, []))
@@ -97,7 +124,7 @@ class FileRows:
         for number, row in rows if form.header else chain([first], rows):
             yield Row(number, row[text], row)
 
-    def _place(self, column: str, form: FileFormat, line: int) -> int:
+    def _place(self, column: str, form: FileFormat, line: int | None) -> int:
         """The index of a column. Without a header, a table of one column has only one choice."""
         names = self.names or ()
         if not form.header and len(names) == 1 and column == self.column:
@@ -135,15 +162,14 @@ class FileRows:
         raise BadFile(kind, f"{where}{message}", line=line, columns=names, wanted=self.column)
 
 
-def cell(value: Any) -> str | None:
-    """What a table has for a value in JSON; None for those that only their source shows."""
-    if isinstance(value, Number):
-        return value.written
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value if isinstance(value, str) else None
+def _opened(source: Path | BinaryIO, form: FileFormat, hints: Hints) -> TypedTable:
+    if form.name == "xlsx":
+        from text_files.sheets import Sheet
+
+        return Sheet(source, hints)
+    from text_files.arrow import ArrowTable
+
+    return ArrowTable(source, form.name)
 
 
 def _texts(lines: Iterable[tuple[int, str]]) -> Iterator[Row]:

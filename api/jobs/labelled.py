@@ -11,7 +11,6 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
-from itertools import islice
 from threading import Lock
 
 from api.asgi.http import CLOSE
@@ -23,6 +22,7 @@ from api.jobs.upload import digested, text_digest
 from batcher.jobs.records import JobRecord
 from text_files.errors import BadFile
 from text_files.formats import Hints
+from text_files.isolated import label_isolated
 from text_files.output import Output, OutputFormat
 from text_files.rows import FileRows
 
@@ -30,8 +30,6 @@ from text_files.rows import FileRows
 MAX_KEPT = 32 * 1024 * 1024
 # A table has a cell for each of them in every row.
 MAX_FIELDS = 1024
-# Rows that are sent at once.
-_ROWS = 500
 
 
 class JobFiles:
@@ -83,17 +81,18 @@ class JobFiles:
         self, record: JobRecord, copy: _Copy, rows: FileRows, names: list[str], output: Output
     ) -> Iterator[bytes]:
         try:
-            results = (
-                json.loads(line)
-                for chunk in self._service.chunks(record, 0, record.done, ())
-                for line in chunk.lines
-            )
-            # In this order, rows without a result are not read.
-            joined = ((row, result) for result, row in zip(results, rows, strict=False))
-            lines = output.lines(names, joined)
-            while some := list(islice(lines, _ROWS)):
-                # A half of a surrogate pair, which JSON may have in other fields, is not UTF-8.
-                yield "".join(some).encode("utf-8", "backslashreplace")
+            chunks = (chunk.lines for chunk in self._service.chunks(record, 0, record.done, ()))
+            with refused():
+                if output.source.typed:
+                    how = JobFile.model_validate_json(record.file)
+                    lines = (b"%b\n" % b"\n".join(chunk) for chunk in chunks)
+                    file = copy.size, copy.blocks()
+                    yield from label_isolated(how.name, hints_of(how), file, lines, output.format)
+                    return
+                results = (json.loads(line) for chunk in chunks for line in chunk)
+                # In this order, rows without a result are not read.
+                joined = ((row, result) for result, row in zip(results, rows, strict=False))
+                yield from output.blocks(names, joined, "backslashreplace")
         finally:
             copy.close()
 
@@ -133,17 +132,22 @@ class _Copy:
     def __init__(self, room: _Room) -> None:
         self._room = room
         self._parts: list[bytes] = []
+        self.size = 0
 
     def take(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         """Yields the blocks and keeps them. Raises Problem 503 if too many files are kept."""
         packer = zlib.compressobj(1)
         for block in blocks:
             self._keep(packer.compress(block))
+            self.size += len(block)
             yield block
         self._keep(packer.flush())
 
     def _keep(self, part: bytes) -> None:
         if not self._room.take(len(part)):
+            if sum(map(len, self._parts)) + len(part) > MAX_KEPT:
+                detail = f"a file may take {MAX_KEPT} bytes compressed: use `millrace classify`"
+                raise Problem(413, detail, headers=(CLOSE,))
             detail = "too many files are joined with results at once; try again, or use `millrace classify`"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         self._parts.append(part)

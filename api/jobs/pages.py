@@ -19,7 +19,12 @@ MEDIA_TYPES: dict[OutputFormat, str] = {
     "csv": "text/csv",
     "tsv": "text/tab-separated-values",
     "ndjson": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+    "arrow": "application/vnd.apache.arrow.file",
+    "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
 }
+# Those that any file may come back in.
+TEXT_OUTPUTS: tuple[OutputFormat, ...] = ("csv", "tsv", "ndjson")
 PAGE_TYPES: tuple[PageType, ...] = get_args(PageType)
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from random import Random
 
 from model_store.errors import BadTable
+from text_files.cells import cell
 from text_files.decoding import HALF_PAIR, is_unicode
 from text_files.errors import FileError
 from text_files.formats import Hints
-from text_files.rows import cell
 from text_files.source import TextFile
 
 # Rows that are kept; of a longer file, a random sample of this size.

@@ -112,6 +112,13 @@ CASES = [
     _case("a.tsv", 'text\tid\n"all"\t1\n', ['"all"'], query={"quotes": "false"}),
     _case("a.csv", 'text,label\n"a\rb",x\n"c\r\nd",y\n', ["a\rb", "c\r\nd"], labels=["x", "y"]),
     _case("a.csv", 'id,text\n1,"never closed\n', "a quote is not closed"),
+    _case("a.csv", 'id,text\n1,"he said \\"hi\\", ok"\n', "',' expected after '\"'"),
+    _case("a.csv", 'id,text\n1,5" nail\n2,"a"b\n', "',' expected after '\"'"),
+    _case("a.csv", 'id,text\n1,5" nail is "good"\n', ['5" nail is "good"'], starts="id,text,label"),
+    _case("a.csv", 'id,text,x\n1,"=LINK(""y"")",@S\n', ['=LINK("y")'], starts="id,text,x,label"),
+    _case("a.csv", "id;text,en;text\n1;hello, world;bonjour\n", ["bonjour"]),
+    _case("a.csv", 'id,text\n1,"a\tb"\n2,👩\u200d👧\n', ["a\tb", "👩\u200d👧"]),
+    _case("a.csv", 'id,text,note\r\n1,"l\r\nm","a ""q"" b"\r\n', ["l\r\nm"], starts="id,text,note,label"),
     # Encodings
     _case("a.csv", "\ufeffid;text\r\n1;schön\r\n", ["schön"], starts="\ufeffid;text;label"),
     _case(
@@ -120,6 +127,8 @@ CASES = [
     _case("excel.txt", "id\ttext\n1\tgood\n", ["good"]),
     _case("notes.txt", "text, and more\nid\n", ["text, and more", "id"]),
     _case("a.csv", "text\nschön\n".encode("cp1252"), "line 2: not valid UTF-8"),
+    _case("a.csv", "text\ngood\n".encode("utf-16-le"), "name the encoding utf-16-le"),
+    _case("a.csv", "text\ngood\n".encode("utf-16-le"), ["good"], query={"encoding": "utf-16-le"}),
     _case("a.csv", "text\nschön\n".encode("cp1252"), ["schön"], query={"encoding": "windows-1252"}),
     _case("a.csv", "id,text\n" + "1,good\n" * 20_000 + "2,b\0d\n", "line 20002: a NUL character"),
     # JSON, in the notation of the file
@@ -146,6 +155,10 @@ CASES = [
     _case(
         "a.json", '{"text":"good","label":1}\n{"text":"bad","label":0}\n', ["good", "bad"], labels=["1", "0"]
     ),
+    _case("a.ndjson", '{"text":"good","a":1}\n\n{"text":"bad","b":2}\n"just"\n', ["good", "bad", "just"]),
+    _case("a.json", '[{"text":"good","n":1},{"text":"bad","k":[1]}]', ["good", "bad"]),
+    _case("a.json", '{"text":{"0":"good","1":"bad"}}', "expected a list of texts or objects"),
+    _case("a.json", '[{"id": 1, "data": {"text": "good"}}]', "its fields are 'id', 'data'"),
     # Compressed
     _case("a.csv.gz", _MEMBERS, ["good", "bad"]),
     _case("a.csv.gz", _gzip(b"id,text\n1,good\n") + bytes(512), ["good"]),
@@ -160,7 +173,7 @@ CASES = [
     _case("a.xls", "<html><body><table><tr><td>text</td></tr></table>", "an HTML or XML page"),
     _case("a.xls", "  <table><tr><td>text", "an HTML or XML page"),
     _case("", "<!DOCTYPE html>\n<p>text", "an HTML or XML page"),
-    _case("a.xlsx", b"PK\x03\x04\x14\0", "a spreadsheet, an office document or a ZIP archive"),
+    _case("a.docx", b"PK\x03\x04\x14\0", "an office document or a ZIP archive"),
     # With labels
     _case(
         "a.tsv",

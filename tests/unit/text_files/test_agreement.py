@@ -6,20 +6,24 @@ import csv
 import gzip
 import io
 import json
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+import pyarrow as pa
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from api.jobs.body import FileTexts
 from api.jobs.labelled import hints_of
 from api.jobs.schemas import JobFile
 from model_store.training.table import MAX_TEXT, Columns, read_table
+from tests.unit.text_files.typed_files import arrow, parquet, sheet_of, table_of, xlsx
+from text_files.cells import plain
 from text_files.formats import Hints
-from text_files.output import Output
+from text_files.output import Output, OutputFormat
 from text_files.rows import FileRows
 from text_files.source import TextFile
 
@@ -142,3 +146,84 @@ def _cell(value: Any) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return json.dumps(value, ensure_ascii=False)
+
+
+_PLAIN = st.text(st.characters(exclude_categories=("Cs", "Cc", "Cn")), max_size=8).filter(
+    lambda text: not text.startswith("=")
+)
+_COLUMNS = {
+    pa.string(): st.none() | _PLAIN,
+    pa.int64(): st.none() | st.integers(-(2**63), 2**63 - 1),
+    pa.float64(): st.none() | st.floats(allow_nan=False, width=64),
+    pa.bool_(): st.none() | st.booleans(),
+    pa.list_(pa.string()): st.none() | st.lists(_PLAIN, max_size=2),
+}
+_RESULTS = [[{"label": f"L{number}", "score": 0.5}] for number in range(5)]
+
+
+@st.composite
+def typed(draw: st.DrawFn) -> pa.Table:
+    count = draw(st.integers(1, 4))
+    kinds = draw(st.lists(st.sampled_from(list(_COLUMNS)), max_size=4))
+    columns = {"id": pa.array(range(1, count + 1))}
+    for number, kind in enumerate(kinds):
+        columns[f"c{number}"] = pa.array(draw(st.lists(_COLUMNS[kind], min_size=count, max_size=count)), kind)
+    columns["text"] = pa.array(draw(st.lists(_PLAIN, min_size=count, max_size=count)))
+    columns["label"] = pa.array(draw(st.lists(_LABELS, min_size=count, max_size=count)))
+    return pa.table(columns)
+
+
+@given(typed(), st.sampled_from(["parquet", "arrow", "xlsx"]))
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
+def test_a_drawn_table_with_types_is_read_alike_in_every_way(table: pa.Table, form: OutputFormat) -> None:
+    rows, names = table.to_pylist(), table.column_names
+    if form == "xlsx":
+        content = xlsx([names, *([_in_a_sheet(one) for one in row.values()] for row in rows)])
+    else:
+        content = (parquet if form == "parquet" else arrow)(table)
+    texts = [row["text"] for row in rows]
+    hints = Hints(also=("label",))
+    alone = FileRows([content], "a", hints, source=io.BytesIO(content))  # as the process of uploads does
+    assert [row.text for row in alone] == texts
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"a.{form}")
+        path.write_bytes(content)
+        file = TextFile(path, hints)
+        assert list(file.texts()) == texts
+        wanted = [(row["text"], (row["label"].strip(),)) for row in rows if row["text"].strip()]
+        if wanted:
+            found = read_table(path, columns=Columns(hints=Hints())).rows
+            assert [(row.text, row.labels) for row in found] == wanted
+        made = {name: _made(file, name) for name in ("csv", "ndjson", form)}
+    for line, row in zip(made["ndjson"].decode().split("\n"), rows, strict=False):
+        values = [json.loads(line)[name] for name in names]
+        assert values == [_in_json(one, sheet=form == "xlsx") for one in row.values()]
+    cells = list(csv.reader(io.StringIO(made["csv"].decode(), newline="")))
+    assert [row[-3] for row in cells] == ["predicted_label", *(f"L{number}" for number in range(len(rows)))]
+    if form == "xlsx":
+        assert [row[-3] for row in sheet_of(made[form])[1:]] == [row[-3] for row in cells[1:]]
+    else:
+        assert (
+            table_of(made[form])
+            .drop_columns(["predicted_label", "predicted_score", "prediction_error"])
+            .equals(table)
+        )
+
+
+def _made(file: TextFile, form: OutputFormat) -> bytes:
+    output = Output.of(file.format, form)
+    return b"".join(output.blocks(file.names(), zip(file.rows(), _RESULTS, strict=False)))
+
+
+def _in_a_sheet(value: Any) -> Any:
+    """What a cell can hold: no lists, and no integers beyond those of a double."""
+    large = isinstance(value, int) and abs(value) > 2**53
+    infinite = isinstance(value, float) and math.isinf(value)
+    return json.dumps(value) if large or infinite or isinstance(value, list) else value
+
+
+def _in_json(value: Any, *, sheet: bool) -> Any:
+    if sheet:
+        value = _in_a_sheet(value)
+        return None if value == "" else value
+    return plain(value)

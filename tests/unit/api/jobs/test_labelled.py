@@ -18,6 +18,7 @@ from model_store.training.table import Columns, read_table
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi
 from tests.unit.api.service import assert_problem
 from tests.unit.text_files.corpus import CASES, Case
+from tests.unit.text_files.typed_files import arrow, pa, parquet, sheet_of, table_of, xlsx
 from text_files.errors import FileError
 from text_files.formats import Hints
 from text_files.output import Output
@@ -162,3 +163,54 @@ async def test_files_that_are_kept_have_a_limit_and_give_their_room_back(
     assert refused.value.code == "too_many_bodies"
     copy.close()
     assert room.take(20)
+
+
+TABLE = pa.table({"id": pa.array([7, None], pa.int16()), "text": ["a", "b"]})
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.feather", "a.xlsx"])
+async def test_a_table_with_types_comes_back_in_its_format(api: JobsApi, name: str) -> None:
+    sheet = xlsx([["id", "text"], [7, "a"], [None, "b"]])
+    content = {"a.parquet": parquet, "a.feather": arrow}.get(name, lambda _: sheet)(TABLE)
+    job_id = await uploaded(api, name, content)
+    assert (await api.get(f"/{job_id}/texts")).text == '"a"\n"b"\n'
+    assert (await api.get(f"/{job_id}")).json()["file"]["format"] in ("parquet", "arrow", "xlsx")
+    api.finish(api.start(job_id), POSITIVE, FAILURE)
+    answer = await api.client.post(f"/jobs/{job_id}/labelled", content=content)
+    assert answer.status_code == 200, answer.text
+    if name == "a.xlsx":
+        assert sheet_of(answer.content)[1:] == [
+            [7, "a", "POSITIVE", 0.75, None],
+            [None, "b", None, None, "inference_failed"],
+        ]
+    else:
+        found = table_of(answer.content)
+        assert found.select(["id", "text"]).equals(TABLE)
+        assert found["error"].to_pylist() == [None, "inference_failed"]
+    headers = {"accept": "application/x-ndjson"}
+    answer = await api.client.post(f"/jobs/{job_id}/labelled", content=content, headers=headers)
+    assert [json.loads(line)["id"] for line in answer.text.splitlines()] == [7, None]
+    other = await api.client.post(f"/jobs/{job_id}/labelled", content=parquet(TABLE.slice(1)))
+    assert other.status_code in (409, 422)
+
+
+async def test_a_damaged_table_with_types_is_refused_at_once(api: JobsApi) -> None:
+    for content in (parquet(TABLE)[:-5], b"PK\x03\x04xl/" + bytes(99), b"ARROW1" + bytes(99)):
+        answer = await api.client.post("/jobs?filename=a.bin", content=content)
+        assert answer.status_code == 422
+        assert "damaged" in answer.json()["detail"][0]["msg"]
+    assert api.held() == []
+
+
+async def test_a_file_that_is_too_large_to_be_joined_names_the_command(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It got 503 and the advice to try again, however often."""
+    job_id = await uploaded(api, "a.csv", b"text\na\n")
+    api.finish(api.start(job_id), POSITIVE)
+    monkeypatch.setattr(labelled, "MAX_KEPT", 20)
+    monkeypatch.setattr(labelled._Room, "take", lambda room, size: size < 20)
+    content = b"text\na\n" + bytes(range(32, 127)) * 3
+    answer = await api.client.post(f"/jobs/{job_id}/labelled", content=content)
+    assert_problem(answer, 413, "too_large")
+    assert "millrace classify" in answer.json()["detail"]

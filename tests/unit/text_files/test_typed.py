@@ -1,0 +1,355 @@
+"""Parquet, Arrow and XLSX: read in all ways, and written in all formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pa = pytest.importorskip("pyarrow")
+pytest.importorskip("openpyxl")
+
+from model_store.training.table import Columns, read_table  # noqa: E402
+from tests.unit.text_files.typed_files import (  # noqa: E402
+    arrow,
+    arrow_stream,
+    parquet,
+    sheet_of,
+    table_of,
+    xlsx,
+)
+from text_files import formats, isolated, sheets  # noqa: E402
+from text_files.errors import BadFile, FileError  # noqa: E402
+from text_files.formats import Hints  # noqa: E402
+from text_files.isolated import label_isolated  # noqa: E402
+from text_files.output import Output, OutputFormat  # noqa: E402
+from text_files.rows import FileRows  # noqa: E402
+from text_files.source import TextFile  # noqa: E402
+
+RESULTS: list[Any] = [
+    [{"label": "POSITIVE", "score": 0.75}, {"label": "NEGATIVE", "score": 0.25}],
+    {"error": {"code": "poison", "detail": "it ends workers"}},
+    [{"label": "NEGATIVE", "score": 0.5}],
+]
+TEXTS = ["good", "", "=1+1\nné"]
+COLUMNS = {
+    "id": pa.array([2**63 - 1, None, -1], pa.int64()),
+    "text": pa.array(["good", None, "=1+1\nné"]),
+    "n": pa.array([0.1, float("nan"), None], pa.float32()),
+    "price": pa.array([Decimal("1.10"), None, Decimal("0.00")], pa.decimal128(10, 2)),
+    "at": pa.array([datetime(2025, 1, 2, 3, 4, 5, 6, UTC), None, None], pa.timestamp("ns", "UTC")),
+    "kind": pa.array(["a", "b", "a"]).dictionary_encode(),
+    "tags": pa.array([["x", None], [], None], pa.list_(pa.string())),
+    "more": pa.array([{"a": 1.5, "b": None}, None, {"a": float("inf"), "b": b"\0"}]),
+    "ok": pa.array([True, False, None]),
+}
+TABLE = pa.table(COLUMNS).replace_schema_metadata({"pandas": "{}"})
+SHEET = [
+    ["id", "text", None, "at"],
+    [1, "good", 0.5, datetime(2025, 1, 2)],
+    [],
+    [None, "x", True, None],
+    ["=1", 7, None, None],
+]
+WRITE = {"a.parquet": parquet, "a.feather": arrow, "a.arrows": arrow_stream}
+
+
+def texts_of(path: Path, content: bytes, hints: Hints = Hints()) -> list[str]:  # noqa: B008
+    path.write_bytes(content)
+    alone = [row.text for row in FileRows([content[:100], content[100:]], path.name, hints)]
+    found = list(TextFile(path, hints).texts())
+    assert found == alone, "another process reads other texts"
+    return found
+
+
+def labelled(path: Path, form: OutputFormat | None, hints: Hints = Hints()) -> bytes:  # noqa: B008
+    file = TextFile(path, hints)
+    output = Output.of(file.format, form)
+    joined = zip(file.rows(), RESULTS, strict=True)
+    return b"".join(output.blocks(file.names(), joined))
+
+
+@pytest.mark.parametrize("name", WRITE)
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_columns_keep_their_types(tmp_path: Path, name: str, form: OutputFormat) -> None:
+    path = tmp_path / name
+    assert texts_of(path, WRITE[name](TABLE)) == TEXTS
+    found = table_of(labelled(path, form))
+    kept = found.select(TABLE.column_names)
+    if form == "parquet":
+        assert kept.schema == TABLE.schema
+        assert found.schema.metadata[b"pandas"] == b"{}"
+    assert kept.drop_columns(["kind", "n"]).equals(TABLE.drop_columns(["kind", "n"]))
+    assert str(kept["n"].to_pylist()) == str(TABLE["n"].to_pylist())
+    assert kept["kind"].to_pylist() == ["a", "b", "a"]
+    assert found.column_names[-3:] == ["label", "score", "error"]
+    assert found["label"].to_pylist() == ["POSITIVE", None, "NEGATIVE"]
+    assert found["score"].to_pylist() == [0.75, None, 0.5]
+    assert found["error"].to_pylist() == [None, "poison", None]
+
+
+def test_what_json_has_of_typed_values(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet(TABLE))
+    first, second, third = map(json.loads, labelled(path, "ndjson").decode().splitlines())
+    assert first == {
+        "id": 2**63 - 1,
+        "text": "good",
+        "n": 0.1,
+        "price": "1.10",
+        "at": "2025-01-02 03:04:05.000006000Z",
+        "kind": "a",
+        "tags": ["x", None],
+        "more": {"a": 1.5, "b": None},
+        "ok": True,
+        "prediction": RESULTS[0],
+    }
+    assert (second["text"], second["n"], second["more"]) == (None, "NaN", None)
+    assert third["more"] == {"a": "Infinity", "b": "AA=="}
+    rows = list(csv.reader(io.StringIO(labelled(path, "csv").decode(), newline="")))
+    assert rows[1][:5] == ["9223372036854775807", "good", "0.1", "1.10", first["at"]]
+    assert rows[1][6:9] == ['["x", null]', '{"a": 1.5, "b": null}', "true"]
+    assert rows[2][1:3] == ["", "NaN"]
+
+
+def test_a_workbook_keeps_values_and_formats(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    content = xlsx(SHEET)
+    # A cell that begins with = is a formula for openpyxl, whose last value no program has stored.
+    assert texts_of(path, content) == ["good", "x", "7"]
+    rows = sheet_of(labelled(path, None))
+    assert rows[0] == ["id", "text", None, "at", "label", "score", "error"]
+    assert rows[1] == [1, "good", 0.5, datetime(2025, 1, 2), "POSITIVE", 0.75, None]
+    assert rows[2] == [None, "x", True, None, None, None, "poison"]
+    assert rows[3][1] == 7
+    lines = labelled(path, "csv").decode().splitlines()
+    assert lines[:3] == [
+        "id,text,,at,label,score,error",
+        "1,good,0.5,2025-01-02,POSITIVE,0.75,",
+        ",x,true,,,,poison",
+    ]
+    table = table_of(labelled(path, "parquet"))
+    assert table["column_3"].to_pylist() == ["0.5", "true", ""]
+
+
+@pytest.mark.parametrize("form", ["parquet", "arrow", "xlsx"])
+def test_a_table_of_text_becomes_one_with_types(tmp_path: Path, form: OutputFormat) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'id,text,id\r\n007,=1+1,"a\r\nb"\r\n2,_x0041_,\x1b\r\n3,#N/A,\r\n')
+    content = labelled(path, form)
+    if form == "xlsx":
+        assert sheet_of(content)[1][:4] == ["007", "=1+1", "a_x000D_\nb", "POSITIVE"]
+        path = tmp_path / "b.xlsx"
+        assert texts_of(path, content) == ["=1+1", "_x0041_", "#N/A"]
+        assert [row.shown(())[2] for row in TextFile(path, Hints()).rows()] == ["a\r\nb", "\x1b", ""]
+    else:
+        found = table_of(content).to_pydict()
+        assert found["id"] == ["007", "2", "3"]
+        assert found["id_3"] == ["a\r\nb", "\x1b", ""]
+        assert found["score"] == [0.75, None, 0.5]
+
+
+def test_a_large_integer_is_text_in_a_sheet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(parquet(TABLE))
+    rows = sheet_of(labelled(path, "xlsx"))
+    assert rows[1][0] == "9223372036854775807"
+    assert rows[1][6] == '["x", null]'
+
+
+def test_the_sheet_with_the_column_is_read_and_others_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    assert texts_of(path, xlsx([[], ["text"], ["a"]], [["notes"], ["b"]])) == ["a"]
+    numbered = Hints("2", header=False)
+    assert texts_of(path, xlsx([[1, "a"], [2, "b", None]]), numbered) == ["a", "b"]
+    assert sheet_of(labelled_two(path, numbered))[0] == [1, "a", "POSITIVE", 0.75, None]
+
+
+def labelled_two(path: Path, hints: Hints) -> bytes:
+    file = TextFile(path, hints)
+    return b"".join(Output.of(file.format).blocks(file.names(), zip(file.rows(), RESULTS, strict=False)))
+
+
+NUMBERS = pa.table({"text": [1, 2], "words": ["a", "b"], "at": [date(2025, 1, 1)] * 2})
+LONG = "x" * 40_000
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.parquet",
+            parquet(NUMBERS),
+            "the column 'text' has no texts but values of the type int64. Choose one",
+        ),
+        (
+            "a.parquet",
+            parquet(NUMBERS.drop_columns(["text"])),
+            "no column 'text'; the columns are 'words', 'at'",
+        ),
+        ("a.parquet", parquet(TABLE)[:-4], "damaged Parquet file"),
+        ("a.csv", b"PAR1\0\0", "damaged Parquet file"),
+        ("a.feather", arrow(TABLE)[:-9], "damaged Arrow file"),
+        ("a.arrow", b"ARROW1\0\0" + bytes(40), "damaged Arrow file"),
+        ("a.xlsx", b"PK\x03\x04\x14\0", "damaged XLSX file"),
+        ("a.xlsx", xlsx([["text"], ["a", "b"]]), "line 2: 2 columns, but the first row has 1"),
+        ("a.xlsx", xlsx([["words"], ["a"]]), "no column 'text'; the columns are 'words'"),
+        ("a.xlsx", xlsx([["text", "text"], ["a", "b"]]), "2 columns are named 'text'"),
+        ("a.zip", b"PK\x03\x04\x14\0", "an office document or a ZIP archive"),
+        (
+            "a.csv.gz",
+            __import__("gzip").compress(parquet(TABLE), mtime=0),
+            "compressed as a whole: decompress it",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_read_is_refused_alike(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(FileError) as command:
+        list(TextFile(path, Hints()).texts())
+    assert said in str(command.value)
+    with pytest.raises(BadFile) as alone:
+        list(FileRows([content], name, Hints()))
+    assert str(alone.value) in str(command.value)
+    if alone.value.line is not None:
+        assert f"line {alone.value.line}: " in str(command.value)
+
+
+def test_without_the_extra_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("text_files.typed.find_spec", lambda name: None)
+    for content, said in ((parquet(TABLE), "Parquet needs pyarrow"), (xlsx(SHEET), "XLSX needs openpyxl")):
+        with pytest.raises(BadFile, match=rf"a file of {said}: pip install 'millrace-server\[tables\]'"):
+            formats.detect("a.bin", content)
+    with pytest.raises(BadFile, match="needs pyarrow"):
+        Output.of(formats.FileFormat("csv"), "parquet")
+
+
+def test_a_format_that_the_file_does_not_have() -> None:
+    with pytest.raises(BadFile, match="not a file of Parquet"):
+        formats.detect("a.parquet", b"text\na\n", Hints(format="parquet"))
+    with pytest.raises(BadFile, match="not a text file but a Parquet file"):
+        formats.detect("a.csv", b"PAR1\0\0", Hints(format="csv"))
+
+
+def test_a_sheet_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"text\n{LONG}\nb\nc\n")
+    with pytest.raises(
+        FileError, match=r"a cell has at most 32,767 characters: name the output .csv or .parquet"
+    ):
+        labelled(path, "xlsx")
+    path.write_text("text\na\nb\nc\n")
+    monkeypatch.setattr(sheets, "MAX_ROWS", 3)
+    with pytest.raises(FileError, match="a sheet has at most 3 rows"):
+        labelled(path, "xlsx")
+
+
+def test_a_workbook_that_is_a_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(xlsx(SHEET))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive, archive.open("xl/media/a", "w") as file:
+        for _ in range(300):
+            file.write(bytes(1024**2))
+    with pytest.raises(FileError, match=r"the texts of the workbook have 3.* bytes, at most"):
+        list(TextFile(path, Hints()).texts())
+
+
+def test_a_table_that_takes_too_much_memory_ends_only_its_own_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its page says 600 MB, of the 60 KB that it has."""
+    bomb = parquet(pa.table({"text": ["x" * 600_000_000]}), compression="zstd", use_dictionary=False)
+    assert len(bomb) < 200_000
+    with pytest.raises(BadFile, match="damaged"):
+        list(FileRows([bomb], "a.parquet", Hints()))
+
+
+def test_the_columns_of_labels_are_those_of_the_file(tmp_path: Path) -> None:
+    table = pa.table({"text": ["a", "b", "c"], "label": [1, 0, None], "many": [["x", "y"], ["z"], []]})
+    for name, write in WRITE.items():
+        path = tmp_path / name
+        path.write_bytes(write(table))
+        rows = read_table(path, columns=Columns(hints=Hints())).rows
+        assert [(row.text, row.labels) for row in rows] == [("a", ("1",)), ("b", ("0",))]
+        rows = read_table(path, columns=Columns(label="many", separator=";", hints=Hints())).rows
+        assert [row.labels for row in rows] == [("x", "y"), ("z",), ()]
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(xlsx([["text", "label"], ["a", 1], ["b", "no"]]))
+    assert [row.labels for row in read_table(path, columns=Columns(hints=Hints())).rows] == [("1",), ("no",)]
+
+
+def test_only_the_rows_with_a_result_come_back_from_the_other_process() -> None:
+    content = parquet(TABLE)
+    lines = [json.dumps(one).encode() + b"\n" for one in RESULTS[:2]]
+    found = table_of(
+        b"".join(label_isolated("a.parquet", Hints(), (len(content), [content]), lines, "parquet"))
+    )
+    assert found["label"].to_pylist() == ["POSITIVE", None]
+    assert found["id"].to_pylist() == [2**63 - 1, None]
+
+
+def test_an_error_while_results_are_sent_is_raised_and_ends_the_other_process() -> None:
+    content = parquet(TABLE)
+
+    def results() -> Any:
+        yield json.dumps(RESULTS[0]).encode() + b"\n"
+        raise ConnectionError("Redis is away")
+
+    with pytest.raises(ConnectionError, match="Redis is away"):
+        b"".join(label_isolated("a.parquet", Hints(), (len(content), [content]), results(), "csv"))
+
+
+def test_a_reader_that_is_left_ends_the_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    popen = subprocess.Popen
+
+    def start(*words: Any, **more: Any) -> Any:
+        started.append(popen(*words, **more))
+        return started[-1]
+
+    monkeypatch.setattr(isolated.subprocess, "Popen", start)
+    many = parquet(pa.table({"text": ["a text of some length"] * 100_000}))
+    assert next(iter(FileRows([many], "a.parquet", Hints()))).text == "a text of some length"
+    (process,) = started
+    assert process.wait(30) is not None
+
+
+def test_what_reads_for_the_api_imports_no_library_of_tables() -> None:
+    program = (
+        "import sys; from text_files.rows import FileRows; from text_files.formats import Hints;"
+        "print([row.text for row in FileRows([sys.stdin.buffer.read()], 'a.parquet', Hints())],"
+        "[one for one in ('pyarrow', 'openpyxl', 'numpy') if one in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=parquet(TABLE), capture_output=True, check=True
+    )
+    assert done.stdout.decode().strip() == f"{TEXTS} []"
+
+
+def test_many_rows_are_read_in_parts(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    count = 70_000
+    path.write_bytes(
+        parquet(pa.table({"id": range(count), "text": [f"t{number}" for number in range(count)]}))
+    )
+    file = TextFile(path, Hints())
+    results = ([{"label": f"L{number}", "score": 0.5}] for number in range(count))
+    out = tmp_path / "out.parquet"
+    with out.open("wb") as written:
+        written.writelines(
+            Output.of(file.format).blocks(file.names(), zip(file.rows(), results, strict=True))
+        )
+    found = table_of(out.read_bytes())
+    assert found["label"].to_pylist() == [f"L{number}" for number in range(count)]
+    assert found["id"].to_pylist() == list(range(count))

@@ -1,0 +1,74 @@
+"""The process that `isolated` starts: it reads one table from standard input, within limits."""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import sys
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import Any, get_args
+
+from text_files.decoding import HEAD_BYTES
+from text_files.errors import BadFile, FileError
+from text_files.formats import Hints
+from text_files.isolated import MAX_CPU_S, MAX_MEMORY, REFUSED
+from text_files.output import Output, OutputFormat
+from text_files.rows import FileRows
+
+
+def main() -> int:
+    """Writes what the first line of standard input asks for."""
+    resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY, MAX_MEMORY))
+    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
+    order = json.loads(sys.stdin.buffer.readline())
+    content = sys.stdin.buffer.read(order.get("size", -1))
+    hints = Hints(**order["hints"] | {"also": tuple(order["hints"]["also"])})
+    rows = FileRows(
+        [content[:HEAD_BYTES]], order["name"], hints, source=io.BytesIO(content), whole=order["whole"]
+    )
+    try:
+        for block in _labelled(rows, order["form"]) if "form" in order else _lines(rows, order["whole"]):
+            sys.stdout.buffer.write(block)
+        sys.stdout.buffer.flush()
+    except BadFile as error:
+        return _refuse(
+            kind=error.kind, message=str(error), line=error.line, columns=error.columns, wanted=error.wanted
+        )
+    except FileError as error:
+        return _refuse(kind="table_invalid", message=str(error).removesuffix("."), columns=None)
+    return 0
+
+
+def _refuse(**why: Any) -> int:
+    sys.stderr.write(f"{json.dumps(why)}\n")
+    return REFUSED
+
+
+def _lines(rows: FileRows, whole: bool) -> Iterator[bytes]:
+    begun = iter(rows)
+    first = list(islice(begun, 1))
+    names = rows.names or ()
+    yield _json([names, rows.places])
+    for row in chain(first, begun):
+        yield _json([row.number, row.text, row.shown(names) if whole else ()])
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _labelled(rows: FileRows, form: str) -> Iterator[bytes]:
+    results = map(json.loads, sys.stdin.buffer)
+    begun = iter(rows)
+    first = list(islice(begun, 1))
+    assert rows.format is not None, "its texts have been read before"
+    # In this order, rows without a result are not read.
+    joined = ((row, result) for result, row in zip(results, chain(first, begun), strict=False))
+    output = Output.of(rows.format, next(one for one in get_args(OutputFormat) if one == form))
+    yield from output.blocks(rows.names or (), joined, errors="backslashreplace")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
