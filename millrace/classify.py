@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from millrace.errors import CommandError
+from text_files.errors import BadFile
 from text_files.formats import FileFormat, stem
 from text_files.output import OUTPUTS, Output, OutputFormat, like
+from text_files.preview import Preview
 from text_files.source import TextFile, add_options, hints, opened
+from text_files.typed import TYPED
 
 if TYPE_CHECKING:
     from millrace.job_client import JobClient
 
 URL = "http://127.0.0.1:8000"
 EXIT_SOME_FAILED = 1
+_CHANGES = "--column, --format, --delimiter, --encoding, --no-header and --no-quotes"
 
 
 class Target(NamedTuple):
@@ -57,10 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--keep", action="store_true", help="do not delete the finished job from the service")
     parser.epilog = (
         "FILE is CSV, TSV, NDJSON, JSON or plain text with one text per line (blank lines are skipped), also "
-        "compressed with gzip or zstd. OUT contains the rows of FILE with the results added, in the format "
-        "of its suffix (.csv, .tsv, .ndjson, .jsonl). Several FILEs become NAME-labelled files in the "
-        "directory OUT. Exit status: 0 if every text has a prediction, 1 if some have an error instead, 2 if the "
-        "command failed, 130 if it was interrupted: the job continues, and the same command resumes it."
+        "compressed with gzip or zstd; with the extra `tables` also Parquet, Arrow or XLSX. OUT contains the "
+        f"rows of FILE with the results added, in the format of its suffix ({', '.join(OUTPUTS)}). Several "
+        "FILEs become NAME-labelled files in the directory OUT. Exit status: 0 if every text has a "
+        "prediction, 1 if some have an error instead, 2 if the command failed, 130 if it was interrupted: "
+        "the job continues, and the same command resumes it."
     )
 
 
@@ -74,18 +78,27 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(opened(name, hints(args))) for name in args.files]
         # Every file and name is checked before the first job is submitted.
-        formats = [source.format for source in sources]
+        previews = [source.preview() for source in sources]
+        formats = [preview.format for preview in previews]
         targets = _targets(args, formats)
         for target in targets:
             _check_writable(target)
         client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file)))
         failed = 0
-        for source, found, target in zip(sources, formats, targets, strict=True):
-            print(f"{source.name}: {found}", file=sys.stderr)
-            if found.note:
-                print(f"Note: {found.note} (--no-header --column 2).", file=sys.stderr)
+        for source, preview, target in zip(sources, previews, targets, strict=True):
+            _show(source.name, preview)
             failed += _classify(args, client, source, target)
     return EXIT_SOME_FAILED if failed else 0
+
+
+def _show(name: str, preview: Preview) -> None:
+    """Prints how a file is read, its first rows, and how to change that."""
+    found = preview.format
+    lines = [f"{name}: {found}", *(f"    {line}" for line in preview.lines())]
+    if found.note:
+        lines.append(f"Note: {found.note} (--no-header --column {found.headerless}).")
+    lines.append(f"Texts are in the column with *. {_CHANGES} change how the file is read.")
+    print("\n".join(lines), file=sys.stderr)
 
 
 def _targets(args: argparse.Namespace, formats: list[FileFormat]) -> list[Target]:
@@ -97,7 +110,10 @@ def _targets(args: argparse.Namespace, formats: list[FileFormat]) -> list[Target
         if not args.force and source != "-" and os.path.realpath(source) == os.path.realpath(path):
             raise CommandError(f"{path} is the input: choose another name, or replace it with --force.")
         form = output_format("" if path == "-" else path, formats[0])
-        return [Target(path, Output.of(formats[0], form))]
+        try:
+            return [Target(path, Output.of(formats[0], form))]
+        except BadFile as error:
+            raise CommandError(f"cannot write {path}: {error}.") from None
     if not os.path.isdir(args.output):
         raise CommandError("several files need a directory for their results: -o DIRECTORY.")
     targets = []
@@ -158,6 +174,8 @@ def _check_writable(target: Target) -> None:
     """Raises CommandError if the results could not be written, which may take hours to compute."""
     if target.path == "-" and sys.stdout is None:
         raise CommandError("standard output is closed: name a file with -o.")
+    if target.path == "-" and target.output.format in TYPED and sys.stdout.isatty():
+        raise CommandError(f"{TYPED[target.output.format][0]} is not for a terminal: name a file with -o.")
     path, part = _part(target)
     if target.path == "-" or part == path:
         return
@@ -171,14 +189,12 @@ def _check_writable(target: Target) -> None:
 def _write(target: Target, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
     """Writes the results. A file is replaced once it is complete, a device or pipe never."""
     if target.path == "-":
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(encoding="utf-8", newline="")  # as a file, whatever the locale
-        _join(sys.stdout, target.output, source, client, job)
-        sys.stdout.flush()
+        _join(sys.stdout.buffer, target.output, source, client, job)
+        sys.stdout.buffer.flush()
         return
     path, part = _part(target)
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with part.open("wb") as file:
             _join(file, target.output, source, client, job)
         if part != path:
             os.replace(part, path)
@@ -189,10 +205,10 @@ def _write(target: Target, source: TextFile, client: JobClient, job: dict[str, A
             part.unlink(missing_ok=True)
 
 
-def _join(file: TextIO, output: Output, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
+def _join(file: BinaryIO, output: Output, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
     try:
         rows = zip(source.rows(), client.results(job, source), strict=True)
-        file.writelines(output.lines(source.names(), rows))
+        file.writelines(output.blocks(source.names(), rows))
     except UnicodeEncodeError as error:
         part = ascii(error.object[error.start : error.end])
         raise CommandError(

@@ -11,10 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from text_files.cells import Row, shown
 from text_files.decoding import HALF_PAIR
 from text_files.errors import BadFile, FileError
 from text_files.formats import FORMATS, FileFormat, Hints
-from text_files.rows import FileRows, Row
+from text_files.preview import Preview, preview
+from text_files.rows import FileRows
 
 _BLOCK_BYTES = 256 * 1024
 
@@ -31,10 +33,18 @@ class TextFile:
     @property
     def format(self) -> FileFormat:
         """How it is read. Raises FileError if it is not a file of texts."""
-        rows = self._open()
+        rows = self._open(whole=False)
         next(self._checked(rows), None)
         assert rows.format is not None, "reading detects the format"
         return rows.format
+
+    def preview(self) -> Preview:
+        """How it is read, and its first rows. Raises FileError if it is not a file of texts."""
+        rows = self._open()
+        try:
+            return preview(rows)
+        except BadFile as error:
+            raise FileError(self._sentence(error, rows.format)) from None
 
     def rows(self) -> Iterator[Row]:
         """Yields every row. Raises FileError naming the line that is invalid."""
@@ -42,20 +52,23 @@ class TextFile:
 
     def labelled(self, column: str) -> Iterator[tuple[Row, object]]:
         """Yields every row and what `column`, one of the hints' `also`, has beside its text."""
-        rows = self._open()
+        rows = self._open(whole=False)
         for row in self._checked(rows):
-            if row.fields is not None:
+            if row.part is not None:
+                value = row.part.column(rows.places[column])[row.at]
+                yield row, value if isinstance(value, list) else shown(value)
+            elif row.fields is not None:
                 yield row, row.fields.get(column)
             else:
                 yield row, row.cells[rows.places[column]] if column in rows.places else None
 
     def texts(self) -> Iterator[str]:
         """Yields the text of every row."""
-        return (row.text for row in self.rows())
+        return (row.text for row in self._checked(self._open(whole=False)))
 
     def names(self) -> list[str]:
         """The names of all columns, or of all fields that occur in any row, in order of appearance."""
-        rows = self._open()
+        rows = self._open(whole=False)
         names: dict[str, None] = {}
         for row in self._checked(rows):
             if rows.names is not None:
@@ -63,8 +76,8 @@ class TextFile:
             names.update(dict.fromkeys(row.fields or [self.column]))
         return list(rows.names or names or [self.column])
 
-    def _open(self) -> FileRows:
-        return FileRows(self._blocks(), self.name, self._hints)
+    def _open(self, whole: bool = True) -> FileRows:
+        return FileRows(self._blocks(), self.name, self._hints, source=self.path, whole=whole)
 
     def _blocks(self) -> Iterator[bytes]:
         try:
@@ -86,7 +99,7 @@ class TextFile:
         if error.columns is not None:
             advice = f" Choose one with --{'label-' if error.wanted in self._hints.also else ''}column."
             if form is not None and form.note:
-                advice = f"{advice[:-1]}, or the number of one with --no-header."
+                advice = f"{advice[:-1]}, or read it with --no-header --column {form.headerless}."
         elif error.kind == "string_unicode" and HALF_PAIR not in str(error):
             advice = " Name its encoding, e.g. --encoding windows-1252."
         return f"{self.name}{where}: {error}{'' if str(error).endswith('?') else '.'}{advice}"

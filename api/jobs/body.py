@@ -44,11 +44,9 @@ AHEAD = 24
 LOOK_S = 0.1
 
 
-class SubmitQuery(BaseModel):
-    """The parameters of POST /jobs."""
+class FileQuery(BaseModel):
+    """How the file in a body is read."""
 
-    model: str = Field("", max_length=130, description="The name of a model; the first one by default")
-    keep_input: bool = Field(False, description="Keep the texts after the job has ended")
     filename: str = Field(
         "",
         max_length=255,
@@ -79,6 +77,27 @@ class SubmitQuery(BaseModel):
         )
 
 
+class SubmitQuery(FileQuery):
+    """The parameters of POST /jobs."""
+
+    model: str = Field("", max_length=130, description="The name of a model; the first one by default")
+    keep_input: bool = Field(False, description="Keep the texts after the job has ended")
+
+
+def described(rows: FileRows) -> JobFile:
+    """How a file was read. Only after its first row has been read."""
+    found = rows.format
+    assert found is not None, "a file without texts does not become a job"
+    facts = asdict(found) | {
+        "format": found.name,
+        "delimiter": found.delimiter or None,
+        "compression": found.compression or None,
+        "gzipped": found.compression == "gzip",
+        "name": rows.filename,
+    }
+    return JobFile.model_validate(facts | {"column": rows.column, "description": str(found)})
+
+
 class FileTexts:
     """The texts of a file, and how it was read; iterate once. Raises Problem 422."""
 
@@ -92,17 +111,7 @@ class FileTexts:
 
     def described(self) -> str:
         """The JobFile of this file as JSON. Only after the first text has been read."""
-        found = self.rows.format
-        assert found is not None, "a file without texts does not become a job"
-        facts = asdict(found) | {
-            "format": found.name,
-            "delimiter": found.delimiter or None,
-            "compression": found.compression or None,
-            "gzipped": found.compression == "gzip",
-            "name": self.rows.filename,
-        }
-        file = JobFile.model_validate(facts | {"column": self.rows.column, "description": str(found)})
-        return file.model_dump_json()
+        return described(self.rows).model_dump_json()
 
 
 @contextmanager

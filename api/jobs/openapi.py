@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from api.jobs.pages import MEDIA_TYPES
+from api.jobs.pages import MEDIA_TYPES, TEXT_OUTPUTS
 from api.jobs.schemas import Job, JobPredictions
 from api.schemas import IDEMPOTENCY_KEY, Responses, ValidationFailed, error, errors
 
@@ -27,6 +27,8 @@ _TEXTS = {
 _LINES = {"type": "string", "example": '"I hate you."\n{"text": "I love you."}\n'}
 _COLUMN = {"type": "string", "example": 'text\n"I hate you."\n"I love you."\n'}
 
+
+_FILE = {"type": "string", "format": "binary"}
 
 ALWAYS: Responses = {
     **errors(401, 403, 429),
@@ -107,6 +109,18 @@ TEXTS: Options = {
         },
     },
 }
+PREVIEW: Options = {
+    "responses": {
+        **ALWAYS,
+        408: error("The body stopped arriving"),
+        413: error("The body is too large"),
+        415: error("The body is compressed with a Content-Encoding"),
+        422: error("The file cannot be read at `line`", ValidationFailed),
+    },
+    "openapi_extra": {
+        "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _FILE}}}
+    },
+}
 LABELLED: Options = {
     "summary": "The rows of the file with their results",
     "responses": {
@@ -119,13 +133,16 @@ LABELLED: Options = {
         422: error("The file cannot be read at `line`", ValidationFailed),
         200: {
             "description": "In the format of the file, or CSV, TSV or NDJSON by Accept",
-            "content": {kind: {"schema": {"type": "string"}} for kind in MEDIA_TYPES},
+            "content": {
+                kind: {"schema": {"type": "string"} if form in TEXT_OUTPUTS else _FILE}
+                for form, kind in MEDIA_TYPES.items()
+            },
         },
     },
     "openapi_extra": {
         "requestBody": {
             "required": True,
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {"application/octet-stream": {"schema": _FILE}},
         },
     },
 }

@@ -16,11 +16,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from api.asgi.http import Answer, RequestHeaders, check_encoding, check_length, unless_disconnected
 from api.errors import ResponseCut
-from api.jobs.body import Receiver, Sender, SubmitQuery
+from api.jobs.body import FileQuery, Receiver, Sender, SubmitQuery
 from api.jobs.labelled import JobFiles
-from api.jobs.openapi import CANCEL, EVENTS, FIND, LABELLED, LIST, PREDICTIONS, SUBMIT, TEXTS
-from api.jobs.pages import MEDIA_TYPES, next_offset, page, page_type
-from api.jobs.schemas import Job, JobList, JobPredictions
+from api.jobs.openapi import CANCEL, EVENTS, FIND, LABELLED, LIST, PREDICTIONS, PREVIEW, SUBMIT, TEXTS
+from api.jobs.pages import MEDIA_TYPES, TEXT_OUTPUTS, next_offset, page, page_type
+from api.jobs.schemas import FilePreview, Job, JobList, JobPredictions
 from api.jobs.service import JobService, not_found
 from api.jobs.streaming import streamed
 from api.label_order import DESCRIPTION, LabelOrder, line_by_score
@@ -79,6 +79,18 @@ def _add_submission(router: APIRouter, service: JobService, max_body_bytes: int)
         except ClientDisconnect:
             return Response(status_code=499)
         return await _job(service, record, 202 if new else 200)
+
+    @router.post("/preview", summary="How a file would be read", response_model=FilePreview, **PREVIEW)
+    async def preview(request: Request, query: Annotated[FileQuery, Query()]) -> Response:
+        """The first rows, and what is detected. The body may be the beginning of a file of text."""
+        headers: RequestHeaders = request.scope["state"]["headers"]
+        check_length(headers, max_body_bytes)
+        check_encoding(headers)
+        try:
+            found = await service.preview(headers, request.receive, query)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        return JSONResponse(found.model_dump(mode="json"))
 
 
 def _add_progress(router: APIRouter, service: JobService) -> None:
@@ -166,7 +178,7 @@ def _add_labelled(router: APIRouter, service: JobService, max_body_bytes: int) -
         check_length(headers, max_body_bytes)
         check_encoding(headers)
         record = await service.find(job_id, _owner(service, request))
-        wanted = next((form for form, kind in MEDIA_TYPES.items() if kind in accept), None)
+        wanted = next((form for form in TEXT_OUTPUTS if MEDIA_TYPES[form] in accept), None)
         sender = Sender(request.receive, headers.left)
         form, rows = await files.labelled(record, sender, wanted)
         return await streamed(service, sender, rows, MEDIA_TYPES[form], {"vary": "accept"})

@@ -56,6 +56,15 @@ class JobFile(BaseModel):
     note: str = Field("", description="What may be wrong with that")
 
 
+class FilePreview(BaseModel):
+    """How a file would be read, and its first rows; `column` is the index of the one that holds the texts."""
+
+    file: JobFile
+    columns: list[str]
+    column: int
+    rows: list[list[str]]
+
+
 class Job(BaseModel):
     """A job. Times are UTC."""
 

@@ -21,9 +21,19 @@ from starlette.types import Receive
 
 from api.asgi.http import CLOSE, RequestHeaders
 from api.errors import Problem
-from api.jobs.body import FileTexts, Sender, SubmitQuery, charset, media_type, read_texts
+from api.jobs.body import (
+    FileQuery,
+    FileTexts,
+    Sender,
+    SubmitQuery,
+    charset,
+    described,
+    media_type,
+    read_texts,
+    refused,
+)
 from api.jobs.pages import Chunk, json_line
-from api.jobs.schemas import Job, WaitsFor, job_body
+from api.jobs.schemas import FilePreview, Job, WaitsFor, job_body
 from api.jobs.upload import JobUploader
 from api.jobs.watcher import JobWatch
 from api.keys import Keys
@@ -37,6 +47,7 @@ from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore, connect_jobs
 from batcher.jobs.upload import Submission, account_of, result_bytes
 from batcher.webhook_security import AddressRefused, parse_url
+from text_files.preview import preview
 from text_files.rows import FileRows
 
 # How many commands run, and how many bodies are read, at the same time. Further bodies wait unread.
@@ -46,6 +57,8 @@ UPLOADS = 4
 WAITING_UPLOADS = 64
 REDIS_TIMEOUT_S = 2.0
 MAX_KEY = 255
+# Characters of a cell of a preview.
+MAX_CELL = 200
 _job_id = re.compile("[0-9a-f]{32}").fullmatch
 
 T = TypeVar("T")
@@ -162,6 +175,17 @@ class JobService:
         size = 0 if kind == "text/csv" else int(headers.by_name.get(b"content-length", b"0"))
         submission = self._submission(headers, query.keep_input, model=model)
         return await self._take(headers, texts, submission, sender, size)
+
+    async def preview(self, headers: RequestHeaders, receive: Receive, query: FileQuery) -> FilePreview:
+        """How the file in a body would be read. Only its beginning is, unless it is a typed table."""
+        sender = Sender(receive, headers.left)
+        counted = self.uploader.counted
+        body = counted(sender.blocks())
+        rows = FileRows(body, query.filename, query.hints(charset(headers)), counted)
+        with refused():
+            found = await self.upload(sender, preview, rows)
+        columns, shown = list(found.names), [[cell[:MAX_CELL] for cell in row] for row in found.rows]
+        return FilePreview(file=described(rows), columns=columns, column=found.column, rows=shown)
 
     async def take_texts(
         self, headers: RequestHeaders, texts: Sequence[str], model: str = ""

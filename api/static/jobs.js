@@ -2,6 +2,7 @@
 
 import { $, Rows, age, h, say, short } from "./dom.js";
 import { RequestError, request, upload } from "./http.js";
+import { preview, show } from "./preview.js";
 import { leastCertain, stemOf } from "./sample.js";
 
 const UNDO_MS = 5000;
@@ -14,7 +15,7 @@ export class Jobs {
     this.rows = new Rows($("#jobs"), (job) => job.id, (job) => new Job(job, this));
     const file = $("#file");
     file.addEventListener("change", () => {
-      if (file.files.length) this.submit(file.files[0]);
+      if (file.files.length) this.choose(file.files[0]);
       file.value = "";
     });
     this.takeDrops();
@@ -27,27 +28,40 @@ export class Jobs {
         if (!event.dataTransfer?.types.includes("Files")) return;
         event.preventDefault();
         document.body.classList.toggle("dropping", name === "dragover");
-        if (name === "drop" && event.dataTransfer.files.length) this.submit(event.dataTransfer.files[0]);
+        if (name === "drop" && event.dataTransfer.files.length) this.choose(event.dataTransfer.files[0]);
       });
     }
   }
 
-  async submit(file, more = {}) {
+  /** Shows how a file is read before it is sent. */
+  async choose(file, more = {}) {
+    $("#preview").hidden = true;
+    await this.busy(`Reading ${file.name} …`, file, more, async () => {
+      const found = await preview(file, more);
+      show(file, more, found, { change: (changed) => this.choose(file, changed), start: () => this.submit(file, more) });
+    });
+  }
+
+  async busy(words, file, more, action) {
     const sending = $("#sending");
     sending.hidden = false;
-    say(sending, `Sending ${file.name} …`);
-    await this.attempt(async () => {
+    say(sending, words);
+    await this.attempt(() => action(sending), (problem) => this.choices(file, more, problem));
+    sending.hidden = true;
+  }
+
+  async submit(file, more) {
+    await this.busy(`Sending ${file.name} …`, file, more, async (sending) => {
       const model = this.models.chosen;
       const query = new URLSearchParams({ filename: file.name, keep_input: "true", ...(model && { model }), ...more });
       const job = await upload(`jobs?${query}`, file, (part) => say(sending, part < 1 ? `Sending ${file.name}: ${Math.floor(100 * part)} %` : `Reading ${file.name} …`));
       this.files.set(job.id, file);
-    }, (problem) => this.choices(file, more, problem));
-    sending.hidden = true;
+    });
   }
 
   /** What the visitor may try next: another column, or another encoding. */
   choices(file, more, problem) {
-    const again = (words, changes) => h("button", { class: "small", type: "button", onclick: () => this.submit(file, { ...more, ...changes }) }, words);
+    const again = (words, changes) => h("button", { class: "small", type: "button", onclick: () => this.choose(file, { ...more, ...changes }) }, words);
     const columns = problem.columns ?? [];
     const found = columns.map((column) => again(`Use column ${column}`, { column }));
     if (problem.detail?.[0]?.msg.includes("looks like a row")) {

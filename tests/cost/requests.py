@@ -82,6 +82,9 @@ def _bodies(route: ApiRoute, size: int, stored: Stored, wanted: Chosen) -> Itera
             yield name, Request(method, path + query, body, kind)
         for name, packed, content in zipped(min(8 * size, LARGE_ZIP), wanted):
             yield name, Request(method, f"{path}?filename=a.txt", packed, "", content)
+    elif path == f"{JOBS}/preview":
+        for name, query, kind, body in files(size, wanted):
+            yield name, Request(method, path + query, body, kind)
     elif path == LABELLED:
         for name, body in read_again(size, wanted):
             for target in stored.paths(path):  # of jobs of lines and of a table

@@ -23,6 +23,7 @@ from tests.fakes import heartbeat_queue
 from tests.integration.test_queue_contract import RECORD
 from tests.servers import RedisServer, needs_server
 from tests.service import Service, wait_until
+from tests.unit.text_files.typed_files import xlsx
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
@@ -340,8 +341,10 @@ def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-def drop(page: Page, name: str, content: bytes) -> None:
+def drop(page: Page, name: str, content: bytes, *, start: bool = True) -> None:
     page.set_input_files("#file", {"name": name, "mimeType": "", "buffer": content})
+    if start:
+        page.click("#preview >> text=Start")
 
 
 def finished(page: Page, name: str) -> None:
@@ -450,22 +453,61 @@ def test_files_of_every_kind_are_joined(
 
 
 @pytest.mark.usefixtures("without_jobs")
+def test_the_first_rows_are_seen_before_the_start_and_guesses_can_be_changed(
+    service: Service, viewer: Viewer
+) -> None:
+    page = viewer.open(service)
+    drop(page, "a.csv", b"text;body\n1;one, two\n2;three\n3;four\n4;five\n", start=False)
+    box = page.locator("#preview")
+    page.wait_for_selector("#preview >> text=CSV, separated by semicolons, UTF-8")
+    assert box.locator("tr").all_inner_texts() == ["text\tbody", "1\tone, two", "2\tthree", "3\tfour"]
+    assert box.locator("th.chosen").inner_text() == "text"
+    box.get_by_label("Texts").select_option("body")
+    page.wait_for_selector("#preview th.chosen >> text=body")
+    box.get_by_label("Separated by").select_option("commas")
+    page.wait_for_selector("#job-problem >> text=no column 'body'; the columns are 'text;body'")
+    assert box.is_hidden()
+    drop(page, "a.csv", b"text;body\n1;one, two\n", start=False)
+    box.get_by_label("not a header").check()
+    page.wait_for_selector("#preview >> text=without a header")
+    box.get_by_label("Texts").select_option("2")
+    page.wait_for_selector("#preview th.chosen >> text=2")
+    assert service.http.get("/jobs").json()["jobs"] == []
+    page.click("#preview >> text=Start")
+    finished(page, "a.csv")
+    assert box.is_hidden()
+    assert [line.split(";")[:2] for line in results(page)[1]] == [["text", "body"], ["1", "one, two"]]
+
+
+@pytest.mark.usefixtures("without_jobs")
+def test_a_workbook_comes_back_as_csv(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
+    drop(page, "a.xlsx", xlsx([["id", "text"], [7, "one"], [8, "two"]]))
+    finished(page, "a.xlsx")
+    _, lines = results(page)
+    assert lines[0] == "id,text,label,score,error"
+    assert [line.split(",")[:2] for line in lines[1:]] == [["7", "one"], ["8", "two"]]
+
+
+@pytest.mark.usefixtures("without_jobs")
 def test_what_cannot_be_read_is_refused_with_a_way_out(service: Service, viewer: Viewer) -> None:
     """A PNG became a job of 147 texts."""
     page = viewer.open(service)
     problem = page.locator("#job-problem")
-    drop(page, "cat.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+    drop(page, "cat.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", start=False)
     page.wait_for_selector("#job-problem >> text=not a text file but a PNG image")
-    drop(page, "a.csv", "id;Kritik\n1;schön\n".encode("cp1252"))
+    drop(page, "a.csv", "id;Kritik\n1;schön\n".encode("cp1252"), start=False)
     page.wait_for_selector("#job-problem >> text=line 2: not valid UTF-8")
     problem.get_by_text("Read it as Windows-1252").click()
     page.wait_for_selector("#job-problem >> text=no column 'text'; the columns are 'id', 'Kritik'")
     problem.get_by_text("Use column Kritik").click()
+    page.click("#preview >> text=Start")
     finished(page, "a.csv")
     assert problem.is_hidden()
     assert results(page)[1][1].startswith("1;schön;")
-    drop(page, "sms.tsv", b"ham\tsee you\nham\tcall me\n")
+    drop(page, "sms.tsv", b"ham\tsee you\nham\tcall me\n", start=False)
     problem.get_by_text("Without a header: use column 2").click()
+    page.click("#preview >> text=Start")
     finished(page, "sms.tsv")
     assert "TSV, separated by tabs, without a header, UTF-8" in page.inner_text("#jobs")
 
@@ -479,6 +521,7 @@ def test_a_file_may_be_dropped_anywhere(service: Service, viewer: Viewer) -> Non
     )
     for event in ("dragover", "drop"):
         page.dispatch_event("h1", event, {"dataTransfer": data})
+    page.click("#preview >> text=Start")
     finished(page, "beside.txt")
     assert page.url.rstrip("/") == service.base_url
 
@@ -739,7 +782,10 @@ def test_a_text_and_a_job_without_a_mouse(service: Service, viewer: Viewer) -> N
     page.keyboard.press("Space")
     page.wait_for_selector("#answers li >> text=typed")
     to("#file")
-    drop(page, "a.txt", b"one\n")  # how a file is chosen is the browser's
+    drop(page, "a.txt", b"one\n", start=False)  # how a file is chosen is the browser's
+    page.wait_for_selector("#preview >> text=Start")
+    to("#preview [name=start]")
+    page.keyboard.press("Enter")
     finished(page, "a.txt")
     to("#jobs button")
     with page.expect_download():

@@ -17,6 +17,7 @@ import pytest
 
 from millrace import job_client
 from millrace.__main__ import main
+from tests.unit.text_files.typed_files import pa, parquet, table_of
 from text_files.source import TextFile
 
 RESULT = [{"label": "POSITIVE", "score": 0.9}, {"label": "NEGATIVE", "score": 0.1}]
@@ -181,3 +182,56 @@ def test_what_a_table_cannot_hold_is_an_error_that_says_what_can(
     assert main(["classify", str(source), "-o", str(out)]) == 2
     assert "cannot write '\\ud83d' as utf-8: write NDJSON to a file" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_the_first_rows_are_printed_before_anything_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.csv"
+    source.write_text("id;body\n1;good\n2;bad\n")
+
+    def refuse(jobs: FinishedJobs, source: TextFile) -> dict[str, Any]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(FinishedJobs, "submit", refuse)
+    main(["classify", str(source), "--column", "body"])
+    said = capsys.readouterr().err.splitlines()
+    assert said[:4] == [
+        f"{source}: CSV, separated by semicolons, UTF-8",
+        "    id | body *",
+        "    1  | good",
+        "    2  | bad",
+    ]
+    assert said[4].startswith("Texts are in the column with *. --column, --format")
+
+
+def test_a_file_without_a_header_is_read_with_the_options_that_the_message_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It named --no-header alone, or always column 2."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("a long text, they say;ham;1\nanother long text;ham;2\n")
+    assert main(["classify", str(source), "-o", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.endswith("Choose one with --column, or read it with --no-header --column 1.\n")
+    assert main(["classify", str(source), "-o", str(out), "--no-header", "--column", "1"]) == 0
+    assert out.read_text().startswith("a long text, they say;ham;1;POSITIVE;")
+    source = tmp_path / "in.txt"
+    source.write_text("1\tgood one\n2\tbad one\n")
+    assert main(["classify", str(source), "-o", str(out)]) == 0
+    assert "without a header (--no-header --column 2)." in capsys.readouterr().err
+
+
+def test_parquet_is_not_written_to_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "in.parquet"
+    source.write_bytes(parquet(pa.table({"text": ["good"]})))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["classify", str(source)]) == 2
+    assert "Parquet is not for a terminal: name a file with -o." in capsys.readouterr().err
+    out = tmp_path / "out.parquet"
+    assert main(["classify", str(source), "-o", str(out)]) == 0
+    assert table_of(out.read_bytes()).to_pylist() == [
+        {"text": "good", "label": "POSITIVE", "score": 0.9, "error": None}
+    ]
