@@ -9,6 +9,7 @@ import pytest
 from millrace.__main__ import main
 from millrace.addresses import api_address, http_client
 from millrace.local.stack import typed
+from text_files.output import OUTPUTS
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -155,7 +156,7 @@ def test_a_service_that_does_not_run_is_named_with_a_way_out(
     ("words", "sentence"),
     [
         (("in.csv", "-o", "in.csv"), "in.csv is the input: choose another name, or replace it with --force."),
-        (("in.csv", "-o", "o.zip"), "cannot write .zip files: name the output .csv, .tsv, .ndjson, .jsonl."),
+        (("in.csv", "-o", "o.zip"), f"cannot write .zip files: name the output {', '.join(OUTPUTS)}."),
         (("in.csv", "--delimiter", "ab"), "--delimiter ab is not a single punctuation mark or \\t."),
         ((".",), ". is a directory: name the files in it."),
         (("none.csv",), "file not found: none.csv."),
