@@ -62,6 +62,7 @@ async def test_openapi_documents_every_status_of_every_route(api: JobsApi) -> No
         "GET /jobs/{job_id}": {"200", "404"} | always,
         "GET /jobs/{job_id}/events": {"200", "204", "404"} | always,
         "GET /jobs/{job_id}/predictions": {"200", "404"} | always,
+        "POST /jobs/preview": {"200", "408", "413", "415"} | always,
         "POST /jobs/{job_id}/labelled": {"200", "404", "408", "409", "413", "415"} | always,
         "GET /jobs/{job_id}/texts": {"200", "404"} | always,
         "DELETE /jobs/{job_id}": {"200", "204", "404"} | always,
