@@ -10,7 +10,7 @@ from text_files.formats import FileFormat
 from text_files.rows import FileRows
 
 ROWS = 3
-# Of the lines that `lines` makes: columns, and characters of a cell.
+# The lines that `lines` makes have so many columns, and cells of so many characters.
 MAX_COLUMNS, MAX_CELL = 6, 32
 
 

@@ -176,7 +176,7 @@ def _cell(sheet: Any, value: Any) -> Any:
             raise FileError(f"a cell has at most {MAX_CELL:,} characters: name the output .csv or .parquet.")
     new = WriteOnlyCell(sheet, value)
     if isinstance(value, str):
-        new.data_type = "e" if kind == "e" else "s"  # what begins with = is no formula
+        new.data_type = "e" if kind == "e" else "s"  # a text that begins with = is not a formula
     if number_format:
         new.number_format = number_format
     return new
