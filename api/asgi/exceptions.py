@@ -21,6 +21,8 @@ METHODS = ("DELETE", "GET", "HEAD", "PATCH", "POST", "PUT")
 # An answer names no more: 64 KB of unknown fields are 6,000.
 MAX_MISTAKES = 10
 NO_ROUTE = "no such route"
+# Less similar paths are others, and not mistyped: /pooling is not /ping.
+SIMILAR = 0.8
 
 
 async def answer_error(request: Request, error: Exception) -> Response:
@@ -66,7 +68,8 @@ def _no_route(scope: Scope) -> Problem:
     # Services whose clients ask for models elsewhere list them in another form.
     same = [one for one in (path, last) if one in known and one != "/models"]
     first = f"/{path.split('/')[1]}/" if path.count("/") > 1 else "/"
-    close = same or difflib.get_close_matches(path, [one for one in known if one.startswith(first)], n=1)
+    near = [one for one in known if one.startswith(first)]
+    close = same or difflib.get_close_matches(path, near, 1, SIMILAR)
     hint = f"did you mean {close[0]}? " if close else ""
     return Problem(404, f"{NO_ROUTE}; {hint}/docs lists all routes")
 

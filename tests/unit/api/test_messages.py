@@ -44,6 +44,8 @@ async def test_a_wrong_body_is_refused_in_words(service: Service, body: bytes, s
         ("/job", "no such route; did you mean /jobs? /docs lists all routes"),
         ("/healthz", "no such route; did you mean /health? /docs lists all routes"),
         ("/xyzzy", "no such route; /docs lists all routes"),
+        ("/pooling", "no such route; /docs lists all routes"),
+        ("/invocations", "no such route; /docs lists all routes"),
     ],
 )
 async def test_an_unknown_route_names_the_one_that_was_meant(service: Service, path: str, said: str) -> None:
