@@ -13,10 +13,12 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from model_store import load
 from model_store.__main__ import main as model_store
-from model_store.checkpoint import read_checkpoint
+from model_store.artefact import identity
+from model_store.checkpoint import TOKENIZER_FILES, VOCABULARIES, read_checkpoint
 from model_store.errors import ModelUnsupported
 from model_store.rows import Tokenizer
 from model_store.tokenizer_files import write_tokenizer
+from model_store.vocabulary import require_vocabulary
 from tests.families.tokenizers import KINDS
 from tests.families.tokenizers import write_tokenizer as write_small
 from tests.unit.model_store.checkpoints import copy
@@ -159,3 +161,94 @@ def test_a_text_without_a_token_was_an_error(tmp_path: Path) -> None:
     alone = [model.classify([text])[0] for text in (empty, other)]
     assert np.abs(np.array(model.classify([empty, other])) - alone).max() < 1e-4
     model.close()
+
+
+def published(path: Path, kind: str) -> list[str]:
+    """Replaces tokenizer.json by what repositories have instead. Returns the names of these files."""
+    tokenizer = json.loads((path / "tokenizer.json").read_text("utf-8"))
+    (path / "tokenizer.json").unlink()
+    vocabulary = tokenizer["model"]["vocab"]
+    if kind == "wordpiece":
+        pieces = sorted(vocabulary, key=lambda piece: vocabulary[piece])
+        (path / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), "utf-8")
+        return ["vocab.txt"]
+    (path / "vocab.json").write_text(json.dumps(vocabulary), "utf-8")
+    merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in tokenizer["model"]["merges"]]
+    (path / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), "utf-8")
+    return ["vocab.json", "merges.txt"]
+
+
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_a_tokenizer_as_it_is_published_is_read_as_transformers_reads_it(
+    kind: str, added: bool, tmp_path: Path
+) -> None:
+    """vocab.txt alone, and vocab.json with merges.txt, each also with added_tokens.json."""
+    path = small(tmp_path / "model", kind)
+    names = published(path, kind)
+    if added:
+        (path / "added_tokens.json").write_text(json.dumps({"[NEW]": 600}), "utf-8")
+        config = json.loads((path / "config.json").read_text("utf-8")) | {"vocab_size": 601}
+        (path / "config.json").write_text(json.dumps(config), "utf-8")
+        names.append("added_tokens.json")
+    checkpoint = read_checkpoint(path)
+    assert {*names} <= {file.name for file in checkpoint.files()}
+    wanted = ids_of_transformers(path)
+    assert any(600 in ids for ids in wanted) == added
+    write_tokenizer(checkpoint, tmp_path)
+    found = Tokenizer(tmp_path / "tokenizer.json", checkpoint.max_tokens)(TEXTS)
+    assert [list(tokens.ids) for tokens in found] == wanted
+
+
+@pytest.mark.parametrize("name", TOKENIZER_FILES)
+def test_every_file_of_a_tokenizer_is_a_part_of_the_revision(name: str, tmp_path: Path) -> None:
+    path = small(tmp_path / "model", "wordpiece")
+    before = identity(read_checkpoint(path).files())
+    with (path / name).open("ab") as file:
+        file.write(b" ")
+    assert identity(read_checkpoint(path).files()) != before
+
+
+# The tokenizer whose vocabulary each file is.
+CLASSES = {
+    "spm.model": "DebertaV2Tokenizer", "spiece.model": "AlbertTokenizer",
+    "sentencepiece.model": "RemBertTokenizer", "sentencepiece.bpe.model": "XLMRobertaTokenizer",
+    "tokenizer.model": "LlamaTokenizer",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VOCABULARIES)
+def test_a_broken_tokenizer_is_refused_by_the_name_of_its_file(name: str, tmp_path: Path) -> None:
+    """Also if the package that reads it is missing, which is then named."""
+    own = {"tokenizer_class": CLASSES[name]} if name in CLASSES else {}
+    path = small(tmp_path / "model", "wordpiece", **own)
+    (path / "tokenizer.json").unlink()
+    with pytest.raises(ModelUnsupported, match=name.replace(".", r"\.")):
+        require_vocabulary(path)
+    (path / name).write_bytes(b"\xff\xfe\x00 no vocabulary")
+    require_vocabulary(path)
+    with pytest.raises(ModelUnsupported) as refused:
+        write_tokenizer(read_checkpoint(path), tmp_path)
+    said = str(refused.value)
+    assert name in said
+    assert "\n" not in said
+
+
+def test_a_sentencepiece_model_alone_is_read_or_its_packages_are_named(tmp_path: Path) -> None:
+    """It was `has no tokenizer`, or a traceback of the package that converts it."""
+    path = small(tmp_path / "model", "wordpiece", tokenizer_class="DebertaV2Tokenizer")
+    (path / "tokenizer.json").unlink()
+    pieces = pytest.importorskip("sentencepiece", reason="sentencepiece is not installed")
+    from model_store.calibration_texts import CALIBRATION_TEXTS
+
+    pieces.SentencePieceTrainer.train(
+        sentence_iterator=iter(CALIBRATION_TEXTS * 20), model_prefix=str(tmp_path / "made"), vocab_size=300,
+        hard_vocab_limit=False, minloglevel=2, pad_id=0, bos_id=1, eos_id=2, unk_id=3,
+        pad_piece="[PAD]", bos_piece="[CLS]", eos_piece="[SEP]", unk_piece="[UNK]",
+        user_defined_symbols=["[MASK]"],
+    )  # fmt: skip
+    (tmp_path / "made.model").rename(path / "spm.model")
+    wanted = ids_of_transformers(path)
+    write_tokenizer(read_checkpoint(path), tmp_path)
+    found = Tokenizer(tmp_path / "tokenizer.json", MOST)(TEXTS)
+    assert [list(tokens.ids) for tokens in found] == wanted
