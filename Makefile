@@ -84,6 +84,13 @@ test-fast: $(STAMP) ## run the tests that start no service: unit, integration on
 # Options for `make chaos`, e.g. make chaos CHAOS="--minutes 1 --seed 7 8 --shards 3"
 CHAOS ?=
 
+# Options for `make jobs`, e.g. make jobs JOBS="--minutes 2 --texts 200000"
+JOBS ?=
+
+.PHONY: jobs
+jobs: $(STAMP) ## run jobs of many clients beside a large one for ten minutes, while processes are killed (JOBS="--minutes 2 --texts 200000")
+	$(BIN)/python -m tests.e2e.jobs_together $(JOBS)
+
 # Options for `make crossings`, e.g. make crossings CROSSINGS="--minutes 60 --seed 7", or CROSSINGS=--planted
 CROSSINGS ?=
 
@@ -110,7 +117,7 @@ proof: $(STAMP) ## check every engine, precision and layout under each instructi
 FAMILIES ?=
 
 .PHONY: families
-families: $(STAMP) ## compare a small checkpoint of every architecture with transformers' pipeline (an hour; FAMILIES="gpt2 bart", FAMILIES=--write)
+families: $(STAMP) ## compare a small checkpoint of every architecture with transformers' pipeline (an hour; FAMILIES="gpt2 bart --precision bf16 int8", FAMILIES=--write)
 	$(BIN)/python -m tests.families $(FAMILIES)
 
 # Options for `make search`, e.g. make search SEARCH="--machine jobs --minutes 5 --seed 7", or SEARCH=--planted

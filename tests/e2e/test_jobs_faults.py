@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -73,12 +74,14 @@ def assert_complete(service: Service, path: str, asked: list[str]) -> None:
     assert [json.loads(line) for line in answer.text.splitlines()] == expected(asked)
 
 
-def start_jobs(service: Service, clock: str) -> Process:
-    """One more jobs worker, with a clock that is wrong by so much."""
-    command = ["faketime", "-f", clock, *millrace("jobs")]
-    jobs = Process(f"jobs{clock}", command, service.environment_of("jobs"), service.folder)
-    service.processes.append(jobs)
-    return jobs
+def start_wrong(service: Service, command: str, clock: str) -> Process:
+    """One more process of the service, with a clock that is wrong by so much."""
+    if shutil.which("faketime") is None:
+        pytest.skip("faketime is not installed")
+    words = ["faketime", "-f", clock, *millrace(command)]
+    process = Process(f"{command}{clock}", words, service.environment_of(command), service.folder)
+    service.processes.append(process)
+    return process
 
 
 @pytest.mark.parametrize("clock", ["", "+1h", "-1h"])
@@ -86,10 +89,8 @@ def test_a_job_goes_on_within_90_s_when_its_process_is_killed(
     start_service: Callable[..., Service], clock: str
 ) -> None:
     """Also if the clock of that process was wrong: an hour ahead, the job was `running` for that hour."""
-    if clock and shutil.which("faketime") is None:
-        pytest.skip("faketime is not installed")
     service, asked = start_service(**SLOW), texts(COUNT)
-    first = start_jobs(service, clock) if clock else service.start_jobs()
+    first = start_wrong(service, "jobs", clock) if clock else service.start_jobs()
     path = hand_in(service, asked)
     before = underway(service, path)
     first.kill()
@@ -99,6 +100,59 @@ def test_a_job_goes_on_within_90_s_when_its_process_is_killed(
     print(f"continued after {time.monotonic() - killed_at:.1f} s")
     ended(service, path)
     assert_complete(service, path, asked)
+
+
+@pytest.mark.parametrize("clock", ["+1h", "-1h"])
+@pytest.mark.parametrize("command", ["worker", "api"])
+def test_a_job_goes_on_within_90_s_when_another_process_with_a_wrong_clock_is_killed(
+    start_service: Callable[..., Service], command: str, clock: str
+) -> None:
+    service, asked = start_service(**SLOW), texts(COUNT)
+    (service.workers.pop() if command == "worker" else service.api).kill()
+    wrong = start_wrong(service, command, clock)
+    service.start_jobs()
+    wait_until(lambda: answers(service), "the service to become ready", 90)
+    path = hand_in(service, asked)
+    before = underway(service, path)
+    wrong.kill()
+    if command == "worker":
+        service.start_worker()
+    else:
+        service.start_api()
+        wait_until(lambda: answers(service), "the API to answer again", 90)
+    wait_until(
+        lambda: (job := look(service, path))["done"] > before["done"] + 512 or job["status"] in ENDED,
+        "the job to go on",
+        90,
+    )
+    ended(service, path)
+    assert_complete(service, path, asked)
+
+
+def test_a_jobs_worker_that_stood_still_adds_nothing_to_a_job_that_another_one_has_taken(
+    start_service: Callable[..., Service],
+) -> None:
+    service, asked = start_service(**SLOW), texts(COUNT)
+    first = service.start_jobs()
+    path = hand_in(service, asked)
+    before = underway(service, path)
+    first.kill(signal.SIGSTOP)
+    service.start_jobs()
+    wait_until(lambda: look(service, path)["done"] > before["done"] + 512, "the job to go on", 90)
+    first.kill(signal.SIGCONT)
+    ended(service, path)
+    assert_complete(service, path, asked)
+    (row,) = service.http.get("/admin/usage").json()["usage"]
+    assert (row["key"], row["texts"]) == ("-", COUNT)
+    assert first.stop() == 0
+
+
+def answers(service: Service) -> bool:
+    """Whether the API is there, and ready."""
+    try:
+        return service.http.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def test_a_job_goes_on_when_the_model_worker_is_killed(start_service: Callable[..., Service]) -> None:
