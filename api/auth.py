@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
@@ -187,12 +187,17 @@ class ClientLimits:
     `traffic` counts what clients send, and knows what is left of their quotas.
     """
 
-    def __init__(self, settings: ApiSettings, hub: Hub) -> None:
+    def __init__(
+        self,
+        settings: ApiSettings,
+        hub: Hub,
+        jobs_used: Callable[[Sequence[str]], Awaitable[Sequence[int]]] | None = None,
+    ) -> None:
         self._hub = hub
         self._most = settings.max_client_texts
         self._first = settings.first_client_texts
         self._waiting: dict[str, int] = {}
-        self.traffic = Traffic(settings, hub, self._waiting)
+        self.traffic = Traffic(settings, hub, self._waiting, jobs_used)
 
     @property
     def checks(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -98,7 +98,10 @@ class Parts:
 
     @cached_property
     def limits(self) -> ClientLimits:
-        return ClientLimits(self.settings, self.hub)
+        async def jobs_used(names: Sequence[str]) -> Sequence[int]:
+            return await self.jobs.used(names)
+
+        return ClientLimits(self.settings, self.hub, jobs_used if self.has("jobs") else None)
 
     @cached_property
     def log(self) -> RequestLog:

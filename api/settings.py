@@ -99,8 +99,6 @@ class ApiSettings(JobSettings):
     """Keys of operators who may see everything under /admin, as in api_keys."""
     quotas: Quotas = Field(default="", validate_default=True)
     """Comma-separated quotas of keys, in texts of a day (UTC): web=100000, phone=5000. Others have none."""
-    usage_days: int = Field(default=31, ge=1, le=400)
-    """For how many days the usage of each key is kept."""
     allowed_hosts: Hosts = Field(default="", validate_default=True)
     """Comma-separated host names that requests may use. If empty, a service on a loopback address accepts
     loopback names only, and any other service accepts every name."""

@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
@@ -24,6 +25,7 @@ from api.lifecycle import Lifecycle
 from api.settings import ApiSettings
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.commands import AddUsage, UsageRow
+from batcher.errors import QueueUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +69,21 @@ class Counts:
 
 
 class Traffic:
-    """The counters of one process. `waiting` has the texts of each client that wait now."""
+    """The counters of one process. `waiting` has the texts of each client that wait now.
 
-    def __init__(self, settings: ApiSettings, hub: Hub, waiting: Mapping[str, int]) -> None:
+    `jobs_used` returns what jobs of keys use today: the texts that they have used, and have yet to use.
+    """
+
+    def __init__(
+        self,
+        settings: ApiSettings,
+        hub: Hub,
+        waiting: Mapping[str, int],
+        jobs_used: Callable[[Sequence[str]], Awaitable[Sequence[int]]] | None = None,
+    ) -> None:
         self._hub = hub
         self._waiting = waiting
+        self._jobs_used = jobs_used
         self._quotas = settings.quotas
         self.has_quotas = bool(self._quotas)
         self._keep_ms = settings.usage_days * 86_400_000
@@ -82,6 +94,9 @@ class Traffic:
         # The texts of today by key name, as of the last flush, and their day.
         self._today: dict[str, int] = {}
         self._day = ""
+        # The texts of jobs by key name: as of the last flush, and those that this process has created since.
+        self._of_jobs: dict[str, int] = {}
+        self._new_jobs: Counter[str] = Counter()
         self._number = 0
         self._unsent: AddUsage | None = None
 
@@ -95,8 +110,10 @@ class Traffic:
         counts.add(texts, hits, tokens, status)
 
     def count_job(self, client: str, texts: int) -> None:
-        """Counts the texts of a new job."""
-        self.count(client, texts, 0, 0, 202)
+        """Counts a new job. Its texts are usage once they have results, but count for a quota at once."""
+        self.count(client, 0, 0, 0, 202)
+        if (name := key_name(client)) in self._quotas:
+            self._new_jobs[name] += texts
 
     def check_quota(self, client: str, texts: int = 1) -> None:
         """Raises Problem 429 `quota_exceeded` if a key has fewer texts left until midnight (UTC)."""
@@ -106,7 +123,9 @@ class Traffic:
             return
         now = datetime.now(UTC)
         counts = self._clients.get(client)
-        used = (self._today.get(name, 0) if self._day == f"{now:%F}" else 0) + (counts.texts if counts else 0)
+        used = (counts.texts if counts else 0) + self._new_jobs[name]
+        if self._day == f"{now:%F}":
+            used += self._today.get(name, 0) + self._of_jobs.get(name, 0)
         if used + texts > quota:
             ends = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
             detail = f"{used} of {quota} texts of this day are used; the next day begins at {ends:%FT%TZ}"
@@ -138,6 +157,7 @@ class Traffic:
         """Adds what was counted to Redis. What Redis does not take is sent again later, under its number."""
         if not self._hub.reachable:
             return
+        await self._look_at_jobs()
         command = self._unsent or self._next()
         if command is None:
             return
@@ -148,6 +168,15 @@ class Traffic:
             self._day = f"{datetime.now(UTC):%F}"
             rows = zip(command.rows, texts, strict=True)
             self._today = {row.name: total for row, total in rows if row.day == self._day}
+
+    async def _look_at_jobs(self) -> None:
+        """Learns what the jobs of keys with a quota use, unless their Redis does not answer."""
+        if self._jobs_used is None or not self._quotas:
+            return
+        names, new = list(self._quotas), self._new_jobs.copy()
+        with contextlib.suppress(QueueUnavailable):
+            self._of_jobs = dict(zip(names, await self._jobs_used(names), strict=True))
+            self._new_jobs -= new
 
     def _next(self) -> AddUsage | None:
         clients = self._clients

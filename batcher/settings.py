@@ -29,6 +29,9 @@ from batcher.models import ModelSpec, parse_models, queue_of
 from batcher.shards import MAX_SHARDS, Shard, shards_of
 from batcher.webhook_security import Network, parse_networks, parse_secrets
 
+# For how many days the usage of keys is kept by default.
+USAGE_DAYS = 31
+
 ServiceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 IS_EMPTY = "is empty: give it a value, or leave it out for its default"
 # Types of settings that are written as text.
@@ -238,6 +241,8 @@ class JobSettings(QueueSettings):
     """Port of /metrics, /livez and /readyz of the jobs worker. 0: disabled."""
     webhook_secrets: Secrets = Field(default="", validate_default=True)
     """Comma-separated keys that sign webhooks: whsec_ and base64. If empty, jobs cannot have a webhook."""
+    usage_days: int = Field(default=USAGE_DAYS, ge=1, le=400)
+    """For how many days the usage of each key is kept."""
     webhook_networks: Networks = Field(default="", validate_default=True)
     """Comma-separated addresses or networks that webhooks may be sent to although they are not public."""
 

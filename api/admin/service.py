@@ -128,7 +128,7 @@ class ConsoleStores:
         queue = queues[0]
         name = settings.name
         self.audit = AuditLog(queue, name)
-        self.usage = UsageStore(queue, name, settings.usage_days)
+        self.usage = UsageStore(queue, name, settings.usage_days, jobs.store)
         self.holds = ClientHolds(queue, name)
         self.minutes = MinuteHistory(queue, name)
         self.publications = PublicationStore(queues, settings.queue_shards)

@@ -36,7 +36,7 @@ from api.jobs.pages import Chunk, json_line
 from api.jobs.schemas import FilePreview, Job, WaitsFor, job_body
 from api.jobs.upload import JobUploader
 from api.jobs.watcher import JobWatch
-from api.keys import Keys
+from api.keys import Keys, key_name
 from api.settings import ApiSettings
 from batcher import tracing
 from batcher.admin.job_eraser import JobEraser
@@ -77,7 +77,8 @@ class JobBackend:
         connections = 2 * (THREADS + UPLOADS)
         client = connect_jobs(settings, timeout_s=REDIS_TIMEOUT_S, connections=connections)
         queue = JobQueue.connect(settings, timeout_s=REDIS_TIMEOUT_S)
-        return cls(JobStore(client, settings.name, settings.job_ttl_s), queue)
+        store = JobStore(client, settings.name, settings.job_ttl_s, usage_days=settings.usage_days)
+        return cls(store, queue)
 
     def eraser(self, name: str) -> JobEraser:
         """Erases what the jobs of the service `name` contain."""
@@ -240,7 +241,7 @@ class JobService:
 
         facts, ttl_s = (batch.facts, batch.ttl_s) if batch else ("", None)
         own = keep_input, tracing.current(), facts, webhook, file, model
-        return Submission(owner, account_of(sender), *own, size, identity, ttl_s, admit)
+        return Submission(owner, account_of(sender), *own, size, identity, ttl_s, admit, key_name(sender))
 
     def _webhook(self, headers: RequestHeaders) -> str:
         """The `Webhook-URL` or "". Its addresses are checked when it is used. Raises Problem 422."""
@@ -351,6 +352,10 @@ class JobService:
         if record.status == "queued":
             await self.call(self._queue.forget, job_id)
         return await self.find(job_id, owner)
+
+    async def used(self, names: Sequence[str]) -> Sequence[int]:
+        """Of each of these keys, the texts that its jobs have used today, and have yet to use."""
+        return await self.call(self.store.used, names)
 
     async def newest(
         self, status: str | None, limit: int, cursor: str, owner: str, batches: bool = False

@@ -10,6 +10,7 @@ from typing import cast
 import redis
 
 from batcher.admin.scanning import SLICE
+from batcher.admin.usage import kept_days
 from batcher.errors import DataMissing
 from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
@@ -46,6 +47,7 @@ class JobEraser:
     def client(self, client: str) -> tuple[list[str], int]:
         """Deletes the jobs and files of a client, running jobs too. Returns ids of jobs, and a count."""
         account = account_of(client).encode()
+        self._store.forget_usage(client.removeprefix("key:"), [*kept_days(self._store.usage_days)])
         sizes = self._client.hscan_iter(f"{self._prefix}:jobs:sizes", count=SLICE)
         held = {member.decode() for member, value in sizes if value.partition(b" ")[2] == account}
         files = [member.removeprefix("file:") for member in held if member.startswith("file:")]

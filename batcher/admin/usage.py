@@ -1,4 +1,4 @@
-"""Usage of each key and day, and the clients of the last minute, as API processes have added them up."""
+"""Usage of each key and day, as APIs and jobs have added it up, and the clients of the last minute."""
 
 from __future__ import annotations
 
@@ -12,36 +12,47 @@ import redis
 
 from batcher.core.commands import COUNTS
 from batcher.core.keys import prefix
+from batcher.jobs.store import JobStore
 
 # What an API process has published longer ago is not shown.
 FRESH_MS = 15_000
 Row = dict[str, Any]
 
 
-class UsageStore:
-    """The usage of one service, for the last `days` days (UTC)."""
+def kept_days(days: int) -> Iterator[date]:
+    """The days (UTC) of which usage of so many days may be kept, oldest first."""
+    today = datetime.now(UTC).date()
+    return (today - timedelta(days=ago) for ago in range(days, -1, -1))
 
-    def __init__(self, client: redis.Redis, name: str, days: int) -> None:
+
+class UsageStore:
+    """The usage of one service, for the last `days` days (UTC), with that of its `jobs`."""
+
+    def __init__(self, client: redis.Redis, name: str, days: int, jobs: JobStore | None = None) -> None:
         self._client = client
         self._prefix = prefix(name)
         self._days = days
+        self._jobs = jobs
 
     def rows(self, first: date, last: date, name: str = "") -> list[Row]:
-        """A row for each day and key name, oldest first. One round trip."""
+        """A row for each day and key name, oldest first. One round trip, and one to the Redis of jobs."""
         days = [day for day in self.kept() if first <= day <= last]
         pipe = self._client.pipeline(transaction=False)
         for day in days:
             pipe.hgetall(self._key(day))
         rows: dict[tuple[str, str], Row] = {}
-        for day, counts in zip(days, pipe.execute(), strict=True):
-            for field, value in sorted(counts.items()):
+        found = [*zip(days, pipe.execute(), strict=True)]
+        if self._jobs is not None:
+            found += zip(days, self._jobs.usage(days), strict=True)
+        for day, counts in found:
+            for field, value in counts.items():
                 own, _, count = field.decode().rpartition(" ")
                 if name in ("", own):
                     row = rows.setdefault(
                         (str(day), own), {"day": str(day), "key": own, **dict.fromkeys(COUNTS, 0)}
                     )
-                    row[count] = int(value)
-        return list(rows.values())
+                    row[count] += int(value)
+        return [row for _, row in sorted(rows.items())]
 
     def forget(self, client: str) -> int:
         """Removes the usage of the key `key:NAME`. Returns of how many days."""
@@ -71,8 +82,7 @@ class UsageStore:
 
     def kept(self) -> Iterator[date]:
         """The days that may have usage, oldest first."""
-        today = datetime.now(UTC).date()
-        return (today - timedelta(days=ago) for ago in range(self._days, -1, -1))
+        return kept_days(self._days)
 
     def _key(self, day: date) -> str:
         return f"{self._prefix}:usage:{day}"

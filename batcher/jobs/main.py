@@ -68,7 +68,8 @@ class JobsProcess:
     def _store(self, connections: int, timeout_s: float = 5.0) -> JobStore:
         settings = self._settings
         client = connect_jobs(settings, timeout_s=timeout_s, connections=connections)
-        return JobStore(client, settings.name, settings.job_ttl_s, budget_of(settings))
+        kept = settings.job_ttl_s, budget_of(settings), settings.usage_days
+        return JobStore(client, settings.name, *kept)
 
     def _start_probes(self) -> ProbeServer:
         """Starts the server of /metrics, /livez and /readyz of this process."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import date
 from typing import Any, cast
 
 import redis
@@ -10,6 +11,7 @@ from pydantic_core import from_json
 
 from batcher.connection.clients import leave_replica
 from batcher.connection.scripts import call
+from batcher.core.commands import COUNTS
 from batcher.errors import DataMissing
 from batcher.jobs.records import JobRecord, Totals, read_record
 from batcher.jobs.results import decode_models
@@ -18,6 +20,7 @@ from batcher.jobs.results import decode_models
 SCRIPTS = "batcher.jobs"
 # Most jobs examined for one page of a list, which omits jobs of other owners.
 MAX_LOOKS = 1000
+DAY_MS = 86_400_000
 HISTORY_S = 900  # of the page's charts, which survive a restart of the API
 
 
@@ -120,6 +123,27 @@ class JobReader:
         """
         following, *ids = self._run("job_list", status or "", owner, before, count, MAX_LOOKS, int(batches))
         return [job_id.decode() for job_id in ids], following.decode() or None
+
+    def used(self, names: Sequence[str]) -> list[int]:
+        """Of each of these keys, the texts that its jobs have used today, and have yet to use."""
+        return [int(texts) for texts in self._run("job_used", *names)]
+
+    def usage(self, days: Sequence[date]) -> list[dict[bytes, bytes]]:
+        """What jobs have used on each of these days (UTC), by `NAME COUNT`."""
+        pipe = self._client.pipeline(transaction=False)
+        for day in days:
+            pipe.hgetall(self._usage_key(day))
+        return cast("list[dict[bytes, bytes]]", pipe.execute())
+
+    def forget_usage(self, name: str, days: Sequence[date]) -> None:
+        """Removes what the jobs of a key have used."""
+        pipe = self._client.pipeline(transaction=False)
+        for day in days:
+            pipe.hdel(self._usage_key(day), *(f"{name} {count}" for count in COUNTS))
+        pipe.execute()
+
+    def _usage_key(self, day: date) -> str:
+        return f"{self._prefix}:usage:{(day - date(1970, 1, 1)).days}"
 
     def output(self, record: JobRecord, start: int, stop: int) -> Iterator[list[bytes]]:
         """Yields the results [start, stop) as JSON, one list for each chunk. Raises DataMissing."""

@@ -133,12 +133,14 @@ class Claimed(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What appended results add to the counts of a job."""
+    """What appended results add to the counts of a job, and to the usage of a key: `tokens` and `hits`."""
 
     failed: int = 0
     truncated: int = 0
     truncated_tokens: int = 0
     failed_bytes: int = 0
+    tokens: int = 0
+    hits: int = 0
     unknown: int = 0
 
 

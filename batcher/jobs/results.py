@@ -29,17 +29,21 @@ class ChunkResults:
 
 
 def chunk_results(
-    outcomes: Sequence[Result | MillraceError | None], asked: ModelRecord | None
+    outcomes: Sequence[Result | MillraceError | None], asked: ModelRecord | None, hits: int = 0
 ) -> ChunkResults:
-    """Encodes the outcomes of a chunk. `None` stands for a text that was too long to be sent."""
+    """Encodes the outcomes of a chunk, of which a cache knew `hits`.
+
+    `None` stands for a text that was too long to be sent.
+    """
     lines: list[bytes] = []
-    failed = truncated = left_out = failed_bytes = unknown = 0
+    failed = truncated = left_out = failed_bytes = tokens = unknown = 0
     name = asked.name if asked else ""
     model = ""
     models = list[str]()
     for outcome in outcomes:
         if not (outcome is None or isinstance(outcome, MillraceError)):
             lines.append(outcome.fragment)
+            tokens += outcome.tokens
             models.append(_model_name(outcome.model or name, outcome.revision))
             model = models[-1]
             if asked is not None and outcome.model not in ("", name):  # a cascade
@@ -53,7 +57,7 @@ def chunk_results(
         lines.append(TOO_LONG if outcome is None else _error(outcome))
         failed_bytes += len(lines[-1]) + 1
         models.append("")
-    counts = Counts(failed, truncated, left_out, failed_bytes, unknown)
+    counts = Counts(failed, truncated, left_out, failed_bytes, tokens, hits, unknown)
     return ChunkResults(b"\n".join(lines), len(lines), counts, model, encode_models(models))
 
 

@@ -304,11 +304,14 @@ class JobRun:
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._request(part)) for part in parts]
         outcomes: dict[str, Result | MillraceError] = {}
+        known = set[str]()
         for task in tasks:
             answer = task.result()
             outcomes.update(answer.by_text)
             outcomes.update(answer.failed)
-        return chunk_results([None if text is None else outcomes[text] for text in texts], model)
+            known |= answer.by_text.keys() - answer.computed.keys()
+        found = [None if text is None else outcomes[text] for text in texts]
+        return chunk_results(found, model, hits=sum(text in known for text in texts))
 
     async def _request(self, texts: Sequence[str]) -> LookupResult:
         """Looks up the texts of one request, and again whenever the service would refuse a client's."""

@@ -3,7 +3,7 @@
 P is `{millrace-jobs:<name>}`. The queue's keys have another prefix, so that a Redis user can be granted
 access to only one of the two. TTL is `job_ttl_s`, from the end of the job on: jobs that have not ended, and
 the lists while there is one, have no lifetime. A place, which identifies a job in the lists, is `microseconds
-of its creation:id`.
+of its creation:id`. Usage is kept for `usage_days`.
 
 | key                 | type | what                                              | lifetime | written by    |
 |---------------------|------|---------------------------------------------------|----------|---------------|
@@ -20,6 +20,7 @@ of its creation:id`.
 | P:jobs:sizes        | hash | place or upload -> bytes it holds, client         | TTL      | all scripts   |
 | P:jobs:bytes        | hash | bytes that jobs hold: all, and by client          | TTL      | all scripts   |
 | P:jobs:totals       | hash | ended jobs by status, texts done, since the start | TTL      | append, end   |
+| P:usage:<day>       | hash | key name and count -> number; days since 1970     | usage    | append        |
 | P:history           | list | what the page charts, one JSON line per second    | 15 min   | remember      |
 
 A chunk holds `chunk_texts` entries (the last one may hold fewer), so an entry's number gives its position.
@@ -37,11 +38,11 @@ import redis
 
 from batcher.connection.clients import connect
 from batcher.jobs.files import FileStore
-from batcher.jobs.reading import JobReader
+from batcher.jobs.reading import DAY_MS, JobReader
 from batcher.jobs.records import Attempt, Claimed, Counts, Created, JobRecord, JobStatus, read_attempt
 from batcher.jobs.results import names_of
 from batcher.jobs.upload import UNBOUNDED, Budget, Submission, Upload
-from batcher.settings import JobSettings
+from batcher.settings import USAGE_DAYS, JobSettings
 
 CHUNK_TEXTS = 256
 # After this many consecutive attempts without progress a job fails: something in it must be ending them.
@@ -66,9 +67,17 @@ def connect_jobs(settings: JobSettings, *, timeout_s: float, connections: int) -
 class JobStore(JobReader):
     """The jobs of one service. Thread-safe, as its client is. Redis errors are not caught."""
 
-    def __init__(self, client: redis.Redis, name: str, ttl_s: float, budget: Budget = UNBOUNDED) -> None:
+    def __init__(
+        self,
+        client: redis.Redis,
+        name: str,
+        ttl_s: float,
+        budget: Budget = UNBOUNDED,
+        usage_days: int = USAGE_DAYS,
+    ) -> None:
         super().__init__(client, jobs_prefix(name), int(ttl_s * 1000))
         self._budget = budget
+        self.usage_days = usage_days
         self.ttl_s = self._ttl_ms // 1000
         self.files = FileStore(client, self._run, self._prefix, self._ttl_ms)
 
@@ -91,6 +100,7 @@ class JobStore(JobReader):
         options = [submission.owner, submission.client, int(submission.keep_input), submission.trace]
         options += [submission.batch, submission.webhook, submission.file(), submission.model]
         options += [upload.input_bytes, "" if submission.ttl_s is None else submission.ttl_s * 1000]
+        options += [submission.key]
         outcome, known = self._run("job_create", upload.job_id, upload.nonce, *args, *options)
         return Created(outcome.decode(), (known or b"").decode())
 
@@ -130,7 +140,7 @@ class JobStore(JobReader):
         """
         args = [attempt.token, at, *counts, round(rate, 1), model, self._ttl_ms]
         args += ["\n".join(names_of(models)), self._budget.total, self._budget.client]
-        args += [ran_ms, len(chunks)]
+        args += [ran_ms, self.usage_days * DAY_MS, len(chunks)]
         status: bytes = self._run("job_append", attempt.job_id, *args, *chunks, *models)
         return status.decode()
 

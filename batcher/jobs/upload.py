@@ -48,7 +48,8 @@ class Submission:
     been read. `model` is the name of a model's queue; "" for the first. `result_bytes` are reserved for each
     result. `identity` is what a repeat of the request must have beside the same texts for the same model, as
     JSON once these have been read; "": nothing. `ttl_s` is how long it is kept after its end, if not as all
-    jobs are. `admit` is called with the number of texts that have been read, and may raise.
+    jobs are. `admit` is called with the number of texts that have been read, and may raise. `key` is the name
+    of the client's key, for whose usage its texts count.
     """
 
     owner: str = ""
@@ -63,6 +64,7 @@ class Submission:
     identity: Callable[[], str] = str
     ttl_s: int | None = None
     admit: Callable[[int], None] = lambda texts: None
+    key: str = ""
 
 
 def result_bytes(labels: Sequence[str]) -> int:

@@ -18,6 +18,19 @@ local function renew(ttl, keys)
   for _, key in ipairs(keys) do redis.call('PEXPIRE', key, ttl) end
 end
 
+-- The usage of a day (UTC), by its number since 1970.
+local function usage_of(day) return string.format('%s:usage:%.0f', P, day) end
+local function today() return math.floor(clock[1] / 86400) end
+
+-- Adds to today's usage of the key with this name ('': of requests without one), which is kept for so many ms.
+local function use(key, counts, keep_ms)
+  local usage = usage_of(today())
+  for name, by in pairs(counts) do
+    redis.call('HINCRBY', usage, (key and key ~= '' and key or '-') .. ' ' .. name, by)
+  end
+  redis.call('PEXPIRE', usage, keep_ms)
+end
+
 -- Records how many bytes a job or an upload holds, for the client that submitted it; 0 removes the record.
 local function account(member, client, bytes)
   local before, known = string.match(redis.call('HGET', SIZES, member) or '', '^(%d+) (.*)$')

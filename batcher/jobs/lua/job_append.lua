@@ -2,37 +2,37 @@
 -- Only the newest attempt may append, and only in order. Repeating a call adds nothing. A job whose results need more
 -- than was reserved for them, and for which there is no room, fails.
 -- ARGV: id, token of the attempt, first (number of the first chunk), failed and truncated (entries among them), tokens
---       that were left out of the truncated ones, bytes of the failed ones, unknown (entries), rate, model, ttl_ms,
---       names of the models that answered (in lines), most bytes of all jobs, most bytes of one client's jobs,
---       ms that the job has run, how many chunks, the chunks, and for each of them the models that answered its
---       texts, unless they are not known.
+--       that were left out of the truncated ones, bytes of the failed ones, tokens that were read, texts that a cache
+--       knew, unknown (entries), rate, model, ttl_ms, names of the models that answered (in lines), most bytes of all
+--       jobs, most bytes of one client's jobs, ms that the job has run, for how many ms usage is kept, how many chunks,
+--       the chunks, and for each of them the models that answered its texts, unless they are not known.
 -- Returns the status of the job | 'gone' | 'superseded'.
-local id, token, first, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[11])
+local id, token, first, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[13])
 local job = job_key(id)
 local output, models = job .. ':output', job .. ':models'
 local fields = redis.call('HMGET', job, 'status', 'token', 'total', 'chunk_texts', 'done', 'place', 'input_bytes',
-  'output_bytes', 'reserved')
+  'output_bytes', 'reserved', 'key')
 local status, total, place = fields[1], tonumber(fields[3]), fields[6]
 if not status then return 'gone' end
 if fields[2] ~= token then return 'superseded' end
 if status ~= 'running' then return status end
-local held, added = redis.call('LLEN', output), tonumber(ARGV[16])
-local last = 16 + added
+local held, added = redis.call('LLEN', output), tonumber(ARGV[19])
+local last = 19 + added
 if added > 0 and held == first then
   local written = tonumber(fields[8])
-  for i = 17, #ARGV do written = written + #ARGV[i] end
+  for i = 20, #ARGV do written = written + #ARGV[i] end
   local done = math.min(total, (held + added) * tonumber(fields[4]))
   -- A job of an earlier version has 100 bytes for each result.
   local reserved = math.floor((tonumber(fields[9]) or total * 100) * (total - done) / total)
   local needs = tonumber(fields[7]) + written + reserved
   local before, client = string.match(redis.call('HGET', SIZES, place) or '', '^(%d+) (.*)$')
   local more = needs - (tonumber(before) or 0)
-  local verdict = more > 0 and room(client or '', needs - more, more, tonumber(ARGV[13]), tonumber(ARGV[14])) or 'stored'
+  local verdict = more > 0 and room(client or '', needs - more, more, tonumber(ARGV[15]), tonumber(ARGV[16])) or 'stored'
   if verdict ~= 'stored' then
-    finish(id, 'failed', ttl, 'results_too_large', no_room(verdict, written / done, ARGV[13], ARGV[14]))
+    finish(id, 'failed', ttl, 'results_too_large', no_room(verdict, written / done, ARGV[15], ARGV[16]))
     return 'failed'
   end
-  redis.call('RPUSH', output, unpack(ARGV, 17, last))
+  redis.call('RPUSH', output, unpack(ARGV, 20, last))
   if #ARGV > last then
     -- Chunks of an attempt that did not say have none, and those of an earlier job with this id do not count.
     if held == 0 then redis.call('UNLINK', models) end
@@ -40,7 +40,7 @@ if added > 0 and held == first then
     redis.call('RPUSH', models, unpack(ARGV, last + 1))
   end
   local names = redis.call('HGET', job, 'models') or ''
-  for name in string.gmatch(ARGV[12], '[^\n]+') do
+  for name in string.gmatch(ARGV[14], '[^\n]+') do
     if not string.find('\n' .. names, '\n' .. name .. '\n', 1, true) then names = names .. name .. '\n' end
   end
   if names ~= '' then redis.call('HSET', job, 'models', names) end
@@ -51,13 +51,14 @@ if added > 0 and held == first then
     redis.call('HINCRBY', job, 'truncated', ARGV[5])
     redis.call('HINCRBY', job, 'truncated_tokens', ARGV[6])
   end
-  if ARGV[8] ~= '0' then redis.call('HINCRBY', job, 'unknown', ARGV[8]) end
+  if ARGV[10] ~= '0' then redis.call('HINCRBY', job, 'unknown', ARGV[10]) end
   account(place, '', needs)
   count('texts', done - tonumber(fields[5]), ttl)
   count('failed_texts', ARGV[4], ttl)
+  use(fields[10], { texts = done - tonumber(fields[5]), tokens = ARGV[8], hits = ARGV[9] }, ARGV[18])
 elseif added > 0 and held ~= first + added then
   return 'superseded'
 end
-redis.call('HSET', job, 'rate', ARGV[9], 'ran_ms', ARGV[15], 'seen_ms', now)
-if ARGV[10] ~= '' then redis.call('HSET', job, 'model', ARGV[10]) end
+redis.call('HSET', job, 'rate', ARGV[11], 'ran_ms', ARGV[17], 'seen_ms', now)
+if ARGV[12] ~= '' then redis.call('HSET', job, 'model', ARGV[12]) end
 return status

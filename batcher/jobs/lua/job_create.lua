@@ -1,7 +1,8 @@
 -- Turns an upload into a job, atomically. Repeating a call finds the job it has created.
 -- ARGV: id, upload, total, chunk_texts, chunks, digest, ttl_ms, most (jobs that may wait), owner ('': visible to all),
 --       client, keep_input (1: keep the input after the job ends), trace, batch, webhook, file (JSON, or ''),
---       queue (of the model; '': the first), bytes of the input, own lifetime in ms after its end ('': that of all jobs).
+--       queue (of the model; '': the first), bytes of the input, own lifetime in ms after its end ('': that of all jobs),
+--       name of the client's key ('': it has none).
 -- Returns {'created' | 'exists' | 'full' | 'lost', digest of the existing job}.
 local id, upload, total, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
 local job, member = job_key(id), 'upload:' .. id .. ':upload:' .. upload
@@ -29,7 +30,7 @@ redis.call('RENAME', staged, job .. ':input')
 redis.call('HSET', job, 'status', 'queued', 'total', total, 'done', 0, 'failed', 0, 'chunk_texts', ARGV[4],
   'chunks', ARGV[5], 'digest', digest, 'upload', upload, 'place', place, 'created_ms', now, 'attempt', 0,
   'owner', ARGV[9], 'keep_input', ARGV[11], 'trace', ARGV[12], 'batch', ARGV[13], 'webhook', ARGV[14],
-  'file', ARGV[15], 'queue', ARGV[16],
+  'file', ARGV[15], 'queue', ARGV[16], 'key', ARGV[19],
   'input_bytes', ARGV[17], 'reserved', held - tonumber(ARGV[17]), 'output_bytes', 0, 'ttl_ms', ARGV[18])
 redis.call('ZADD', ALL, 0, place)
 account(place, ARGV[10], held)

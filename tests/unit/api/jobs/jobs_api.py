@@ -74,7 +74,10 @@ class JobsApi:
         self.store.end(attempt, "finished")
 
     def held(self) -> list[bytes]:
-        return [key for key in self.redis.scan_iter() if b":totals" not in key and key != b"rq:queues"]
+        """The keys that hold jobs and files."""
+        counts = b":totals", b":usage:"
+        keys = (key for key in self.redis.scan_iter() if not any(part in key for part in counts))
+        return [key for key in keys if key != b"rq:queues"]
 
 
 Start = Callable[..., Awaitable[JobsApi]]
