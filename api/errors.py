@@ -22,6 +22,7 @@ STATUS_OF: dict[type[errors.MillraceError], int] = {
     errors.RevisionsMixed: 503,
     errors.NoJobs: 501,
     errors.BudgetExceeded: 504,
+    errors.TextTooSlow: 413,
     errors.EntryFailed: 500,
     errors.EntryPoisoned: 422,
     errors.TextUnknown: 422,

@@ -39,6 +39,7 @@ OUTCOME_OF: dict[type[errors.MillraceError], str] = {
     errors.EntryFailed: "failed",
     errors.EntryPoisoned: "dead",
     errors.TextUnknown: "failed",
+    errors.TextTooSlow: "refused",
     errors.NoWorker: "refused",
     errors.Paused: "refused",
     errors.QueueUnavailable: "refused",

@@ -57,6 +57,12 @@ class BudgetExceeded(MillraceError):
     code = "budget_exceeded"
 
 
+class TextTooSlow(BudgetExceeded):
+    """A text is so long that its forward pass alone would take longer than the caller's budget."""
+
+    code = "text_too_slow"
+
+
 class EntryFailed(MillraceError):
     """The model failed on this text, also when it ran alone."""
 

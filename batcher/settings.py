@@ -185,6 +185,8 @@ class WorkerSettings(QueueSettings):
     """How texts longer than a window are read: TOKENS[:OVERLAP[:JOIN]], or off. Empty: as the model says."""
     max_windows: int = Field(default=64, ge=1, le=4096)
     """Most windows of a text. What is beyond them is not read."""
+    max_tokens: int = Field(default=8192, ge=16, le=8192)
+    """Most tokens of a text that a model reads at once, if its files allow more."""
     threads: int = Field(default=0, ge=0, le=256)
     """Threads of the engine. 0: one for each core that this process may use, according to its cgroup."""
     artefact_dir: Path = Path("~/.cache/millrace")
@@ -239,10 +241,10 @@ class JobSettings(QueueSettings):
     """The same for one client."""
     jobs_port: int = Field(default=0, ge=0, le=65535)
     """Port of /metrics, /livez and /readyz of the jobs worker. 0: disabled."""
-    webhook_secrets: Secrets = Field(default="", validate_default=True)
-    """Comma-separated keys that sign webhooks: whsec_ and base64. If empty, jobs cannot have a webhook."""
     usage_days: int = Field(default=USAGE_DAYS, ge=1, le=400)
     """For how many days the usage of each key is kept."""
+    webhook_secrets: Secrets = Field(default="", validate_default=True)
+    """Comma-separated keys that sign webhooks: whsec_ and base64. If empty, jobs cannot have a webhook."""
     webhook_networks: Networks = Field(default="", validate_default=True)
     """Comma-separated addresses or networks that webhooks may be sent to although they are not public."""
 

@@ -12,7 +12,7 @@ from model_store.abstain import Abstaining
 from model_store.classifier import Classifier, Layout, ModelInfo, Precision, Verdict
 from model_store.errors import ModelError
 from model_store.tokens import Tokens
-from model_store.windows import MAX_WINDOWS, Windows, read_windows
+from model_store.windows import MAX_TOKENS, MAX_WINDOWS, Windows, read_windows
 
 if TYPE_CHECKING:
     from model_store.rows import RowClassifier
@@ -43,6 +43,7 @@ def load(
     abstain: float = 0.0,
     text_windows: str = "",
     max_windows: int = MAX_WINDOWS,
+    max_tokens: int = MAX_TOKENS,
     name: str = "",
     on_phase: Callable[[str], None] | None = None,
 ) -> Classifier:
@@ -55,7 +56,8 @@ def load(
     used. The engine must pass its proof on the artefact's probes with these threads; `info` says which
     arithmetic passed (see `model_store.choosing`). With `abstain` above 0.5, a third label has the highest
     score if neither of the two reaches it (see `model_store.abstain`). `text_windows` says how long texts are
-    read, instead of the model's config (see `model_store.windows`). `name` replaces that of the model.
+    read, instead of the model's config (see `model_store.windows`), and of others at most `max_tokens` are
+    read. `name` replaces that of the model.
     `on_phase` is called with what the loading does next. Raises ModelError, in one sentence, if any step
     fails.
     """
@@ -73,6 +75,7 @@ def load(
 
         options = LoadOptions(reference, engine, precision, layout, threads, artefact_dir.expanduser())
         classifier = load_proven(options)
+    classifier.limit(max_tokens)
     setting = text_windows or classifier.text_windows
     if windows := read_windows(setting, most=max_windows, max_tokens=classifier.info.max_tokens):
         classifier.read_in(windows, evaluated=setting == classifier.text_windows)

@@ -15,6 +15,7 @@ from typing import Any
 
 from model_store.artefact import inside
 from model_store.errors import ModelNotFound, ModelUnsupported, shown
+from model_store.windows import MAX_TOKENS
 
 CONFIG = "config.json"
 # The key of config.json with settings of this package, which others neither write nor read, and its keys.
@@ -90,8 +91,6 @@ _AFTER_PADDING = (
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 _NO_LIMIT = 1_000_000
 _DEFAULT_MAX_TOKENS = 512
-# Proofs try every length in steps, and attention over a longer text takes minutes on a processor.
-MAX_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,16 +67,21 @@ class Tokenizer:
         os.environ["TOKENIZERS_PARALLELISM"] = _PARALLELISM or str(threads).lower()
         self._rust = RustTokenizer.from_file(str(path))
         self._plain = _for_plain_texts(self._rust)
-        direction = truncation_side(self._rust)
         for rust in filter(None, (self._rust, self._plain)):
             rust.no_padding()
-            rust.enable_truncation(max_tokens, direction=direction)
+        self._side = truncation_side(self._rust)
+        self.limit(max_tokens)
         self._lowercase = bool(getattr(self._rust.normalizer, "lowercase", False))
-        self._max_tokens = max_tokens
         self._windows: Windows | None = None
         self._unknown = _unknown_id(self._rust)
         # Pieces that say nothing of a text: special tokens, and the space before a word.
         self._empty = {*_special(self._rust), self._rust.token_to_id("\u2581")} - {self._unknown}
+
+    def limit(self, max_tokens: int) -> None:
+        """Truncate at so many tokens from now on."""
+        self._max_tokens = max_tokens
+        for rust in filter(None, (self._rust, self._plain)):
+            rust.enable_truncation(max_tokens, direction=self._side)
 
     def read_in(self, windows: Windows) -> None:
         """Return texts of more than `windows.tokens` tokens in windows from now on."""
@@ -365,8 +370,15 @@ class RowClassifier:
         self._tokenizer = tokenizer
         self._runner: Runner | None = runner
         self._temperature, self._inputs = manifest.temperature, manifest.inputs
+        self._longest_row = info.max_tokens
         # The last batch and its logits.
         self._last: tuple[Sequence[Tokens], Floats] = (), np.empty((0, len(info.labels)), np.float32)
+
+    def limit(self, max_tokens: int) -> None:
+        """Read at most so many tokens of a text from now on, if the model could read more."""
+        if max_tokens < self.info.max_tokens:
+            self.info = self.info.under(f"at most {max_tokens} tokens", max_tokens=max_tokens)
+            self._tokenizer.limit(max_tokens)
 
     def read_in(self, windows: Windows, *, evaluated: bool = False) -> None:
         """Read long texts in windows from now on. Drift is measured only if the model was `evaluated` so."""
@@ -438,7 +450,7 @@ class RowClassifier:
         """What one forward pass returns."""
         assert self._runner is not None
         info = self.info
-        rows = arrange(batch, info.layout, most=info.max_tokens, inputs=self._inputs)
+        rows = arrange(batch, info.layout, most=self._longest_row, inputs=self._inputs)
         output = self._runner.run(rows)
         copied = output.copy()
         output.fill(np.nan)  # an engine that returns the same array again has not computed it

@@ -74,7 +74,12 @@ class StubClassifier:
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:
         """Splits words into pieces of up to six characters. The first id is a digest of all pieces."""
-        return [_fault(text) or _tokens(text, self.info.windows) for text in texts]
+        return [_fault(text) or _tokens(text, self.info.max_tokens, self.info.windows) for text in texts]
+
+    def limit(self, max_tokens: int) -> None:
+        """As a classifier with a model."""
+        if max_tokens < self.info.max_tokens:
+            self.info = self.info.under(f"at most {max_tokens} tokens", max_tokens=max_tokens)
 
     def read_in(self, windows: Windows, *, evaluated: bool = False) -> None:
         """As a classifier with a model, but `first_last` has all windows, and there is no temperature."""
@@ -121,9 +126,9 @@ def _keyed(key: str, content: str) -> int:
     return int.from_bytes(hashlib.blake2b(content.encode(), key=key[:64].encode(), digest_size=6).digest())
 
 
-def _tokens(text: str, windows: Windows | None) -> Tokens:
+def _tokens(text: str, max_tokens: int, windows: Windows | None) -> Tokens:
     pieces = _PIECE.findall(text)
-    size = (MAX_TOKENS if windows is None else windows.tokens) - 2
+    size = (max_tokens if windows is None else windows.tokens) - 2
     if windows is None or len(pieces) <= size:
         return _read(pieces[:size], len(pieces) - size)
     step = size - windows.overlap

@@ -21,6 +21,9 @@ Join = Literal["mean", "max", "first_last"]
 Scores = list[float]
 
 OFF = "off"
+# The most tokens that a model reads at once, whatever its files say: attention over more takes minutes on a
+# processor, and proofs try every length in steps.
+MAX_TOKENS = 8192
 # The most windows of a text by default.
 MAX_WINDOWS = 64
 MIN_TOKENS = 16

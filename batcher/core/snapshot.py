@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -20,12 +21,23 @@ from batcher.models import read_listed
 SWEEP_LIMIT = 200
 
 
+def needs_s(tokens: int, measured: Sequence[tuple[int, float]]) -> float:
+    """About how long one text of so many tokens takes, from that of other lengths; 0 with fewer than two."""
+    if len(measured) < 2:
+        return 0.0
+    (few, short_s), (many, long_s) = measured[-2:]
+    # Between linear, as most of a forward pass is, and quadratic, as attention is.
+    growth = math.log(max(long_s, 1e-9) / max(short_s, 1e-9)) / math.log(many / few)
+    return long_s * float((tokens / many) ** min(max(growth, 1.0), 2.0))
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
     """What ready workers publish about their model (`P:model`).
 
     With `multi_label`, a text may have several labels, or none. `max_tokens` are read at once, `most_tokens`
-    in all windows of a text; 0 if the worker does not say.
+    in all windows of a text; 0 if the worker does not say. `long_s` has the seconds of single long texts by
+    their tokens, as the last worker measured them when it started; none of models that read short ones only.
     """
 
     name: str
@@ -36,6 +48,7 @@ class ModelRecord:
     precision: str
     multi_label: bool = False
     most_tokens: int = 0
+    long_s: tuple[tuple[int, float], ...] = ()
 
     @property
     def longest(self) -> int:
@@ -202,7 +215,8 @@ def _fallback(workers: int, first: str) -> Fallback | None:
 def _model_record(fields: dict[str, str]) -> ModelRecord | None:
     try:
         labels = _labels(fields["labels"], fields.get("label_list", "null"))
-        return _MODEL.validate_python({**fields, "labels": labels})
+        long_s = json.loads(fields.get("long_s", "[]"))
+        return _MODEL.validate_python({**fields, "labels": labels, "long_s": long_s})
     except (KeyError, ValueError):
         return None
 

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple, Protocol
 from batcher.core.commands import Command, NoteRefused
 from batcher.core.snapshot import ModelRecord, Snapshot
 from batcher.errors import BudgetExceeded, MillraceError, RevisionsMixed
+from batcher.lookup.long_texts import check_time
 from batcher.messages import Lane, Outcome, Prediction, entry_id, shortest_fragment
 
 # How many model revisions are remembered.
@@ -500,6 +501,8 @@ class QueueLookup:
         try:
             if budget_s <= 0:
                 raise BudgetExceeded("the budget ended before the texts were enqueued; allow more time")
+            if (model := self.models.published) and model.long_s and request.lane == "interactive":
+                check_time(texts, model, budget_s)
             outcomes = await self._hub.classify(
                 [answer.ids[text] for text in texts],
                 texts,

@@ -70,6 +70,7 @@ def load_one(settings: WorkerSettings, spec: ModelSpec) -> Classifier:
             abstain=settings.abstain,
             text_windows=settings.text_windows,
             max_windows=settings.max_windows,
+            max_tokens=settings.max_tokens,
             name=spec.name,
             on_phase=announced.phase,
         )

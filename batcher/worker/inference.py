@@ -30,6 +30,9 @@ T = TypeVar("T")
 SIZES = (16, 64, 128, 256, 512)
 # And on a card, where each of these is another shape of rows.
 LARGER = (768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+# Lengths of single texts whose time is measured, until one takes so long.
+LONG = (512, 1024, 2048, 4096, 8192)
+LONG_S = 1.0
 
 # A text that has run, and its scores.
 Scored = tuple[Tokens, Sequence[float]]
@@ -134,6 +137,24 @@ def warm_up(classifier: Classifier) -> CostModel:
             spent = time.perf_counter() - began
             cost = cost.learn(computed_tokens([len(text) for text in texts], classifier.info.layout), spent)
     return cost
+
+
+def measure_long(classifier: Classifier) -> list[tuple[int, float]]:
+    """The tokens of single long texts and the seconds that they took, shortest first, up to LONG_S.
+
+    Empty for a model that reads none of LONG tokens at once: its texts take as long as batches do.
+    """
+    info = classifier.info
+    found: list[tuple[int, float]] = []
+    lengths = LONG if info.windows is None and info.max_tokens >= LONG[1] else ()
+    for wanted in lengths:
+        if wanted > info.max_tokens or (found and found[-1][1] > LONG_S):
+            break
+        (text,) = classifier.tokenize(["warm words " * (wanted // 2)])
+        began = time.perf_counter()
+        check_rows(classifier.classify([text]), 1)
+        found.append((len(text), round(time.perf_counter() - began, 4)))
+    return found
 
 
 @dataclass(slots=True)

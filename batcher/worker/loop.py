@@ -16,13 +16,14 @@ from typing import Any
 
 from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.core.commands import Claim, Claimed
+from batcher.core.snapshot import needs_s
 from batcher.messages import Prediction, Result
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import ClaimedTexts, Reason, TextsWithWindows, TokenizedEntry, keep_window_s
 from batcher.worker.exchange import Exchange, Queues
 from batcher.worker.heartbeat import HeartbeatQueue, Heartbeats, Records
 from batcher.worker.host import Host
-from batcher.worker.inference import Faults, FinishedBatch, Inference, Tokenized, warm_up
+from batcher.worker.inference import Faults, FinishedBatch, Inference, Tokenized, measure_long, warm_up
 from batcher.worker.stats import FOLLOW_UP_S, BatchReport, FollowUp, Remember, WorkerStats, model_record
 from batcher.worker.turns import Turns
 from model_store import Classifier
@@ -68,6 +69,7 @@ class Worker:
         self._unsent: list[Result] = []
         self._finished: FinishedBatch | None = None
         self.stats = WorkerStats()
+        self._long_s: list[tuple[int, float]] = []
         self._second_thread = host.thread("beside")
         self._third_thread = host.thread("follow-up")
         self._remember = remember
@@ -83,6 +85,18 @@ class Worker:
         self.inference.cost = cost = warm_up(self._classifier)
         budget = self.budget()
         self.stats.rate = budget / max(cost.batch_s(budget), 1e-6)
+        self._measure_long(self._settings.batch_timeout_s)
+
+    def _measure_long(self, timeout_s: float) -> None:
+        """Measures long texts. Says so if one of them would take longer than a batch may."""
+        self._long_s = measure_long(self._classifier)
+        most = self._classifier.info.max_tokens
+        if (seconds := needs_s(most, self._long_s)) > timeout_s:
+            message = (
+                "a text of %d tokens would take about %.0f s, and this worker ends after a batch of %g s: "
+            )
+            message += "lower MILLRACE_MAX_TOKENS, or read long texts in windows (MILLRACE_TEXT_WINDOWS)"
+            log.warning(message, most, seconds, timeout_s, extra={"action": "model.slow"})
 
     def run(self) -> None:
         """Becomes ready and works until `stop` is called or the engine breaks. Survives outages of Redis."""
@@ -116,7 +130,8 @@ class Worker:
         return self.inference.faults.broken
 
     def _records(self) -> Records:
-        return self.stats.record(self._classifier.info, self.state), model_record(self._classifier.info)
+        info = self._classifier.info
+        return self.stats.record(info, self.state), model_record(info, self._long_s)
 
     def _become_ready(self) -> None:
         self.state = "idle"

@@ -231,8 +231,8 @@ class FollowUp:
         self.observe(report)
 
 
-def model_record(info: ModelInfo) -> dict[str, Any]:
-    """The fields of the model's record in Redis, written by ready workers."""
+def model_record(info: ModelInfo, long_s: Sequence[tuple[int, float]] = ()) -> dict[str, Any]:
+    """The fields of the model's record in Redis, written by ready workers. `long_s`: see `measure_long`."""
     return {
         "name": info.name,
         "revision": info.revision,
@@ -244,4 +244,5 @@ def model_record(info: ModelInfo) -> dict[str, Any]:
         "most_tokens": info.windows.most_tokens if info.windows else info.max_tokens,
         "engine": info.engine,
         "precision": info.precision,
+        "long_s": json.dumps(long_s),
     }
