@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,8 @@ _AFTER_PADDING = (
 # What families call the number of their positions.
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
 _NO_LIMIT = 1_000_000
+# What a file begins with that Git has instead of a large one.
+_POINTER = b"version https://git-lfs"
 _DEFAULT_MAX_TOKENS = 512
 
 
@@ -141,8 +143,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not (path / CONFIG).is_file():
         raise ModelNotFound(f"{path} does not contain a model: it has neither manifest.json nor {CONFIG}.")
+    named = (CONFIG, WEIGHTS, WEIGHTS_INDEX, *TOKENIZER_FILES)
+    _refuse_pointers(path / name for name in named if (path / name).is_file())
     config = read_json(path / CONFIG)
-    weight_files(path)
+    _refuse_pointers(file for file in weight_files(path) if file.is_file())
     architecture = _architecture(config)
     if not architecture.endswith("ForSequenceClassification"):
         raise ModelUnsupported(
@@ -155,6 +159,17 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ModelUnsupported(f"{path / CONFIG} has a value of the wrong kind: {error}.") from error
 
 
+def _refuse_pointers(files: Iterable[Path]) -> None:
+    """Raises ModelUnsupported for a file that Git LFS has not fetched."""
+    for file in files:
+        with file.open("rb") as opened:
+            if opened.read(len(_POINTER)) == _POINTER:
+                raise ModelUnsupported(
+                    f"{file} is a pointer of Git LFS and not the file itself: run `git lfs pull` in its "
+                    "directory, or fetch the model with `python -m model_store pull`."
+                )
+
+
 def _architecture(config: dict[str, Any]) -> str:
     named = config.get("architectures")
     first = next(iter(named), "") if isinstance(named, list) else ""
@@ -164,6 +179,12 @@ def _architecture(config: dict[str, Any]) -> str:
 def _checkpoint(path: Path, architecture: str, config: dict[str, Any]) -> Checkpoint:
     file = path / CONFIG
     check_sizes(config, file)
+    if (quantized := config.get("quantization_config")) is not None:
+        method = quantized.get("quant_method") if isinstance(quantized, dict) else None
+        raise ModelUnsupported(
+            f"{path} is quantized ({shown(method or quantized)}), and only float weights are read: serve the "
+            "checkpoint that it was made from, with precision int8 if it is to be small."
+        )
     settings = read_settings(config, SETTINGS, _FORMER, file)
     labels = read_labels(config, file)
     check_labels(labels, config, file)
@@ -250,15 +271,24 @@ def _max_tokens(config: dict[str, Any], path: Path) -> int:
     positions = next(filter(None, map(config.get, _POSITIONS)), _DEFAULT_MAX_TOKENS)
     if (padding := unnumbered(config)) is not None:
         positions -= padding + 1
-    tokenizer_config = path / TOKENIZER_CONFIG
-    limit = read_json(tokenizer_config).get("model_max_length") if tokenizer_config.is_file() else None
-    most = min(positions, int(limit)) if limit and limit < _NO_LIMIT else positions
-    if most < 1:
+    if positions < 1:
         raise ModelUnsupported(
-            f"{path} can read {most} tokens of a text, according to max_position_embeddings in {CONFIG} and "
-            "model_max_length in tokenizer_config.json: correct them."
+            f"{path} can read {positions} tokens of a text, according to max_position_embeddings in "
+            f"{CONFIG}: correct it."
         )
-    return min(int(most), MAX_TOKENS)
+    return min(positions, _tokenizer_limit(path / TOKENIZER_CONFIG), MAX_TOKENS)
+
+
+def _tokenizer_limit(file: Path) -> int:
+    """`model_max_length` in tokenizer_config.json, if it is there and means a limit."""
+    limit = read_json(file).get("model_max_length") if file.is_file() else None
+    if limit is None:
+        return _NO_LIMIT
+    if type(limit) not in (int, float) or not limit >= 1:
+        raise ModelUnsupported(
+            f"{file} has model_max_length {shown(limit)}; it must be a whole number from 1 on."
+        )
+    return int(min(limit, _NO_LIMIT))
 
 
 def unnumbered(config: dict[str, Any]) -> int | None:
@@ -266,7 +296,13 @@ def unnumbered(config: dict[str, Any]) -> int | None:
     model_type = config.get("model_type")
     if model_type not in _AFTER_PADDING:
         return None
-    return 1 if model_type == "mpnet" else int(config.get("pad_token_id", 1))
+    padding = 1 if model_type == "mpnet" else config.get("pad_token_id", 1)
+    if type(padding) is not int:
+        raise ModelUnsupported(
+            f"{CONFIG} has pad_token_id {shown(padding)}; {model_type} numbers positions after padding, "
+            "so it must be the id of the padding token."
+        )
+    return padding
 
 
 def read_json(path: Path) -> dict[str, Any]:

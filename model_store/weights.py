@@ -20,6 +20,7 @@ from model_store.errors import ModelUnsupported
 SUFFIX = ".safetensors"
 # numpy has no bf16, whose bytes are the upper half of an f32.
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+_TRAINED = (".weight", ".bias")
 _SIZE_BYTES = 8
 _MAX_HEADER = 100_000_000
 # Values that are looked at together.
@@ -39,8 +40,13 @@ class Safetensors:
                 self._places |= {_present_name(name): (file, start, about) for name, about in header.items()}
 
     def require_finite(self) -> None:
-        """Raises ModelUnsupported if a weight is not a number, or infinite: so would be its answers."""
+        """Raises ModelUnsupported if a weight is not a number, or infinite: so would be its answers.
+
+        Also if it is stored as whole numbers or in eight bits, as by libraries that quantize.
+        """
         for name, (file, _, about) in self._places.items():
+            if about["dtype"] not in _DTYPES and name.endswith(_TRAINED):
+                raise _not_float(file, name, about["dtype"])
             if about["dtype"] in _DTYPES and not _is_finite(self._raw(name), about["dtype"], name):
                 raise ModelUnsupported(
                     f"{file} has values in {name} that are not finite numbers, as after a training that "
@@ -72,10 +78,7 @@ class Safetensors:
         """The values of a tensor as they are stored, in one dimension. Raises ModelUnsupported."""
         file, start, about = self._find(name)
         if about["dtype"] not in _DTYPES:
-            raise ModelUnsupported(
-                f"{file} stores {name} as {about['dtype']}, and only {', '.join(_DTYPES)} can be read: save "
-                "the model in float32."
-            )
+            raise _not_float(file, name, about["dtype"])
         begin, end = about["data_offsets"]
         dtype = np.dtype(_DTYPES[about["dtype"]])
         if end - begin != math.prod(about["shape"]) * dtype.itemsize:
@@ -91,6 +94,13 @@ class Safetensors:
         if name not in self._places:
             raise ModelUnsupported(f"{self._checkpoint} lacks some of the model's weights, such as {name}.")
         return self._places[name]
+
+
+def _not_float(file: Path, name: str, dtype: str) -> ModelUnsupported:
+    return ModelUnsupported(
+        f"{file} stores {name} as {dtype}, and only {', '.join(_DTYPES)} can be read: save the model in "
+        "float32."
+    )
 
 
 def _read_header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
@@ -129,7 +139,7 @@ def _is_finite(values: NDArray[Any], dtype: str, name: str) -> bool:
         part = values[start : start + _AT_ONCE]
         if dtype == "BF16":
             part = (part.astype(np.uint32) << 16).view(np.float32)
-        wrong = ~np.isfinite(part) if name.endswith((".weight", ".bias")) else np.isnan(part)
+        wrong = ~np.isfinite(part) if name.endswith(_TRAINED) else np.isnan(part)
         if wrong.any():
             return False
     return True

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
 from model_store.artefact import Manifest
@@ -18,6 +18,7 @@ from model_store.engines.card import CardPasses
 from model_store.engines.encoder import packed_encoder
 from model_store.errors import ModelUnsupported, first_line
 from model_store.rows import FILLER, Floats, Rows
+from model_store.weights import Safetensors
 
 log = logging.getLogger(__name__)
 _DTYPES: dict[Arithmetic, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -40,10 +41,26 @@ def read_model(path: Path) -> Any:
         )
     except Exception as error:  # transformers has separate errors for every part of a config
         log.debug("transformers cannot load a model", exc_info=error, extra={"action": "model.raised"})
-        raise ModelUnsupported(f"transformers cannot load {path} ({first_line(error)}).") from error
+        why = _mismatch(path) if "ignore_mismatched_sizes" in str(error) else ""
+        raise ModelUnsupported(f"transformers cannot load {path} ({why or first_line(error)}).") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelUnsupported(f"{path} lacks {len(missing)} of the model's weights, such as {missing[0]}.")
     return model.eval()
+
+
+def _mismatch(path: Path) -> str:
+    """The first weight that does not have the shape that its config.json says; "" if there is none."""
+    with torch.device("meta"):
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_config(config)
+    tensors = Safetensors(path)
+    for name, wanted in model.state_dict().items():
+        if name in tensors and (found := tensors.shape(name)) != tuple(wanted.shape):
+            return (
+                f"its weights {name} have the shape {list(found)}, and by config.json it is "
+                f"{list(wanted.shape)}: correct id2label, or the size that differs"
+            )
+    return ""
 
 
 class PaddedModel(torch.nn.Module):

@@ -64,7 +64,7 @@ def read(path: Path, **changed: Any) -> Checkpoint:
         ({"n_heads": 0}, "has n_heads 0; it must be a whole number"),
         ({"max_position_embeddings": -5}, "has max_position_embeddings -5; it must be"),
         ({"model_type": "roberta", "max_position_embeddings": 2}, "can read 0 tokens of a text"),
-        ({"model_type": "roberta", "pad_token_id": None}, "has a value of the wrong kind"),
+        ({"model_type": "roberta", "pad_token_id": None}, "has pad_token_id None; roberta numbers positions"),
         ({"rope_parameters": [1]}, "has a value of the wrong kind"),
     ],
 )

@@ -1,0 +1,97 @@
+"""Checkpoints as they are when something went wrong: each is refused with what is wrong, and what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from model_store import load
+from model_store.checkpoint import read_checkpoint
+from model_store.errors import ModelUnsupported
+from tests.families.checkpoints import write_family
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+Edit = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_family(tmp_path_factory.mktemp("roberta") / "model", "roberta", max_positions=32)
+
+
+@pytest.fixture
+def path(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "model"))
+
+
+def edited(name: str, **values: Any) -> Edit:
+    def edit(path: Path) -> None:
+        file = path / name
+        file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | values), "utf-8")
+
+    return edit
+
+
+def reweighted(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Edit:
+    def edit(path: Path) -> None:
+        file = path / "model.safetensors"
+        tensors = load_file(file)
+        save_file(tensors | {name: change(tensors[name])}, file, metadata={"format": "pt"})
+
+    return edit
+
+
+@pytest.mark.parametrize("limit", ["32", True, 0, -1, [32], float("nan")])
+def test_a_limit_of_the_tokenizer_that_is_none_was_put_down_to_config_json(path: Path, limit: object) -> None:
+    edited("tokenizer_config.json", model_max_length=limit)(path)
+    with pytest.raises(ModelUnsupported, match=r"tokenizer_config.json has model_max_length .* from 1 on"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(None, 94), (1e30, 94), (10**30, 94), (32.0, 32), (500, 94)])
+def test_a_limit_of_the_tokenizer_may_mean_none(path: Path, limit: object, most: int) -> None:
+    edited("tokenizer_config.json", model_max_length=limit)(path)
+    assert read_checkpoint(path).max_tokens == most
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
+)
+def test_a_file_that_git_lfs_has_not_fetched_was_not_json(path: Path, name: str) -> None:
+    (path / name).write_text(POINTER, "utf-8")
+    with pytest.raises(ModelUnsupported, match=rf"{name} is a pointer of Git LFS .* `git lfs pull`"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (edited("config.json", quantization_config={"quant_method": "gptq"}), r"is quantized \('gptq'\)"),
+        (edited("config.json", pad_token_id=None), "has pad_token_id None; roberta numbers positions"),
+        (edited("config.json", max_position_embeddings=1), "can read -1 tokens of a text"),
+        (
+            edited("config.json", id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}),
+            r"classifier.out_proj.\w+ have the shape \[3.*\], and by config.json it is \[2.*correct id2label",
+        ),
+        (
+            reweighted("classifier.out_proj.weight", lambda one: (one * 10).to(torch.int8)),
+            "stores classifier.out_proj.weight as I8",
+        ),
+    ],
+    ids=["quantized", "padding", "positions", "labels", "integers"],
+)
+def test_it_was_refused_for_another_reason(path: Path, tmp_path: Path, edit: Edit, said: str) -> None:
+    """In the words of the library that failed first, such as that a package must be installed."""
+    edit(path)
+    with pytest.raises(ModelUnsupported, match=said) as refused:
+        load(str(path), precision="f32", threads=1, artefact_dir=tmp_path / "kept")
+    assert "\n" not in str(refused.value)
