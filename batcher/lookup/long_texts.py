@@ -1,4 +1,4 @@
-"""Texts that are so long that a budget would be spent on them in vain."""
+"""Texts that are so long that they would take longer than the budget of their request."""
 
 from __future__ import annotations
 

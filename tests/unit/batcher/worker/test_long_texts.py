@@ -65,7 +65,7 @@ def test_texts_in_windows_are_not_measured(clock: list[float]) -> None:
 
 def test_nothing_is_known_of_a_model_that_was_not_measured() -> None:
     assert needs_s(8192, ()) == needs_s(8192, ((512, 1.0),)) == 0.0
-    # A first run that was slower than the second is no reason to expect long ones to be quick.
+    # A first run that was slower than the second does not mean that long ones are quick.
     assert needs_s(8192, ((512, 2.0), (1024, 1.0))) == pytest.approx(8.0)
 
 
