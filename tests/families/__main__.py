@@ -1,4 +1,4 @@
-"""`make families`: compares every architecture that transformers can classify with, and writes a table."""
+"""`make families`: compares every architecture that transformers can classify with, and writes tables."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import time
 import traceback
 import warnings
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 from tests.families.checkpoints import FAMILIES, write_family
-from tests.families.compare import Comparison, compare
-from tests.families.table import write_table
+from tests.families.compare import Comparison, Precision, compare
+from tests.families.table import write_tables
 
 
 def main() -> int:
@@ -26,27 +27,30 @@ def main() -> int:
     parser.add_argument(
         "--results", type=Path, default=Path("bench-results/families.ndjson"), help="appended to"
     )
-    parser.add_argument("--write", action="store_true", help="write the table into docs/models.md")
+    parser.add_argument("--precision", nargs="+", default=["f32"], choices=("f32", "bf16", "int8"))
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/models.md")
     args = parser.parse_args()
     part, parts = map(int, args.slice.split("/"))
     names = (args.families or sorted(FAMILIES))[part - 1 :: parts]
     args.results.parent.mkdir(exist_ok=True)
     warnings.simplefilter("ignore")
     wrong = 0
-    for name in () if args.write and not args.families else names:
+    names = [] if args.write and not args.families else names
+    for name, precision in product(names, args.precision):
         began = time.process_time()
-        found = _compared(name)
+        found = _compared(name, precision)
         wrong += not found.right
         with args.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(found)) + "\n")
         state = "ok" if found.right else "WRONG"
-        print(f"{state:<6} {name:<22} {time.process_time() - began:6.1f} s  {_shown(found)}", flush=True)
+        spent_s = time.process_time() - began
+        print(f"{state:<6} {name:<22} {precision} {spent_s:6.1f} s  {_shown(found)}", flush=True)
     if args.write:
-        write_table(args.results)
+        write_tables(args.results)
     return int(wrong > 0)
 
 
-def _compared(name: str) -> Comparison:
+def _compared(name: str, precision: Precision) -> Comparison:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             path = write_family(Path(scratch) / "model", name)
@@ -55,18 +59,20 @@ def _compared(name: str) -> Comparison:
                 traceback.print_exc()
             return Comparison(name, refused=f"not made: {type(error).__name__}: {error}", labels=False)
         try:
-            return compare(path, Path(scratch) / "kept", name)
+            return compare(path, Path(scratch) / "kept", name, precision)
         except Exception as error:
             if os.environ.get("FAMILIES_DEBUG"):
                 traceback.print_exc()
-            return Comparison(name, how=f"TRACEBACK {type(error).__name__}: {error}", labels=False)
+            how = f"TRACEBACK {type(error).__name__}: {error}"
+            return Comparison(name, how=how, labels=False, precision=precision)
 
 
 def _shown(found: Comparison) -> str:
     if found.refused:
         return f"refused: {found.refused}"
     figures = f"{found.alone:.1e} alone, {found.batch:.1e} batched, spread {found.spread:.2f}"
-    return f"{found.how}: {figures} {found.fallback}".rstrip()
+    figures += f", {found.apart:.1e} apart, {found.flipped} flipped, limit {found.limit:.2g}"
+    return f"{found.how}, {found.served}: {figures} {found.fallback}".rstrip()
 
 
 if __name__ == "__main__":

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import transformers
 
 from model_store import load
 from model_store.errors import ModelError
+from model_store.proof import Limits, limits
 from model_store.rows import RowClassifier
 
 # Scores of float weights in f32 may differ by this.
 LIMIT = 1e-4
+Precision = Literal["f32", "bf16", "int8"]
 _LONG = "it begins well, " + "and goes on and on, " * 40 + "but the end is bad."
 TEXTS = (
     "A good film, we like it.", "I hate the film!", "a", "A", "", " ", "  two  spaces ", "never again",
@@ -30,6 +32,10 @@ TEXTS = (
 class Comparison:
     """`how` it is served, or why it is `refused`; the largest difference of a score `alone` and in a `batch`,
     and `spread`, the largest difference between the logarithms of the scores of two texts.
+
+    `precision` is what was asked for and `served` what is used instead if it is not the same. `limit` is what
+    the proof allows for that, `apart` the largest difference between alone and in the batch, of which it
+    allows `batched`, and `flipped` are the texts whose label has changed although it was clear.
     """
 
     family: str
@@ -40,19 +46,26 @@ class Comparison:
     spread: float = 0.0
     labels: bool = True
     fallback: str = ""
+    precision: Precision = "f32"
+    served: str = "f32"
+    limit: float = LIMIT
+    apart: float = 0.0
+    batched: float = LIMIT
+    flipped: int = 0
 
     @property
     def right(self) -> bool:
-        return self.labels and (bool(self.refused) or max(self.alone, self.batch) <= LIMIT)
+        near = max(self.alone, self.batch) <= self.limit and self.apart <= self.batched
+        return self.labels and (bool(self.refused) or (near and not self.flipped))
 
 
-def compare(path: Path, kept: Path, family: str, **options: Any) -> Comparison:
+def compare(path: Path, kept: Path, family: str, precision: Precision = "f32", **options: Any) -> Comparison:
     """Serve the checkpoint at `path` and ask both for each of TEXTS."""
-    settings: dict[str, Any] = {"precision": "f32", "threads": 1, "artefact_dir": kept, **options}
+    settings: dict[str, Any] = {"precision": precision, "threads": 1, "artefact_dir": kept, **options}
     try:
         classifier = load(str(path), **settings)
     except ModelError as error:
-        return Comparison(family, refused=str(error).replace(str(path), "MODEL"))
+        return Comparison(family, refused=str(error).replace(str(path), "MODEL"), precision=precision)
     assert isinstance(classifier, RowClassifier)
     info = classifier.info
     try:
@@ -62,6 +75,7 @@ def compare(path: Path, kept: Path, family: str, **options: Any) -> Comparison:
         batch = np.array(classifier.classify(texts))
     finally:
         classifier.close()
+    allowed = _limits(classifier)
     shares = {"any": "", "equal": ", equally long", "none": ", alone"}[classifier._inputs.sharing]
     return Comparison(
         family,
@@ -71,7 +85,27 @@ def compare(path: Path, kept: Path, family: str, **options: Any) -> Comparison:
         spread=float(np.ptp(np.log(wanted), axis=0).max()),
         labels=info.labels == tuple(labels_of(path)),
         fallback=info.fallback_reason.replace(str(path), "MODEL"),
+        precision=precision,
+        served=info.precision,
+        limit=allowed.answers,
+        apart=float(np.abs(alone - batch).max()),
+        batched=allowed.batched,
+        flipped=sum(_flipped(scores, wanted, allowed.margin) for scores in (alone, batch)),
     )
+
+
+def _limits(classifier: RowClassifier) -> Limits:
+    """What the proof allows this setting."""
+    info = classifier.info
+    weights: Literal["int8", "float"] = "int8" if info.precision == "int8" else "float"
+    return limits(weights, info.arithmetic, classifier.probes.rounding)
+
+
+def _flipped(scores: Any, wanted: Any, margin: float) -> int:
+    """How many texts have another label, although the best two scores are more than `margin` apart."""
+    best = np.sort(wanted, axis=1)
+    clear = best[:, -1] - best[:, -2] > margin
+    return int((clear & (scores.argmax(axis=1) != wanted.argmax(axis=1))).sum())
 
 
 def labels_of(path: Path) -> list[str]:

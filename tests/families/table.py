@@ -1,4 +1,4 @@
-"""Writes the table of families into docs/models.md."""
+"""Writes the tables of families into docs/models.md."""
 
 from __future__ import annotations
 
@@ -12,19 +12,43 @@ import transformers
 
 PAGE = Path(__file__).parents[2] / "docs/models.md"
 BEGIN, END = "<!-- families -->\n", "<!-- end of families -->\n"
+BEGIN_PRECISIONS, END_PRECISIONS = "<!-- precisions -->\n", "<!-- end of precisions -->\n"
 
 
-def read_results(results: Path) -> list[dict[str, Any]]:
-    """The last result of each family in a file of JSON lines, by name."""
-    found = {one["family"]: one for one in map(json.loads, results.read_text("utf-8").splitlines())}
-    return [found[name] for name in sorted(found)]
+def read_results(results: Path, *precisions: str) -> list[dict[str, Any]]:
+    """The last result of each family in each of these precisions in a file of JSON lines, by name."""
+    every = map(json.loads, results.read_text("utf-8").splitlines())
+    found = {(one["family"], one["precision"]): one for one in every if one["precision"] in precisions}
+    return [found[place] for place in sorted(found)]
 
 
-def write_table(results: Path) -> None:
-    """Replace the table of docs/models.md by these results."""
-    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(before + BEGIN + "".join(lines(read_results(results))) + END + after, "utf-8")
+def write_tables(results: Path) -> None:
+    """Replace the tables of docs/models.md for whose precisions there are results."""
+    if f32 := read_results(results, "f32"):
+        _replace(BEGIN, END, lines(f32))
+    if others := read_results(results, "bf16", "int8"):
+        _replace(BEGIN_PRECISIONS, END_PRECISIONS, precision_lines(others))
+
+
+def _replace(begin: str, end: str, table: Iterable[str]) -> None:
+    before, _, rest = PAGE.read_text("utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(before + begin + "".join(table) + end + after, "utf-8")
+
+
+def precision_lines(results: list[dict[str, Any]]) -> Iterator[str]:
+    """The lines of the table of precisions: families that are served in the same way share one."""
+    yield "\n| asked for | served | families | largest difference | of the limit of its proof |\n"
+    yield "|---|---|---|---|---|\n"
+    for one in results:
+        one["place"] = f"{one['precision']} | {one['served'] if not one['refused'] else 'refused'}"
+    for place, same in _grouped(results, "place"):
+        furthest = max(same, key=lambda one: max(one["alone"], one["batch"]) / one["limit"])
+        difference = max(max(one["alone"], one["batch"]) for one in same)
+        share = max(furthest["alone"], furthest["batch"]) / furthest["limit"]
+        names = ", ".join(one["family"] for one in same)
+        yield f"| {place} | {names} | {difference:.1g} | {share:.0%} ({furthest['family']}) |\n"
+    yield "\n"
 
 
 def lines(results: list[dict[str, Any]]) -> Iterator[str]:

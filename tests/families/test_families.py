@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.families.checkpoints import FAMILIES, write_family
-from tests.families.compare import compare
+from tests.families.compare import LIMIT, compare
 from tests.families.table import PAGE
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -34,6 +35,17 @@ def test_a_family_is_answered_as_transformers_answers(family: str, how: str, tmp
     assert found.right, found
     assert found.how.startswith(how), found
     assert found.spread > 1, "the model must tell texts apart"
+
+
+def test_bf16_is_compared_within_the_limit_of_its_proof(tmp_path: Path) -> None:
+    found = compare(
+        write_family(tmp_path / "model", "gpt2", max_positions=32), tmp_path / "kept", "gpt2", "bf16"
+    )
+    assert found.right, found
+    assert (found.precision, found.served in ("bf16", "f32")) == ("bf16", True)
+    assert found.limit >= (0.01 if found.served == "bf16" else LIMIT)
+    assert not replace(found, alone=2 * found.limit).right
+    assert not replace(found, flipped=1).right
 
 
 def test_without_a_padding_token_each_text_runs_alone(tmp_path: Path) -> None:
