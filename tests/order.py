@@ -8,10 +8,13 @@ import pytest
 
 # Where long tests are, and how long one takes on average, in tenths of a second. Those of services wait.
 LONG = {
-    ("tests/unit/model_store/", "tests/packaging/model/"): 10,
-    ("tests/e2e/", "tests/faults/", "tests/proof/", "tests/integration/test_pull.py"): 37,
-    ("tests/integration/", "tests/search/", "tests/soak/", "tests/partitions/", "tests/simulation/"): 8,
-}
+    ("tests/unit/model_store/", "tests/packaging/model/", "tests/families/", "tests/gpu/"): 10,
+    ("tests/e2e/", "tests/faults/", "tests/proof/", "tests/mutation/", "tests/integration/test_pull.py"): 37,
+    (
+        "tests/integration/", "tests/search/", "tests/soak/", "tests/partitions/", "tests/simulation/",
+        "tests/cost/", "tests/crossings/", "tests/repo/test_runs.py", "tests/repo/test_images.py",
+    ): 8,
+}  # fmt: skip
 
 
 def long_first(items: Sequence[pytest.Item], processes: int) -> list[pytest.Item]:
@@ -23,7 +26,7 @@ def long_first(items: Sequence[pytest.Item], processes: int) -> list[pytest.Item
     modules: dict[str, list[pytest.Item]] = {}
     for item in items:
         modules.setdefault(item.nodeid.partition("::")[0], []).append(item)
-    short = [item for module, tests in modules.items() if not _place(module) for item in tests]
+    short = [item for module, tests in modules.items() if not place(module) for item in tests]
     left = len(items)
     ordered: list[pytest.Item] = []
     for number, share in enumerate(_shares(modules, processes)):
@@ -40,7 +43,7 @@ def _shares(modules: Mapping[str, list[pytest.Item]], processes: int) -> list[li
     shares: list[list[pytest.Item]] = [[] for _ in range(processes)]
     loads = [0] * processes
     for number, (places, tenths) in enumerate(LONG.items()):
-        found = [tests for module, tests in modules.items() if _place(module) == places]
+        found = [tests for module, tests in modules.items() if place(module) == places]
         for tests in sorted(found, key=len, reverse=True):
             least = loads.index(min(loads)) if number else 0
             shares[least] += tests
@@ -48,6 +51,6 @@ def _shares(modules: Mapping[str, list[pytest.Item]], processes: int) -> list[li
     return shares
 
 
-def _place(module: str) -> tuple[str, ...]:
+def place(module: str) -> tuple[str, ...]:
     """The places of `LONG` that this module belongs to; none for a module of short tests."""
     return next((places for places in LONG if module.startswith(places)), ())

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.order import place
 from tests.outcomes import MAX_AGAIN
 from tests.service import wait_until
 from tests.tools import PROGRAMS
@@ -176,6 +177,13 @@ def test_a_terminated_run_left_pytest_and_all_that_it_had_started(tmp_path: Path
     assert status == 128 + signal.SIGTERM, output
     assert not [one for one in started if one.is_running()]
     assert len(list(tmp_path.glob("cleaned-*"))) == begun, output
+
+
+def test_services_that_started_last_kept_one_process_busy_while_the_others_had_ended() -> None:
+    """`tests/crossings` and `tests/cost` were taken for short tests, which come last."""
+    modules = [path for path in (ROOT / "tests").rglob("test_*.py") if "mark.e2e" in path.read_text()]
+    assert len(modules) > 40
+    assert [one for one in modules if not place(str(one.relative_to(ROOT)))] == []
 
 
 def test_a_green_run_lists_nothing(tmp_path: Path) -> None:

@@ -323,13 +323,13 @@ def test_rows_are_streamed(tmp_path: Path) -> None:
     """So memory is bounded by the sample."""
     import tracemalloc
 
-    path = _write(tmp_path / "a.csv", "text,label\n" + "some text,a\n" * 200_000)
+    path = _write(tmp_path / "a.csv", "text,label\n" + "some text,a\n" * 50_000)
     tracemalloc.start()
     found = read_table(path, columns=Columns(), most=10)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert found.total == 200_000
-    assert peak < 4_000_000
+    assert found.total == 50_000
+    assert peak < 6_000_000  # 9.6 million if all are kept
 
 
 def test_the_file_in_the_tests_data_is_what_its_generator_writes(tmp_path: Path) -> None:
