@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
-from api.asgi.http import PROBES, RequestHeaders, client_address, route_path
+from api.asgi.http import PROBES, READ, RequestHeaders, client_address, route_path
 from api.backend import Hub
 from api.errors import Problem
 from api.keys import Keys, given_key, key_name, unauthorized
@@ -19,7 +19,6 @@ PREFIX = "/admin"
 # Where a session begins and ends, and links to the console are made. Keys for reading may do so, too.
 SESSION = f"{PREFIX}/session"
 LINKS = f"{PREFIX}/links"
-_READ = frozenset(("GET", "HEAD"))
 # As many digits of its digest tell a key from others.
 _DIGITS = 16
 # Finds the operator by a secret, as `Operator.encode` writes it; "" for an unknown one.
@@ -76,7 +75,7 @@ class AdminAccess:
         operator = self.by_key(headers) or await self._by_secret(headers)
         if operator is None:
             raise unauthorized("an admin key is required (MILLRACE_ADMIN_KEYS)")
-        changes = headers.scope["method"] not in _READ and route_path(headers.scope) not in (SESSION, LINKS)
+        changes = headers.scope["method"] not in READ and route_path(headers.scope) not in (SESSION, LINKS)
         if changes and operator.role == "reader":
             raise Problem(403, "this key may only read: use one of MILLRACE_ADMIN_KEYS", code="read_only")
         headers.client_name = f"admin:{operator.name}"

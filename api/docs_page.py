@@ -89,7 +89,6 @@ def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None], *, key
         return JSONResponse({**contract(), "servers": servers})
 
     @router.get("/docs")
-    @router.head("/docs")
     async def docs() -> Response:
         return Response(content, media_type="text/html", headers={"content-security-policy": _POLICY})
 

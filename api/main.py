@@ -140,7 +140,7 @@ def _routers(parts: Parts) -> Iterator[APIRouter]:
 
     yield health_routes(parts.health, parts.hub, current, parts.metrics, parts.publish, parts.lifecycle)
     if parts.has("jobs"):
-        yield job_routes(parts.jobs, settings.max_job_body_bytes, settings.label_order)
+        yield job_routes(parts.jobs, settings.label_order)
         if "openai" in parts.dialects.endpoints:
             yield batch_routes(parts.jobs, BatchAnswers(parts.dialects.service))
     yield stats_routes(parts.stats)

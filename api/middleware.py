@@ -15,11 +15,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.asgi.http import (
-    PROBES,
     QUIET_ROUTES,
+    READ,
     BodyReader,
     RequestHeaders,
-    check_length,
+    head_only,
     route_path,
     with_defaults,
 )
@@ -70,9 +70,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         path = route_path(scope)
-        if scope["method"] == "HEAD" and path in PROBES:
-            scope["method"] = "GET"
-        if path == "/health" and scope["method"] == "GET":
+        if path == "/health" and scope["method"] in READ:
             await self._health(scope, receive, send)
         else:
             await self._through(path, scope, receive, send)
@@ -81,6 +79,8 @@ class RequestMiddleware:
         started = perf_counter()
         headers = RequestHeaders(scope)
         scope.setdefault("state", {}).update(headers=headers, error_fields=self._error_fields)
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, head_only(send)
         send = DefaultHeaders(headers.request_id, LingeringClose(send, receive))
         try:
             await self._auth.admit_path(path, headers)
@@ -100,8 +100,8 @@ class RequestMiddleware:
     async def _read(self, headers: RequestHeaders, receive: Receive) -> Receive:
         """Reads the body, and returns a `receive` for it. Raises what `BodyReader.read` raises."""
         bodies = self._bodies()
-        check_length(headers, bodies.limit)
-        messages = [{"type": "http.request", "body": await bodies.read(receive), "more_body": False}]
+        body = await bodies.read(headers, receive)
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def again() -> Message:
             return messages.pop() if messages else await receive()
@@ -116,7 +116,7 @@ class RequestMiddleware:
         quiet = route == "/readyz" or (route in QUIET_ROUTES and status < 400)
         level = logging.DEBUG if quiet else logging.INFO
         if log.isEnabledFor(level):
-            fields = {"action": "request", "request_id": headers.id, "method": scope["method"]}
+            fields = {"action": "request", "request_id": headers.id, "method": headers.scope["method"]}
             fields |= {"route": route, "status": status, "ms": round(seconds * 1e3, 3)}
             if headers.client_name:
                 fields["client"] = headers.client_name

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from ipaddress import ip_address
 
-from api.asgi.http import RequestHeaders
+from api.asgi.http import READ, RequestHeaders
 from api.errors import Problem
 
 _name = re.compile(r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*").fullmatch
@@ -101,11 +101,7 @@ class Origins:
         if origin is not None:
             if self._is_own(origin, found.get(b"host", b"")):
                 return
-        elif (
-            links
-            and headers.scope["method"] in ("GET", "HEAD")
-            and found.get(b"sec-fetch-mode") == b"navigate"
-        ):
+        elif links and headers.scope["method"] in READ and found.get(b"sec-fetch-mode") == b"navigate":
             return
         raise Problem(
             403,

@@ -16,7 +16,7 @@ FAILURES = {
     408: "The body did not arrive in time",
     409: "The Idempotency-Key belongs to a job with other texts (idempotency_conflict)",
     413: "The body or a text is too large, or there are too many texts",
-    415: "The content type is not JSON, or the body is compressed",
+    415: "The content type is not JSON, or the Content-Encoding is unknown",
     429: "Rate limit exceeded (rate_limited); see Retry-After",
     503: "No worker, Redis does not answer, or the process is stopping; see Retry-After",
     504: "The budget ended before the result arrived; see Retry-After",

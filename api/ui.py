@@ -33,7 +33,7 @@ def ui_routes(page: bool, console: bool = True) -> APIRouter:
                 raise HTTPException(404)
             return await static(name, request)
 
-        router.add_api_route(path, show, methods=["GET", "HEAD"])
+        router.add_api_route(path, show, methods=["GET"])
 
     add_page("/", "index.html", page)
     add_page("/console", "console.html", page and console)

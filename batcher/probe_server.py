@@ -65,12 +65,16 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, "application/json", b'{"detail":"not found"}')
 
+    def do_HEAD(self) -> None:  # called by http.server
+        self.do_GET()
+
     def _answer(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the name in http.server
         log.debug(format, *args, extra={"action": "probes.request"})

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from api.asgi.http import PROBES, RequestHeaders, route_path
+from api.asgi.http import RequestHeaders, route_path
 from api.errors import Problem, internal, problem_of
 from batcher.errors import MillraceError
 
@@ -41,10 +41,9 @@ async def answer_error(request: Request, error: Exception) -> Response:
 
 def _allowed(scope: Scope) -> bytes:
     """The methods of all routes with this path. Starlette would list only those of the first one."""
-    probe = route_path(scope) in PROBES
 
     def has(method: str) -> bool:
-        asked = {**scope, "method": "GET" if probe and method == "HEAD" else method}
+        asked = {**scope, "method": "GET" if method == "HEAD" else method}
         return any(route.matches(asked)[0] is Match.FULL for route in scope["app"].routes)
 
     return ", ".join(filter(has, METHODS)).encode("ascii")

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
+from api.asgi.encoding import ENCODINGS, unpacked
 from api.errors import Header, Problem
 
 # White space in header values.
@@ -58,13 +59,14 @@ def _unquoted(value: bytes) -> bytes:
 
 T = TypeVar("T")
 
+# Methods that read. HEAD is answered as GET, and the server omits the body.
+READ = frozenset(("GET", "HEAD"))
 CLOSE: Header = (b"connection", b"close")
 # The key of a request's state whose value says whether its client has left, as `LimitedProtocol.left`.
 LEFT = "left"
 JSON: Header = (b"content-type", b"application/json")
 NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
-# Paths for load balancers, orchestrators and monitors. They also use HEAD, which is handled as GET; the
-# server omits the body.
+# Paths for load balancers, orchestrators and monitors.
 PROBES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
 
 # Probes and scrapes arrive every few seconds, so they are logged at debug level unless they fail. /readyz
@@ -150,17 +152,16 @@ def is_json(content_type: bytes) -> bool:
     return kind in JSON_TYPES or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
-def check_encoding(headers: RequestHeaders, accepted: Sequence[bytes] = ()) -> bytes:
-    """The Content-Encoding of a body, empty if it is not compressed. Raises Problem 415 unless `accepted`."""
+def check_encoding(headers: RequestHeaders) -> bytes:
+    """The Content-Encoding of a body, empty if it has none. Raises Problem 415 for an unknown one."""
     encoding = headers.by_name.get(b"content-encoding", b"").strip().lower().removeprefix(b"x-")
     if encoding in (b"", b"identity"):
         return b""
-    if encoding in accepted:
+    if encoding in ENCODINGS:
         return encoding
-    detail = "the body must not be compressed: send it without Content-Encoding"
-    if accepted:
-        detail = f"Content-Encoding must be one of {b', '.join(accepted).decode()}, or left out"
-    raise Problem(415, detail, headers=(CLOSE, (b"accept-encoding", b", ".join(accepted) or b"identity")))
+    accepted = b", ".join(ENCODINGS)
+    detail = f"Content-Encoding must be one of {accepted.decode()}, or left out"
+    raise Problem(415, detail, headers=(CLOSE, (b"accept-encoding", accepted)))
 
 
 def check_json(headers: RequestHeaders) -> None:
@@ -198,13 +199,16 @@ class BodyReader:
         self._timeout_s = timeout_s
         self._room = LARGEST_BODIES * limit
 
-    async def read(self, receive: Receive) -> bytes:
-        """Returns the whole body.
+    async def read(self, headers: RequestHeaders, receive: Receive) -> bytes:
+        """Returns the whole body, decompressed.
 
-        Raises Problem 413 as soon as it is too large, 408 if it does not end in time, 503 if the unfinished
-        bodies of other requests use all the memory, and ClientDisconnect. A body that arrives in one part
-        does not count towards that memory.
+        Raises Problem 413 as soon as it is too large, 415 for an unknown Content-Encoding, 422 if it is not
+        of that encoding, 408 if it does not end in time, 503 if the unfinished bodies of other requests use
+        all the memory, and ClientDisconnect. A body that arrives in one part does not count towards that
+        memory.
         """
+        check_length(headers, self.limit)
+        encoding = check_encoding(headers)
         body, more = await next_part(receive)
         if more:
             try:
@@ -214,7 +218,15 @@ class BodyReader:
                 raise Problem(408, "the body did not arrive in time", headers=(CLOSE,)) from None
         if len(body) > self.limit:
             raise too_large(self.limit)
-        return body
+        return self._unpacked(encoding, body) if encoding else body
+
+    def _unpacked(self, encoding: bytes, body: bytes) -> bytes:
+        content = bytearray()
+        for block in unpacked(encoding, (body,)):
+            content += block
+            if len(content) > self.limit:
+                raise too_large(self.limit)
+        return bytes(content)
 
     @contextmanager
     def hold(self, texts: Sequence[str]) -> Iterator[None]:
@@ -274,6 +286,20 @@ async def send_answer(send: Send, status: int, headers: list[Header], body: byte
     headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+def head_only(send: Send) -> Send:
+    """A `send` for an application that answers HEAD as GET: it ends the response behind its head.
+
+    The application then sees that its client has left, so that it ends streams.
+    """
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b""})
+
+    return send_head
 
 
 def route_path(scope: Scope) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from api.asgi.http import BodyReader, RequestHeaders, unless_disconnected
+from api.asgi.ignored import refuse_unknown
 from api.batches.schemas import (
     Batch,
     BatchList,
@@ -45,7 +46,7 @@ _UPLOAD: Options = {
         **ALWAYS,
         **errors(408, 507),
         413: error("The file is too large; nothing is stored"),
-        415: error("The content type is not multipart/form-data, or the body is compressed"),
+        415: error("The content type is not multipart/form-data, or the Content-Encoding is unknown"),
     },
     "openapi_extra": {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
@@ -84,7 +85,7 @@ _DELETE: Options = {
 
 
 def batch_routes(jobs: JobService, answers: BatchAnswers) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["batches"])
+    router = APIRouter(prefix="/v1", tags=["batches"], dependencies=[Depends(refuse_unknown)])
     service = BatchService(jobs, answers)
 
     def owner(request: Request) -> str:
@@ -137,7 +138,7 @@ def _add_batches(router: APIRouter, service: BatchService, owner: Callable[[Requ
         """Each line of the file is a request with one text. The batch is a job (`/jobs`)."""
         headers: RequestHeaders = request.scope["state"]["headers"]
         try:
-            asked = read_request(await bodies.read(request.receive))
+            asked = read_request(await bodies.read(headers, request.receive))
             record = await service.create(headers, request.receive, asked)
         except ClientDisconnect:
             return Response(status_code=499)

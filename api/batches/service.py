@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.types import Receive
 
-from api.asgi.http import RequestHeaders, check_encoding, check_length
+from api.asgi.http import RequestHeaders
 from api.batches.lines import STATUS_OF, BatchLines, custom_ids, error_body, first_model, output_line
 from api.batches.multipart import FormReader, boundary_of, malformed
 from api.batches.schemas import BatchRequest, FileObject, file_body, output_body
@@ -94,6 +94,7 @@ class BatchAnswers:
 
 MAX_NAME = 255
 ANCHOR, SECONDS = "expires_after[anchor]", "expires_after[seconds]"
+FIELDS = ("file", "purpose", ANCHOR, SECONDS)
 _file_id = re.compile(r"file-([0-9a-f]{32})(?:-(output|errors))?").fullmatch
 _batch_id = re.compile(r"batch_([0-9a-f]{32})").fullmatch
 
@@ -110,14 +111,12 @@ class BatchService:
 
     async def upload(self, headers: RequestHeaders, receive: Receive) -> FileObject:
         """Stores the file of a form while it arrives. Raises Problem, QueueUnavailable, ClientDisconnect."""
-        check_length(headers, self._jobs.settings.max_job_body_bytes)
-        check_encoding(headers)
         self._jobs.check_sender(headers)
         boundary = boundary_of(headers.by_name.get(b"content-type", b"").decode("latin-1"))
         owner = self._jobs.owner(headers)
         client = self._jobs.account(headers)
         sender = Sender(receive, headers.left)
-        form = FormReader(self._jobs.uploader.counted(sender.blocks()), boundary)
+        form = FormReader(self._jobs.blocks(headers, sender), boundary)
         return file_body(await self._jobs.upload(sender, self._store, form, owner, client))
 
     def _store(self, form: FormReader, owner: str, client: str) -> FileRecord:
@@ -129,13 +128,15 @@ class BatchService:
             fields = dict[str, str]()
             stored: tuple[int, int] | None = None
             for part in form.parts():
-                if part.name in ("purpose", ANCHOR, SECONDS):
+                if part.name in FIELDS[1:]:
                     fields[part.name] = part.value()
                 elif part.name == "file":
                     if stored is not None:
                         raise malformed("the form has more than one file")
                     name = (part.filename or "").encode("utf-8", "replace").decode()[:MAX_NAME]
                     stored = self._files.put(file_id, part.content, client, budget)
+                else:
+                    raise malformed(f'unknown field "{part.name[:MAX_NAME]}"; known are {", ".join(FIELDS)}')
             if stored is None or fields.get("purpose") != "batch":
                 raise malformed(
                     'the form must have the fields "file" and "purpose", and the purpose must be batch'

@@ -18,8 +18,9 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.asgi.http import CLOSE, JSON, Answer, RequestHeaders, route_path, send_answer, with_defaults
+from api.asgi.ignored import ignored_header, ignored_in_query
 from api.asgi.problems import LingeringClose
-from api.compat.fields import ignored_header
+from api.compat.fields import places
 from api.compat.reading import sentence
 from api.compat.service import Call, DialectService
 from api.errors import Header, Problem
@@ -29,6 +30,11 @@ from api.predict.request import RequestContext
 BINARY: Header = (b"content-type", b"application/octet-stream")
 # For dialects in which an invalid request gets 400.
 BAD_REQUEST = {422: 400}
+# Parameters of other routes.
+NOT_READ = {
+    "model": "docs/clients.md says how clients of this service name a model",
+    "order": "answers have the order of the service whose form they have",
+}
 
 
 class _ModelName(StringConvertor):
@@ -93,6 +99,12 @@ def json_answer(value: Any, headers: Iterable[Header] = ()) -> Answer:
     return Answer(200, [*headers], to_json(value))
 
 
+def _in_body(body: type[BaseModel]) -> dict[str, str]:
+    """Of each field of a request, at its first place, what to do where it stands in a query."""
+    first = dict(reversed([*places(body)]))
+    return {name: f"send it in the body, as {place}" for name, place in first.items()}
+
+
 class Endpoint:
     """An ASGI application that answers one route. `path` is its name in metrics and traces."""
 
@@ -101,6 +113,8 @@ class Endpoint:
         self.route = route
         self.dialect = dialect
         self._service = dialect.service
+        # Parameters of a query that would change the answer if they were read, and where they belong.
+        self._not_read = {} if route.body is None else NOT_READ | _in_body(route.body)
 
     @property
     def pattern(self) -> str:
@@ -146,6 +160,8 @@ class Endpoint:
                 call.context.client = self._service.predictor.admit(call.context.headers)
             if call.model:
                 self._service.choose_by_path(call, call.model)
+            if query := call.context.headers.scope.get("query_string"):
+                call.ignored += ignored_in_query(query, refused=self._not_read)
             answer = await self.route.handle(call)
             if (ignored := ignored_header(call.ignored)) is not None:
                 answer.headers.append(ignored)

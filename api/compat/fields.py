@@ -8,22 +8,19 @@ in the header X-Ignored. An unknown field of a closed object is refused.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any, Self
-from urllib.parse import quote
+from inspect import isclass
+from typing import Annotated, Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticOmit, core_schema
 
-from api.errors import Header
+from api.asgi.ignored import MAX_NAME
 
 # Errors of these kinds name a field that is not supported, so they come before others of the same body.
 UNSUPPORTED, UNKNOWN = "unsupported", "unknown_field"
-# An error repeats at most this many characters of the name of an unknown field, and a header this many names.
-MAX_NAME = 64
-MAX_NAMES = 16
 
 
 class Fields(BaseModel):
@@ -99,9 +96,16 @@ def ignored_in(found: BaseModel, place: str = "") -> Iterator[str]:
                 yield from ignored_in(one, f"{place}{name}.")
 
 
-def ignored_header(places: Iterable[str]) -> Header | None:
-    """X-Ignored with the names of fields, percent-encoded; None if there are none."""
-    names = [*dict.fromkeys(places)]
-    shown = [quote(name[:MAX_NAME], safe="!#$&'()*+-./:;<=>?@[]^_`{|}~") for name in names[:MAX_NAMES]]
-    shown += [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
-    return (b"x-ignored", ", ".join(shown).encode()) if shown else None
+def places(model: type[BaseModel], within: str = "") -> Iterator[tuple[str, str]]:
+    """The name of each field of a request and its place: ("top_k", "parameters.top_k")."""
+    for name, about in model.model_fields.items():
+        yield name, within + name
+        for inner in _models_in(about.annotation):
+            yield from places(inner, f"{within}{name}.")
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isclass(annotation) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)

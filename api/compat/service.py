@@ -12,8 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import from_json
 from starlette.types import Receive
 
-from api.asgi.encoding import ENCODINGS, decompressed
-from api.asgi.http import check_encoding, check_json, check_length, check_size
+from api.asgi.http import check_json, check_size
 from api.auth import Authenticator
 from api.backend import Queue
 from api.compat.fields import ignored_in
@@ -149,11 +148,7 @@ class DialectService:
 
     async def read_bytes(self, call: Call) -> bytes:
         """The body, decompressed. Raises Problem if it is too large or too slow, or has another encoding."""
-        bodies = self.predictor.bodies
-        check_length(call.context.headers, bodies.limit)
-        encoding = check_encoding(call.context.headers, ENCODINGS)
-        body = await bodies.read(call.receive)
-        return decompressed(encoding, body, bodies.limit) if encoding else body
+        return await self.predictor.bodies.read(call.context.headers, call.receive)
 
     async def classify(
         self, call: Call, texts: list[str], budget_s: float | None = None, *, least: int = 0

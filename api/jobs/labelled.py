@@ -40,9 +40,9 @@ class JobFiles:
         self._room = _Room(MAX_KEPT)
 
     async def labelled(
-        self, record: JobRecord, sender: Sender, form: OutputFormat | None
+        self, record: JobRecord, sender: Sender, blocks: Iterator[bytes], form: OutputFormat | None
     ) -> tuple[OutputFormat, Iterator[bytes]]:
-        """The format, and the rows that have a result, with it.
+        """The format, and the rows that have a result, with it. `blocks` are those of the body of `sender`.
 
         Raises Problem 409 for another file, and ClientDisconnect.
         """
@@ -52,7 +52,8 @@ class JobFiles:
             )
         copy = _Copy(self._room)
         try:
-            names, output = await self._service.upload(sender, self._read, record, copy, sender, form)
+            read = self._rows(record, copy.take(blocks), sender)
+            names, output = await self._service.upload(sender, self._read, record, read, form)
         except BaseException:
             copy.close()
             raise
@@ -64,10 +65,7 @@ class JobFiles:
         read = sender.waited_for(blocks)
         return FileRows(read, how.name, hints_of(how), lambda part: sender.waited_for(counted(part)))
 
-    def _read(
-        self, record: JobRecord, copy: _Copy, sender: Sender, form: OutputFormat | None
-    ) -> tuple[list[str], Output]:
-        rows = self._rows(record, copy.take(self._service.uploader.counted(sender.blocks())), sender)
+    def _read(self, record: JobRecord, rows: FileRows, form: OutputFormat | None) -> tuple[list[str], Output]:
         digest, names = sha256(), dict[str, None]()
         with refused():
             total = sum(1 for _ in digested(_texts(rows, names), record.queue, digest.update))

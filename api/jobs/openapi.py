@@ -49,7 +49,7 @@ SUBMIT: Options = {
         **errors(408, 409, 507),
         404: error("No such model (model_not_found)"),
         413: error("The body, or its texts and results (job_too_large), are too large; nothing is stored"),
-        415: error("The content type is not JSON, NDJSON or CSV, or the body is compressed"),
+        415: error("The content type is not JSON, NDJSON or CSV, or the Content-Encoding is unknown"),
         422: error("The body is invalid at `line` (JSON: `index`)", ValidationFailed),
         429: error("Too many jobs are waiting (too_many_jobs), or rate limit exceeded (rate_limited)"),
     },
@@ -114,7 +114,7 @@ PREVIEW: Options = {
         **ALWAYS,
         408: error("The body stopped arriving"),
         413: error("The body is too large"),
-        415: error("The body is compressed with a Content-Encoding"),
+        415: error("The Content-Encoding is unknown"),
         422: error("The file cannot be read at `line`", ValidationFailed),
     },
     "openapi_extra": {
@@ -129,7 +129,7 @@ LABELLED: Options = {
         408: error("The body stopped arriving"),
         409: error("The body is not the file of the job (other_file), or the job has none (no_file)"),
         413: error("The body is too large"),
-        415: error("The body is compressed with a Content-Encoding"),
+        415: error("The Content-Encoding is unknown"),
         422: error("The file cannot be read at `line`", ValidationFailed),
         200: {
             "description": "In the format of the file, or CSV, TSV or NDJSON by Accept",

@@ -8,13 +8,14 @@ from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request
+from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from api.asgi.http import Answer, RequestHeaders, check_encoding, check_length, unless_disconnected
+from api.asgi.http import Answer, RequestHeaders, unless_disconnected
+from api.asgi.ignored import refuse_unknown
 from api.errors import ResponseCut
 from api.jobs.body import FileQuery, Receiver, Sender, SubmitQuery
 from api.jobs.labelled import JobFiles
@@ -57,23 +58,21 @@ def _owner(service: JobService, request: Request) -> str:
 JobId = Annotated[str, Path(description="The id of the job")]
 
 
-def job_routes(service: JobService, max_body_bytes: int, order: LabelOrder) -> APIRouter:
-    router = APIRouter(prefix="/jobs", tags=["jobs"])
-    _add_submission(router, service, max_body_bytes)
+def job_routes(service: JobService, order: LabelOrder) -> APIRouter:
+    router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[Depends(refuse_unknown)])
+    _add_submission(router, service)
     _add_progress(router, service)
     _add_results(router, service, order)
-    _add_labelled(router, service, max_body_bytes)
+    _add_labelled(router, service)
     _add_cancel(router, service)
     return router
 
 
-def _add_submission(router: APIRouter, service: JobService, max_body_bytes: int) -> None:
+def _add_submission(router: APIRouter, service: JobService) -> None:
     @router.post("", summary="Submit a job", status_code=202, response_model=Job, **SUBMIT)
     async def submit(request: Request, query: Annotated[SubmitQuery, Query()]) -> Response:
         """The body is read as a stream. If any part of it is invalid, no job is created."""
         headers: RequestHeaders = request.scope["state"]["headers"]
-        check_length(headers, max_body_bytes)
-        check_encoding(headers)
         try:
             record, new = await service.take_body(headers, request.receive, query)
         except ClientDisconnect:
@@ -84,8 +83,6 @@ def _add_submission(router: APIRouter, service: JobService, max_body_bytes: int)
     async def preview(request: Request, query: Annotated[FileQuery, Query()]) -> Response:
         """The first rows, and what is detected. The body may be the beginning of a file of text."""
         headers: RequestHeaders = request.scope["state"]["headers"]
-        check_length(headers, max_body_bytes)
-        check_encoding(headers)
         try:
             found = await service.preview(headers, request.receive, query)
         except ClientDisconnect:
@@ -168,19 +165,17 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
         return await streamed(service, Receiver(request.receive), found, "application/x-ndjson")
 
 
-def _add_labelled(router: APIRouter, service: JobService, max_body_bytes: int) -> None:
+def _add_labelled(router: APIRouter, service: JobService) -> None:
     files = JobFiles(service)
 
     @router.post("/{job_id}/labelled", response_class=StreamingResponse, **LABELLED)
     async def labelled(request: Request, job_id: JobId, accept: Annotated[str, Header()] = "") -> Response:
         """The body is the file that the job was made from; nothing of it is kept. Only rows with a result."""
         headers: RequestHeaders = request.scope["state"]["headers"]
-        check_length(headers, max_body_bytes)
-        check_encoding(headers)
         record = await service.find(job_id, _owner(service, request))
         wanted = next((form for form in TEXT_OUTPUTS if MEDIA_TYPES[form] in accept), None)
         sender = Sender(request.receive, headers.left)
-        form, rows = await files.labelled(record, sender, wanted)
+        form, rows = await files.labelled(record, sender, service.blocks(headers, sender), wanted)
         return await streamed(service, sender, rows, MEDIA_TYPES[form], {"vary": "accept"})
 
 

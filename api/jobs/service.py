@@ -19,7 +19,8 @@ from typing import TypeVar
 from anyio import CapacityLimiter, to_thread
 from starlette.types import Receive
 
-from api.asgi.http import CLOSE, RequestHeaders
+from api.asgi.encoding import unpacked
+from api.asgi.http import CLOSE, RequestHeaders, check_encoding, check_length
 from api.errors import Problem
 from api.jobs.body import (
     FileQuery,
@@ -163,7 +164,7 @@ class JobService:
         """
         model = self._queue_of(query.model)
         sender = Sender(receive, headers.left)
-        body = self.uploader.counted(sender.blocks())
+        body = self.blocks(headers, sender)
         if query.filename:
             hints, counted = query.hints(charset(headers)), self.uploader.counted
             rows = FileRows(body, query.filename, hints, lambda part: sender.waited_for(counted(part)))
@@ -180,13 +181,23 @@ class JobService:
     async def preview(self, headers: RequestHeaders, receive: Receive, query: FileQuery) -> FilePreview:
         """How the file in a body would be read. Only its beginning is, unless it is a typed table."""
         sender = Sender(receive, headers.left)
-        counted = self.uploader.counted
-        body = counted(sender.blocks())
-        rows = FileRows(body, query.filename, query.hints(charset(headers)), counted)
+        body = self.blocks(headers, sender)
+        rows = FileRows(body, query.filename, query.hints(charset(headers)), self.uploader.counted)
         with refused():
             found = await self.upload(sender, preview, rows)
         columns, shown = list(found.names), [[cell[:MAX_CELL] for cell in row] for row in found.rows]
         return FilePreview(file=described(rows), columns=columns, column=found.column, rows=shown)
+
+    def blocks(self, headers: RequestHeaders, sender: Sender) -> Iterator[bytes]:
+        """The blocks of a body, decompressed, for the worker thread that reads it.
+
+        Raises Problem 413 for a body that is too large, as soon as that shows, 415 for an unknown
+        Content-Encoding, and 422 for one that is not of its encoding.
+        """
+        check_length(headers, self.settings.max_job_body_bytes)
+        encoding = check_encoding(headers)
+        blocks = self.uploader.counted(sender.blocks())
+        return self.uploader.counted(unpacked(encoding, blocks)) if encoding else blocks
 
     async def take_texts(
         self, headers: RequestHeaders, texts: Sequence[str], model: str = ""

@@ -16,7 +16,6 @@ from fastapi import FastAPI
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.asgi.encoding import ENCODINGS, decompressed
 from api.asgi.http import (
     CLOSE,
     JSON,
@@ -26,19 +25,18 @@ from api.asgi.http import (
     Preference,
     RequestHeaders,
     below,
-    check_encoding,
     check_json,
-    check_length,
     check_size,
     route_path,
     send_answer,
     unless_disconnected,
     with_defaults,
 )
+from api.asgi.ignored import ignored_header, ignored_in_query
 from api.asgi.problems import LingeringClose, send_problem
 from api.auth import Authenticator, ClientLimits
 from api.errors import Header
-from api.label_order import order_in
+from api.label_order import LabelOrder, order_in
 from api.lifecycle import Lifecycle
 from api.predict.request import (
     ForeignBody,
@@ -58,6 +56,9 @@ from batcher.lookup.unknown import refuse_unknown
 ROUTE = "/predict"
 # Clients of services that redirect to /predict may end the path with a slash.
 PATHS = (ROUTE, f"{ROUTE}/")
+# Parameters of its query, and those that would change the answer if they were read.
+PARAMETERS = ("order",)
+NOT_READ = {"model": "other models have their own route, /models/{name}/predict"}
 # Turns a request into a job (`Prefer: respond-async`) and returns its location. May raise Problem.
 Deferral = Callable[[RequestHeaders, list[str]], Awaitable[Answer]]
 # Answers the body of another dialect, errors included. May raise ClientDisconnect.
@@ -247,23 +248,18 @@ class PredictHandler:
         headers = context.headers
         predictor = self._predictor
         context.client = predictor.admit(headers)
-        check_length(headers, predictor.bodies.limit)
-        encoding = check_encoding(headers, ENCODINGS)
         check_json(headers)
         preference = headers.preference
-        query = headers.scope.get("query_string")
-        default = self._label_order
-        context.by_score = (order_in(query, default) if query else default) == "score"
         try:
-            body = await predictor.bodies.read(receive)
-            if encoding:
-                body = decompressed(encoding, body, predictor.bodies.limit)
+            body = await predictor.bodies.read(headers, receive)
             context.texts = texts = read_texts(predictor.reader, body)
             foreign = None
         except ForeignBody as error:
             foreign = self._alternatives.foreign(context, error.body, receive)
         if foreign is not None:
             return await foreign
+        order, ignored = _parameters(headers, self._label_order)
+        context.by_score = order == "score"
         deferral = self._alternatives.deferral
         if preference.respond_async and preference.wait_s is None and deferral is not None:
             return await deferral(headers, texts)
@@ -279,7 +275,16 @@ class PredictHandler:
             body = _with_models(body, self._lookup.models, results)
         if budget_s is not None:
             described.append((b"preference-applied", b"wait=%g" % budget_s))
-        return Answer(200, described, body)
+        return Answer(200, described + ignored, body)
+
+
+def _parameters(headers: RequestHeaders, order: LabelOrder) -> tuple[LabelOrder, list[Header]]:
+    """The order that a query asks for, and X-Ignored for its other parameters. Raises Problem 422."""
+    query = headers.scope.get("query_string")
+    if not query:
+        return order, []
+    ignored = ignored_header(ignored_in_query(query, PARAMETERS, NOT_READ))
+    return order_in(query, order), [ignored] if ignored else []
 
 
 def _with_models(body: bytes, models: Models, results: Sequence[Result]) -> bytes:

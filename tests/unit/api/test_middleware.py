@@ -72,10 +72,10 @@ async def test_nobody_is_sent_to_the_host_that_a_request_names(start: Start, met
 
 async def test_a_wrong_method_is_told_all_the_right_ones(service: Service) -> None:
     for path, allowed in {
-        "/jobs": "GET, POST",
-        f"/jobs/{'a' * 32}": "DELETE, GET",
+        "/jobs": "GET, HEAD, POST",
+        f"/jobs/{'a' * 32}": "DELETE, GET, HEAD",
         "/health": "GET, HEAD",
-        "/stats": "GET",
+        "/stats": "GET, HEAD",
         "/": "GET, HEAD, POST",
     }.items():
         response = await service.client.put(path)

@@ -39,7 +39,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
         return
     if scope["method"] == "POST":
         try:
-            body = b"%d" % len(await BodyReader(1 << 20, 60).read(receive))
+            body = b"%d" % len(await BodyReader(1 << 20, 60).read(RequestHeaders(scope), receive))
         except ClientDisconnect:
             return
     elif scope["path"] == "/large":

@@ -144,6 +144,10 @@ def test_probes_answer_on_a_thread_of_their_own(probes: ProbeServer) -> None:
         assert "turns_total 3.0" in client.get("/metrics").text
         assert client.get("/secrets").status_code == 404
         assert "Python" not in ready.headers["server"]
+        for path in ("/livez", "/readyz", "/metrics", "/secrets"):
+            asked, headed = client.get(path), client.head(path)
+            assert (headed.status_code, headed.content) == (asked.status_code, b""), path
+            assert headed.headers["content-type"] == asked.headers["content-type"]
     assert "probes" in {thread.name for thread in threading.enumerate()}
 
 
