@@ -12,12 +12,15 @@ from hashlib import sha256
 from itertools import pairwise
 from typing import Any
 
+from api.asgi.ignored import MAX_NAME
 from api.asgi.json_reader import HALF_PAIR, is_unicode
 from api.compat.reading import sentence
 from api.errors import Problem, invalid_body
 from api.jobs.body import json_lines
 from api.jobs.pages import json_line
 from text_files.json_rows import written
+
+FIELDS = ("custom_id", "method", "url", "body")
 
 
 def first_model(blocks: Iterable[bytes]) -> str | None:
@@ -83,6 +86,9 @@ class BatchLines:
                 raise invalid_body("value_error", why, line=number)
 
     def _text(self, line: Any, source: str, number: int) -> str:
+        if unknown := [name for name in line if name not in FIELDS]:
+            why = f'unknown field "{unknown[0][:MAX_NAME]}"; known are {", ".join(FIELDS)}'
+            raise invalid_body("unknown_field", why, line=number)
         if line.get("method") != "POST" or line.get("url") != self._endpoint:
             raise invalid_body("value_error", f"expected method POST and url {self._endpoint}", line=number)
         body = line.get("body")

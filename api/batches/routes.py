@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from api.asgi.http import BodyReader, RequestHeaders, unless_disconnected
-from api.asgi.ignored import refuse_unknown
+from api.asgi.ignored import ignored_header, refuse_unknown
 from api.batches.schemas import (
     Batch,
     BatchList,
@@ -139,10 +139,12 @@ def _add_batches(router: APIRouter, service: BatchService, owner: Callable[[Requ
         headers: RequestHeaders = request.scope["state"]["headers"]
         try:
             asked = read_request(await bodies.read(headers, request.receive))
-            record = await service.create(headers, request.receive, asked)
+            record, ignored = await service.create(headers, request.receive, asked)
         except ClientDisconnect:
             return Response(status_code=499)
-        return Response(batch_body(record).model_dump_json(), media_type="application/json")
+        one = ignored_header(ignored)
+        named = {one[0].decode(): one[1].decode()} if one else None
+        return Response(batch_body(record).model_dump_json(), 200, named, "application/json")
 
     @router.get("/batches", summary="Batches, newest first", **_FIND)
     async def list_batches(

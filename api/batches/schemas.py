@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from api.compat.fields import ClosedFields
 from api.errors import invalid_body
 from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
@@ -41,7 +42,7 @@ class FileDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
-class ExpiresAfter(BaseModel):
+class ExpiresAfter(ClosedFields):
     """When a file expires, in seconds after it was created."""
 
     model_config = ConfigDict(strict=True)
@@ -50,7 +51,7 @@ class ExpiresAfter(BaseModel):
     seconds: int = Field(ge=1)
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(ClosedFields):
     """`completion_window` has no effect: a batch begins when the jobs before it have ended."""
 
     model_config = ConfigDict(strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
@@ -13,10 +13,12 @@ from typing import Any
 from starlette.types import Receive
 
 from api.asgi.http import RequestHeaders
+from api.asgi.ignored import MAX_NAMES
 from api.batches.lines import STATUS_OF, BatchLines, custom_ids, error_body, first_model, output_line
 from api.batches.multipart import FormReader, boundary_of, malformed
 from api.batches.schemas import BatchRequest, FileObject, file_body, output_body
 from api.compat import openai, vllm
+from api.compat.fields import ignored_in
 from api.compat.reading import parse, texts_of
 from api.compat.service import DialectService
 from api.errors import Problem, invalid_body
@@ -55,11 +57,16 @@ class BatchAnswers:
             self._moderation.categories(model.labels)
         return found.name
 
-    def texts(self, endpoint: str, body: bytes) -> Sequence[str]:
-        """The texts of a request to this endpoint. Raises Problem as the route does, but for their length."""
+    def texts(self, endpoint: str, ignored: dict[str, None], body: bytes) -> Sequence[str]:
+        """The texts of a request to this endpoint. Raises Problem as the route does, but for their length.
+
+        Adds to `ignored` the places of fields that the route names in X-Ignored.
+        """
         if endpoint == "/v1/moderations":
             return openai.texts_in(parse(body, openai.ModerationRequest))
         asked = parse(body, vllm.ClassifyRequest)
+        if len(ignored) <= MAX_NAMES:
+            ignored |= dict.fromkeys(ignored_in(asked, "body."))
         texts = texts_of(asked.input, "input")
         vllm.check_uncut(asked, texts)
         return texts
@@ -239,18 +246,24 @@ class BatchService:
 
     # -- batches -----------------------------------------------------------------------------------
 
-    async def create(self, headers: RequestHeaders, receive: Receive, asked: BatchRequest) -> JobRecord:
-        """Creates a job from the lines of a file. Raises Problem, QueueUnavailable, ClientDisconnect."""
+    async def create(
+        self, headers: RequestHeaders, receive: Receive, asked: BatchRequest
+    ) -> tuple[JobRecord, Iterable[str]]:
+        """Creates a job from the lines of a file. Returns it, and the places of fields without effect.
+
+        Raises Problem, QueueUnavailable, ClientDisconnect.
+        """
         file = await self._find(asked.input_file_id, self._jobs.owner(headers))
         if not isinstance(file, FileRecord):
             raise _no_file()
         sender = Sender(receive, headers.left, whole=True)
         name = await self._jobs.upload(sender, first_model, sender.waited_for(self._files.content(file)))
         model = self._answers.model(asked.endpoint, name)
+        ignored: dict[str, None] = {}
         lines = BatchLines(
             lambda: sender.waited_for(self._files.content(file)),
             asked.endpoint,
-            partial(self._answers.texts, asked.endpoint),
+            partial(self._answers.texts, asked.endpoint, ignored),
             lru_cache(lambda name: self._answers.is_same(asked.endpoint, name, model)),
         )
         options = {"endpoint": asked.endpoint, "metadata": asked.metadata}
@@ -260,7 +273,7 @@ class BatchService:
             ttl_s = shorter(expiry.seconds, self._jobs.store.ttl_s, "output_expires_after")
         batch = BatchFacts(facts, lambda: {**options, "ttl_s": ttl_s, "custom_ids": lines.digest}, ttl_s)
         record, _ = await self._jobs.take_batch(headers, lines.texts(), batch, sender, model)
-        return record
+        return record, ignored
 
     async def find(self, batch_id: str, owner: str) -> JobRecord:
         """The job of a batch of `owner`. Raises Problem 404."""

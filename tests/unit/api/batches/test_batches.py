@@ -532,3 +532,24 @@ async def test_a_line_is_accepted_if_the_same_request_is(api: JobsApi, endpoint:
     if not batch.is_success:
         assert batch.status_code in (400, 422)
         assert len(batch.json()["error"]["message"]) > 10
+
+
+@pytest.mark.parametrize("field", ["priority", "compleation_window"])
+async def test_an_unknown_field_of_a_batch_had_no_effect(api: JobsApi, field: str) -> None:
+    content = jsonl(request("one", "a"))
+    problem = assert_problem(await create(api, content, **{field: "x"}), 422, "invalid_request")
+    assert f'unknown field "{field}"' in str(problem["detail"])
+    expiry = {"anchor": "created_at", "seconds": 60, "minutes": 1}
+    assert_problem(await create(api, content, output_expires_after=expiry), 422, "invalid_request")
+    problem = assert_problem(
+        await create(api, jsonl(request("one", "a") | {field: "x"})), 422, "invalid_request"
+    )
+    assert f'line 1: unknown field "{field}"' in str(problem["detail"])
+
+
+async def test_fields_that_the_route_names_in_x_ignored_had_no_effect_in_lines(api: JobsApi) -> None:
+    lines = [request(f"{number}", "a", "/v1/classify") for number in range(3)]
+    lines[1]["body"] |= {"user": "me"}
+    lines[2]["body"] |= {"colour": "red"}
+    created = await create(api, jsonl(*lines), "/v1/classify")
+    assert (created.status_code, created.headers["x-ignored"]) == (200, "body.user, body.colour")
