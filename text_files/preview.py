@@ -10,7 +10,7 @@ from text_files.formats import FileFormat
 from text_files.rows import FileRows
 
 ROWS = 3
-# The lines that `lines` makes have so many columns, and cells of so many characters.
+# Columns, and characters of a cell, of the lines that people see.
 MAX_COLUMNS, MAX_CELL = 6, 32
 
 

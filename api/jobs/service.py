@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -185,7 +185,7 @@ class JobService:
         rows = FileRows(body, query.filename, query.hints(charset(headers)), self.uploader.counted)
         with refused():
             found = await self.upload(sender, preview, rows)
-        columns, shown = list(found.names), [[cell[:MAX_CELL] for cell in row] for row in found.rows]
+        columns, shown = _short(found.names), [_short(row) for row in found.rows]
         return FilePreview(file=described(rows), columns=columns, column=found.column, rows=shown)
 
     def blocks(self, headers: RequestHeaders, sender: Sender) -> Iterator[bytes]:
@@ -398,3 +398,8 @@ def not_found() -> Problem:
 
 def _unavailable(error: BaseException) -> QueueUnavailable:
     return QueueUnavailable(unavailable(error), retry_after_s=1.0)
+
+
+def _short(cells: Iterable[str]) -> list[str]:
+    """What a preview shows of cells. Half a surrogate pair, which JSON may have, is escaped."""
+    return [cell[:MAX_CELL].encode("utf-8", "backslashreplace").decode() for cell in cells]

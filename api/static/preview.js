@@ -36,7 +36,7 @@ export function show(file, more, found, { change, start }) {
   const go = h("button", { name: "start", type: "button", onclick: () => (close(), start()) }, "Start");
   box.replaceChildren(
     h("p", {}, h("strong", {}, file.name), ` · ${how.description}`),
-    h("div", { class: "scroll" }, h("table", {}, h("tr", {}, ...columns.map((name, at) => h("th", { scope: "col", class: at === found.column && "chosen" }, name))), ...found.rows.map((row) => h("tr", {}, ...row.map((cell, at) => h("td", { class: at === found.column && "chosen" }, cell)))))),
+    h("div", { class: "scroll", tabindex: "0" }, h("table", {}, h("tr", {}, ...columns.map((name, at) => h("th", { scope: "col", class: at === found.column && "chosen" }, name))), ...found.rows.map((row) => h("tr", {}, ...row.map((cell, at) => h("td", { class: at === found.column && "chosen" }, cell)))))),
     h("div", { class: "row" },
       columns.length > 1 ? choice("Texts", "column", numbered, numbered[found.column][0]) : null,
       typed ? null : choice("Format", "format", FORMATS.map((one) => [one, one.toUpperCase()]), how.format),

@@ -730,6 +730,10 @@ def test_axe_finds_nothing(service: Service, viewer: Viewer) -> None:
     assert violations(page) == []
     page.click("#classify")
     page.click("#programs summary")
+    drop(page, "a.csv", b"id,text,label\n1,one,x\n", start=False)
+    page.wait_for_selector("#preview >> text=Start")
+    assert violations(page) == []
+    page.click("#preview >> text=Cancel")
     drop(page, "a.txt", b"one\ntwo\n")
     finished(page, "a.txt")
     page.wait_for_selector("#dialects button")

@@ -78,3 +78,9 @@ async def test_what_cannot_be_read_is_refused_as_for_a_job(api: JobsApi) -> None
 async def test_a_long_cell_is_cut(api: JobsApi) -> None:
     found = await previewed(api, f"text\n{'a' * 5000}\n".encode(), filename="a.csv")
     assert found["rows"] == [["a" * 200]]
+
+
+async def test_half_a_surrogate_pair_is_shown_escaped(api: JobsApi) -> None:
+    content = b'{"text": "a", "by\\udc00": "\\ud83d"}'
+    found = await previewed(api, content, filename="a.ndjson")
+    assert (found["columns"], found["rows"]) == (["text", "by\\udc00"], [["a", "\\ud83d"]])
