@@ -41,8 +41,8 @@ def create(
 
 
 def keys(client: redis.Redis) -> list[bytes]:
-    """Every key that a job has made; the totals do not belong to a job."""
-    return [key for key in client.scan_iter() if not key.endswith(b":jobs:totals")]
+    """Every key that a job has made; totals and usage do not belong to a job."""
+    return [key for key in client.scan_iter() if not key.endswith(b":jobs:totals") and b":usage:" not in key]
 
 
 def record_of(store: JobStore, job_id: str = JOB) -> JobRecord:
