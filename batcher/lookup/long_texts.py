@@ -16,5 +16,6 @@ def check_time(texts: Sequence[str], model: ModelRecord, budget_s: float) -> Non
         if (seconds := needs_s(tokens, model.long_s)) > budget_s:
             raise TextTooSlow(
                 f"a text of {len(text)} characters has about {tokens} tokens, which take about {seconds:.0f} "
-                f"s, and the budget is {budget_s:.3g} s: send a part of it, a longer Prefer: wait, or a job"
+                f"s, and the budget is {round(budget_s, 1):g} s: send a part of it, a longer Prefer: wait or "
+                "a job"
             )

@@ -216,10 +216,12 @@ def _made(file: TextFile, form: OutputFormat) -> bytes:
 
 
 def _in_a_sheet(value: Any) -> Any:
-    """What a cell can hold: no lists, and no integers beyond those of a double."""
+    """What a cell can hold: 16 digits of a number, no lists, and no integers beyond those of a double."""
     large = isinstance(value, int) and abs(value) > 2**53
     infinite = isinstance(value, float) and math.isinf(value)
-    return json.dumps(value) if large or infinite or isinstance(value, list) else value
+    if large or infinite or isinstance(value, list):
+        return json.dumps(value)
+    return float(f"{value:.16g}") if isinstance(value, float) else value
 
 
 def _in_json(value: Any, *, sheet: bool) -> Any:
