@@ -8,15 +8,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from model_store.rows import sigmoid, softmax
+
 Scores = NDArray[np.float64]
 Labels = NDArray[np.int64]
-
-
-def softmax(logits: Scores, temperature: float = 1.0) -> Scores:
-    """Probabilities of shape (texts, labels) from logits of the same shape."""
-    scaled = logits / temperature
-    exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
 
 
 def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
@@ -31,11 +26,6 @@ def log_loss(logits: Scores, labels: Labels, temperature: float = 1.0) -> float:
     """Mean negative log-likelihood, in nats."""
     chosen = softmax(logits, temperature)[np.arange(len(labels)), labels]
     return float(-np.log(np.maximum(chosen, 1e-12)).mean())
-
-
-def sigmoid(logits: Scores, temperature: float = 1.0) -> Scores:
-    """The probability of each label on its own, of the shape of `logits`."""
-    return np.asarray(1.0 / (1.0 + np.exp(-logits / temperature)))
 
 
 def binary_log_loss(logits: Scores, expected: NDArray[np.bool_], temperature: float = 1.0) -> float:

@@ -22,7 +22,6 @@ from tokenizers import Encoding
 from tokenizers import Tokenizer as RustTokenizer
 from tokenizers.normalizers import BertNormalizer
 
-from model_store.calibration import sigmoid, softmax
 from model_store.classifier import Layout, ModelInfo
 from model_store.errors import NotComputed
 from model_store.inputs import PLAIN, Inputs, Sharing
@@ -254,6 +253,18 @@ def _positions(ids: Integers, inputs: Inputs) -> Integers:
         return np.arange(len(ids), dtype=np.int32)
     counted: Integers = (ids != inputs.unnumbered).astype(np.int32)
     return np.cumsum(counted, dtype=np.int32) * counted
+
+
+def softmax(logits: NDArray[np.float64], temperature: float = 1.0) -> NDArray[np.float64]:
+    """Probabilities of shape (texts, labels) from logits of the same shape."""
+    scaled = logits / temperature
+    exponents = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(exponents / exponents.sum(axis=1, keepdims=True))
+
+
+def sigmoid(logits: NDArray[np.float64], temperature: float = 1.0) -> NDArray[np.float64]:
+    """The probability of each label on its own, of the shape of `logits`."""
+    return np.asarray(1.0 / (1.0 + np.exp(-logits / temperature)))
 
 
 def scores(logits: Floats, *, temperature: float, multi_label: bool) -> list[list[float]]:

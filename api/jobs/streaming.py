@@ -28,7 +28,7 @@ async def streamed(
     try:
         first = await unless_disconnected(receiver.receive, jobs.call(next, blocks, b""))
     except ClientDisconnect:
-        receiver.gone = True
+        receiver.leave()
         return Response(status_code=499)
 
     async def body() -> AsyncIterator[bytes]:
@@ -40,6 +40,6 @@ async def streamed(
         except (Problem, MillraceError) as error:
             raise ResponseCut(f"the body of a response ends early: {error}") from error
         finally:
-            receiver.gone = True
+            receiver.leave()
 
     return StreamingResponse(body(), media_type=kind, headers=headers)

@@ -164,7 +164,7 @@ class Predictor:
         otherwise what can only be too large is refused before anything is asked. Raises Problem,
         MillraceError or ClientDisconnect.
         """
-        texts, client = context.texts, context.client
+        texts, client, most_bytes = context.texts, context.client, self.settings.max_answer_bytes
         if self.limits.traffic.has_quotas:
             self.limits.check(client, len(texts))
         started = perf_counter()
@@ -175,7 +175,8 @@ class Predictor:
             context.hit = True
             cache_s = perf_counter() - started
         else:
-            check_size(len(texts) * lookup.models.shortest, self.settings.max_answer_bytes)
+            if (least := len(texts) * lookup.models.shortest) > most_bytes:
+                check_size(least, most_bytes)
             until = started + (self.settings.default_budget_s if budget_s is None else budget_s)
             request = LookupRequest(texts, client, until, tenant, one_revision, context.headers.trace)
             context.answer = answer = LookupResult()
@@ -184,7 +185,7 @@ class Predictor:
             context.hit = not answer.computed
             cache_s = answer.cache_s
         described = answer_headers(context, lookup.models, results, cache_s)
-        check_size(sum([len(result.fragment) for result in results]), self.settings.max_answer_bytes)
+        check_size(sum([len(result.fragment) for result in results]), most_bytes)
         return results, described
 
     async def _ask(

@@ -24,8 +24,8 @@ def of_route(route: str) -> list[str]:
 
 _LEAST = Edit(
     "api/predict/handler.py",
-    "        check_size(len(texts) * lookup.models.shortest, self.settings.max_answer_bytes)\n",
-    "",
+    "if (least := len(texts) * lookup.models.shortest) > most_bytes:",
+    "if (least := 0) > most_bytes:",
 )
 PLANTED = (
     Planted(
@@ -39,7 +39,8 @@ PLANTED = (
             Edit("api/compat/fms.py", "least=_repeated(texts, [all_labels] * len(texts))", "least=0"),
             Edit(
                 "api/compat/fms.py",
-                "        check_size(found.size + _repeated(texts, reached), self.service.most_bytes)\n",
+                "        check_size(found.size + _repeated(texts, reached), self.service.settings.max_answer_bytes)"
+                "\n",
                 "",
             ),
         ],
@@ -51,8 +52,7 @@ PLANTED = (
             _LEAST,
             Edit(
                 "api/predict/handler.py",
-                "        check_size(sum([len(result.fragment) for result in results]), "
-                "self.settings.max_answer_bytes)\n",
+                "        check_size(sum([len(result.fragment) for result in results]), most_bytes)\n",
                 "",
             ),
         ],
@@ -120,7 +120,7 @@ PLANTED = (
     ),
     Planted(
         "the rest of an answer is read on after its client has left",
-        [Edit("api/jobs/streaming.py", "        finally:\n            receiver.gone = True\n", "")],
+        [Edit("api/jobs/streaming.py", "        finally:\n            receiver.leave()\n", "")],
         ["tests/unit/api/jobs/test_streaming.py"],
     ),
     Planted(
@@ -161,7 +161,7 @@ PLANTED = (
     ),
     Planted(
         "the console's memory of requests has no bound",
-        [Edit("api/predict/recent.py", " or self._bytes > MAX_BYTES)", ")")],
+        [Edit("api/predict/request_log.py", " or self._bytes > MAX_BYTES)", ")")],
         ["tests/unit/api/predict/test_recent.py"],
     ),
     Planted(

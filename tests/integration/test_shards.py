@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import pytest
 
+from batcher.core.commands import Command, Lend
 from batcher.core.keys import prefix
 from batcher.errors import NoWorker, QueueUnavailable
 from batcher.hub import hub as hub_module
@@ -79,12 +81,16 @@ async def test_every_text_may_ask_for_help_while_a_worker_is_idle_anywhere(
     lent: list[int] = []
     for number, one in enumerate(hub.parts):
 
-        async def lend(shard: int, oldest_ms: int, at: int = number) -> int:
-            assert (shard, oldest_ms) == (1, 7)
+        def run(command: Command[Any], at: int = number, run: Callable[..., Any] = one.pipeline.run) -> Any:
+            if not isinstance(command, Lend):
+                return run(command)
+            assert (command.shard, command.oldest_ms) == (1, 7)
             lent.append(at)
-            return idle
+            done = asyncio.get_running_loop().create_future()
+            done.set_result(idle)
+            return done
 
-        monkeypatch.setattr(one, "lend", lend)
+        monkeypatch.setattr(one.pipeline, "run", run)
     found = []
     for _ in range(2):
         hub._ask_for_help(1, 7)

@@ -56,7 +56,9 @@ def test_the_wheel_of_the_service_has_its_packages_without_the_model_and_what_ma
     assert {name.partition("/")[0] for name in names} == set(packages)
     code = {name for package in packages for name in files(source / package, "*.py")}
     assert {name for name in names if name.endswith(".py")} == code
-    assert not [name for name in names if name.startswith("model_store/") and not name.endswith(".py")]
+    others = {name for name in names if name.startswith("model_store/") and not name.endswith(".py")}
+    texts = ("calibration_texts.txt", "training/card.md", "training/report.html")
+    assert others == {f"model_store/{name}" for name in texts}
     assert "api/static/index.html" in names
     assert files(source / "batcher", "*.lua") <= names
     assert about["Version"] == version()
