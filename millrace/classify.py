@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file for the results, or a directory for those of several FILEs (default: -, standard output)",
     )
     parser.add_argument("--url", default=URL, help=f"address of the service (default: {URL})")
+    parser.add_argument("--model", default="", metavar="NAME", help="model of this name (default: the first)")
     add_options(parser)
     parser.add_argument("--force", action="store_true", help="let OUT replace FILE")
     parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         targets = _targets(args, formats)
         for target in targets:
             _check_writable(target)
-        client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file)))
+        client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file), model=args.model))
         failed = 0
         for source, preview, target in zip(sources, previews, targets, strict=True):
             _show(source.name, preview)

@@ -45,12 +45,15 @@ GONE = "the results of the job no longer exist: it has expired or was deleted."
 
 
 class JobClient(ServiceClient):
-    """A client of the jobs of one service."""
+    """A client of the jobs of one service, for the model of this name; "": the first one."""
 
     timeout_s = 60.0
 
-    def __init__(self, url: str, key: str = "", transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str, key: str = "", transport: httpx.BaseTransport | None = None, model: str = ""
+    ) -> None:
         super().__init__(url, key, transport)
+        self._name = model
         self._console = Console(stderr=True)
         self._answered = self._outage_reported = False
 
@@ -60,7 +63,7 @@ class JobClient(ServiceClient):
         A job that another model has answered is left alone, and the texts get a new one.
         """
         model = self._model()
-        key = f"{_digest(source)} {model}"
+        key = f"{_digest(source)} {model or self._name}"
         while True:
             job = self._post(source, f"millrace-classify-{_sha256(key)}")
             if job["status"] in ("failed", "cancelled"):
@@ -137,13 +140,13 @@ class JobClient(ServiceClient):
             self._request("DELETE", f"/jobs/{job['id']}")
 
     def _model(self) -> str:
-        """The first model as `NAME@REVISION`; "" while the service knows none."""
+        """The model as `NAME@REVISION`; "" while the service does not know its revision."""
         answer = self._request("GET", "/models")
         try:
-            first = next(model for model in answer.json()["models"] if model["first"])
-            return f"{first['name']}@{first['revision'][:12]}" if "revision" in first else ""
-        except StopIteration:
-            return ""
+            every = {model["name"]: model for model in answer.json()["models"]}
+            name = self._name or next((name for name, model in every.items() if model["first"]), "")
+            revision = every.get(name, {}).get("revision", "")
+            return f"{name}@{revision[:12]}" if revision else ""
         except (ValueError, LookupError, TypeError):
             raise CommandError(
                 f"{self.url}/models did not answer with models: is this a Millrace API?"
@@ -151,7 +154,8 @@ class JobClient(ServiceClient):
 
     def _post(self, source: TextFile, key: str) -> Job:
         headers = {"content-type": "application/x-ndjson", "idempotency-key": key}
-        return self._job("POST", "/jobs", headers=headers, body=lambda: _body(source))
+        params = {"model": self._name} if self._name else {}
+        return self._job("POST", "/jobs", params=params, headers=headers, body=lambda: _body(source))
 
     def _job(self, method: str, path: str, **options: Any) -> Job:
         answer = self._request(method, path, **options)

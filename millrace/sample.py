@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--random", action="store_true", help="choose at random, for a file to measure the model on"
     )
     parser.add_argument("--url", default=URL, help=f"address of the service (default: {URL})")
+    parser.add_argument("--model", default="", metavar="NAME", help="model of this name (default: the first)")
     add_options(parser)
     label = "name of the column of OUT to fill in (default: label)"
     parser.add_argument("--label-column", default="label", help=label)
@@ -70,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         source = None
         if not args.job:
             source = stack.enter_context(opened(args.file, hints(args)))
-        client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file)))
+        client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file), model=args.model))
         try:
             chosen = choose(_results(args, client, source), args.texts, at_random=args.random)
         except ValueError:

@@ -305,6 +305,16 @@ def test_a_job_that_another_run_deleted_is_submitted_again(
     assert service.asked[-1] == f"GET /jobs/{'c' * 32}/predictions?offset=1&limit=2"
 
 
+def test_a_job_is_for_the_model_that_is_named(service: Service, source: TextFile) -> None:
+    service.answers = [job(), job()]
+    with JobClient("http://api", transport=httpx.MockTransport(service)) as client:
+        client.submit(source)
+    with JobClient("http://api", transport=httpx.MockTransport(service), model="org/other") as client:
+        client.submit(source)
+    assert service.asked == ["POST /jobs", "POST /jobs?model=org%2Fother"]
+    assert service.keys[0] != service.keys[1]
+
+
 def test_results_of_two_models_are_not_mixed(service: Service, client: JobClient, source: TextFile) -> None:
     part = httpx.Response(200, content=b"[0]\n")
     moved = job(**FINISHED, models=["m@222222222222"])
