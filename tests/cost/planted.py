@@ -39,9 +39,8 @@ PLANTED = (
             Edit("api/compat/fms.py", "least=_repeated(texts, [all_labels] * len(texts))", "least=0"),
             Edit(
                 "api/compat/fms.py",
-                "        check_size(found.size + _repeated(texts, reached), self.service.settings.max_answer_bytes)"
-                "\n",
-                "",
+                "check_size(found.size + _repeated(texts, reached), self.service",
+                "check_size(0, self.service",
             ),
         ],
         of_route("POST /api/v1/text/contents"),

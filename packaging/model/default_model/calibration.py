@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.calibration import Labels, Scores, sigmoid, softmax, wilson_interval
+from model_store.calibration import Labels, Scores, wilson_interval
+from model_store.rows import sigmoid, softmax
 
 
 def expected_calibration_error(probabilities: Scores, labels: Labels, bins: int = 15) -> float:

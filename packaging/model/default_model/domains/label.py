@@ -26,7 +26,7 @@ from default_model.domains.sets import RECIPES, Mixture, prepared, read_mixture
 from default_model.recipe import Recipe
 from default_model.train import load_split
 from default_model.trainer import logits_of
-from model_store.calibration import sigmoid
+from model_store.rows import sigmoid
 from model_store.training.batches import Batch, bucket, pad
 from model_store.training.data import encode
 

@@ -18,9 +18,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from default_model.model_report.measures import HERE, Measure, Positive, kinds, people
 from default_model.trainer import classify
-from model_store.calibration import softmax
 from model_store.checkpoint import read_checkpoint
 from model_store.prepare import DEFAULT
+from model_store.rows import softmax
 
 BEGIN, END = "<!-- model-report: begin -->", "<!-- model-report: end -->"
 
