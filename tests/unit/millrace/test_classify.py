@@ -24,7 +24,7 @@ RESULT = [{"label": "POSITIVE", "score": 0.9}, {"label": "NEGATIVE", "score": 0.
 
 
 class FinishedJobs:
-    def __init__(self, url: str, api_key: str = "") -> None:
+    def __init__(self, url: str, api_key: str = "", model: str = "") -> None:
         self.url = url
 
     def __enter__(self) -> Self:
