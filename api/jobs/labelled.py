@@ -11,6 +11,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
+from itertools import islice
 from threading import Lock
 
 from api.asgi.http import CLOSE
@@ -67,11 +68,14 @@ class JobFiles:
 
     def _read(self, record: JobRecord, rows: FileRows, form: OutputFormat | None) -> tuple[list[str], Output]:
         digest, names = sha256(), dict[str, None]()
+        # One more text shows that it is another file; reading them all may take seconds.
+        texts = islice(_texts(rows, names), record.total + 1)
         with refused():
-            total = sum(1 for _ in digested(_texts(rows, names), record.queue, digest.update))
+            total = sum(1 for _ in digested(texts, record.queue, digest.update))
         if digest.hexdigest() != text_digest(record):
+            has = total if total <= record.total else "more"
             detail = f"these are not the {record.total} texts of the job: send the file that it came from"
-            raise Problem(409, f"{detail} (this one has {total})", code="other_file")
+            raise Problem(409, f"{detail} (this one has {has})", code="other_file")
         assert rows.format is not None, "a file without texts has another digest"
         return list(rows.names or names or [rows.column]), Output.of(rows.format, form)
 

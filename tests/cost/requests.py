@@ -21,7 +21,6 @@ from tests.cost.stored import NO_ID, Stored, filled
 
 Named = tuple[str, Request]
 JOBS, FILES, LABELLED = "/jobs", "/v1/files", "/jobs/{job_id}/labelled"
-MAX_READ_AGAIN = 4 * 1024 * KIB
 PLAIN = "a plain request"
 # A head has 8 KiB and 100 headers; a target 8 KiB.
 HEAD, FIELDS = 6 * KIB, 90
@@ -87,8 +86,7 @@ def _bodies(route: ApiRoute, size: int, stored: Stored, wanted: Chosen) -> Itera
         for name, query, kind, body in files(size, wanted):
             yield name, Request(method, path + query, body, kind)
     elif path == LABELLED:
-        # With more one-letter lines, the API works for up to 2.6 s after the client has left.
-        for name, body in read_again(min(size, MAX_READ_AGAIN), wanted):
+        for name, body in read_again(size, wanted):
             for target in stored.paths(path):  # of jobs of lines and of a table
                 yield name, Request(method, target, body)
         for name, packed, content in zipped(min(8 * size, LARGE_ZIP), wanted):

@@ -141,6 +141,11 @@ async def test_another_file_gets_no_labels(api: JobsApi) -> None:
     api.finish(api.start(job_id), POSITIVE, POSITIVE)
     answer = await api.client.post(f"/jobs/{job_id}/labelled", content=b"text\nb\na\n")
     assert_problem(answer, 409, "other_file")
+    assert answer.json()["detail"].endswith("(this one has 2)")
+    # One text too many says so, whatever comes after it.
+    answer = await api.client.post(f"/jobs/{job_id}/labelled", content=b'text\na\nb\nc\n"d')
+    assert_problem(answer, 409, "other_file")
+    assert answer.json()["detail"].endswith("(this one has more)")
     answer = await api.client.post(f"/jobs/{job_id}/labelled", content=b"id\nb\na\n")
     assert answer.status_code == 422
     answer = await api.client.post(f"/jobs/{await api.new('a')}/labelled", content=b"text\na\n")
