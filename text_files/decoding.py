@@ -5,9 +5,9 @@ from __future__ import annotations
 import codecs
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 from text_files.errors import BadFile
 
@@ -18,8 +18,6 @@ HEAD_BYTES = 64 * 1024
 Compression = Literal["", "gzip", "zstd"]
 # What compressed files begin with.
 MAGIC: dict[Compression, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
-# Compressed bytes that are given to the decoder at once. That of zstd makes up to 32 KiB of each.
-PACKED_BYTES: dict[Compression, int] = {"gzip": 16 * 1024, "zstd": 256}
 # The most memory that a file or a body in zstd may ask for; levels up to 19 need 8 MiB.
 MAX_WINDOW = 8 * 1024**2
 # The byte order mark, once it is decoded.
@@ -62,51 +60,61 @@ def unpacked_head(head: bytes, compression: Compression) -> bytes:
 
 def unpacked(blocks: Iterable[bytes], compression: Compression) -> Iterator[bytes]:
     """Decompresses block by block, also several members or frames. Raises BadFile for a damaged file."""
-    parts = _split(blocks, PACKED_BYTES[compression])
-    return _unzipped(parts) if compression == "gzip" else _unzstd(parts)
-
-
-def _unzipped(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """In parts of at most HEAD_BYTES. There may be zeros behind a member."""
-    decoder = zlib.decompressobj(wbits=31)
     try:
-        for rest in parts:
-            while rest := rest.lstrip(b"\0") if decoder.eof else rest:
-                if decoder.eof:
-                    decoder = zlib.decompressobj(wbits=31)
-                yield decoder.decompress(rest, HEAD_BYTES)
-                rest = decoder.unused_data if decoder.eof else decoder.unconsumed_tail
-        yield decoder.flush()
+        if compression == "zstd":
+            yield from zstd_frames(blocks)
+        else:  # there may be zeros behind a member
+            yield from members(blocks, _gzip, 16 * 1024, HEAD_BYTES, padding=b"\0")
+    except EOFError:
+        raise BadFile(f"{compression}_invalid", f"the {compression} file ends too early") from None
     except zlib.error:
         raise BadFile("gzip_invalid", "damaged gzip file") from None
-    if not decoder.eof:
-        raise BadFile("gzip_invalid", "the gzip file ends too early")
-
-
-def _unzstd(parts: Iterable[bytes]) -> Iterator[bytes]:
-    import zstandard  # 20 ms, and few files need it
-
-    frames = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
-    decoder = frames.decompressobj()
-    try:
-        for rest in parts:
-            while rest:
-                if decoder.eof:
-                    decoder = frames.decompressobj()
-                yield decoder.decompress(rest)
-                rest = decoder.unused_data if decoder.eof else b""
-    except zstandard.ZstdError as error:
+    except ValueError as error:
         large = f"a zstd file that needs more than {MAX_WINDOW} bytes of memory to be read"
         again = f"{large}: compress it again, without --long or --ultra"
         raise BadFile("zstd_invalid", again if "memory" in str(error) else "damaged zstd file") from None
-    if not decoder.eof:
-        raise BadFile("zstd_invalid", "the zstd file ends too early")
 
 
-def _split(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """The decoder of gzip copies what is behind a member, which may have 21 bytes."""
-    for block in blocks:
-        yield from (block[at : at + size] for at in range(0, len(block), size))
+def _gzip(_: bytes) -> Any:
+    return zlib.decompressobj(wbits=31)
+
+
+def zstd_frames(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """What frames of zstd contain. Raises EOFError if the last is cut off, and ValueError for broken data."""
+    import zstandard  # 20 ms, and few files and bodies need it
+
+    decompressor = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
+    try:
+        # A block of zstd may have 4 bytes, and become 128 KiB.
+        yield from members(blocks, lambda _: decompressor.decompressobj(), 64)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from None
+
+
+def members(
+    blocks: Iterable[bytes], begin: Callable[[bytes], Any], most: int, *limit: int, padding: bytes = b""
+) -> Iterator[bytes]:
+    """What members or frames contain that follow each other, from blocks of any size.
+
+    `begin` makes the decoder of what begins with these bytes. It gets `most` of them at once, because it
+    copies what is behind a member, which may have 21 bytes; zlib's gives at most `limit` back. There may be
+    `padding` between members. Raises EOFError if the last one is cut off, and what the decoder raises.
+    """
+    decoder: Any = None
+    for rest in chain.from_iterable(_split(block, most) for block in blocks):
+        while rest := rest.lstrip(padding) if decoder is None else rest:
+            decoder = decoder or begin(rest)
+            if content := decoder.decompress(rest, *limit):
+                yield content
+            rest, decoder = (decoder.unused_data, None) if decoder.eof else (decoder.unconsumed_tail, decoder)
+    if decoder is not None:
+        yield decoder.flush()
+        if not decoder.eof:
+            raise EOFError
+
+
+def _split(block: bytes, size: int) -> Iterator[bytes]:
+    return (block[at : at + size] for at in range(0, len(block), size))
 
 
 def decoded(blocks: Iterable[bytes], encoding: str) -> Iterator[str]:
