@@ -12,6 +12,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, get_args
 
+from text_files.cells import Row
 from text_files.decoding import HEAD_BYTES
 from text_files.errors import BadFile, FileError
 from text_files.formats import Hints
@@ -51,12 +52,17 @@ def _refuse(**why: Any) -> int:
 
 
 def _lines(rows: FileRows, whole: bool) -> Iterator[bytes]:
-    begun = iter(rows)
-    first = list(islice(begun, 1))
+    every = _begun(rows)
     names = rows.names or ()
     yield _json([names, rows.places])
-    for row in chain(first, begun):
+    for row in every:
         yield _json([row.number, row.text, row.shown(names) if whole else ()])
+
+
+def _begun(rows: FileRows) -> Iterator[Row]:
+    """All rows. The first has been read, and with it the names of the columns."""
+    rest = iter(rows)
+    return chain(list(islice(rest, 1)), rest)
 
 
 def _json(value: Any) -> bytes:
@@ -64,12 +70,10 @@ def _json(value: Any) -> bytes:
 
 
 def _labelled(rows: FileRows, form: str) -> Iterator[bytes]:
-    results = map(json.loads, sys.stdin.buffer)
-    begun = iter(rows)
-    first = list(islice(begun, 1))
+    every = _begun(rows)
     assert rows.format is not None, "its texts have been read before"
     # In this order, rows without a result are not read.
-    joined = ((row, result) for result, row in zip(results, chain(first, begun), strict=False))
+    joined = ((row, result) for result, row in zip(map(json.loads, sys.stdin.buffer), every, strict=False))
     output = Output.of(rows.format, next(one for one in get_args(OutputFormat) if one == form))
     yield from output.blocks(rows.names or (), joined, errors="backslashreplace")
 

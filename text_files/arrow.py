@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from text_files.cells import Part, Row, plain
+from text_files.cells import Best, Part, Row, plain
 from text_files.errors import BadFile
 from text_files.typed import TYPED
 
@@ -21,8 +21,6 @@ from text_files.typed import TYPED
 ROWS = 1024
 GROUP_ROWS, GROUP_BYTES = 64 * ROWS, 32 * 1024**2
 _BUFFER = 64 * 1024
-# A label, its score, and the code of an error.
-Best = tuple[str | None, float | None, str | None]
 
 
 class ArrowTable:

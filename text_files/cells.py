@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, Protocol
 
 from text_files.json_rows import Number, written
 
+# A label, its score, and the code of an error.
+Best = tuple[str | None, float | None, str | None]
+
 
 class Part:
     """Consecutive rows of a typed table: the number of each, and what a file like it is written from."""

@@ -16,7 +16,7 @@ from zipfile import ZipFile
 from openpyxl import Workbook, load_workbook
 from openpyxl.cell import WriteOnlyCell
 
-from text_files.cells import Part, Row, plain, shown
+from text_files.cells import Best, Part, Row, plain, shown
 from text_files.errors import BadFile, FileError
 from text_files.formats import Hints, places
 from text_files.tables import MAX_COLUMNS
@@ -29,7 +29,6 @@ MAX_STRINGS = 128 * 1024**2
 # Characters that XML cannot have, and their notation in spreadsheets.
 _unwritable = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]|_(?=x[0-9A-Fa-f]{4}_)")
 _notation = re.compile("_x(00[01][0-9A-F]|005F)_")
-Best = tuple[str | None, float | None, str | None]
 
 
 class Sheet:
