@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import re
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -88,7 +90,10 @@ def test_the_recipe_with_duckdb_labels_a_parquet_file(
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     (recipe,) = [block for block in blocks if "import duckdb" in block]
     assert len(recipe.splitlines()) == 6
-    exec(recipe.replace("http://localhost:8000", running.base_url), {})
+    with warnings.catch_warnings():  # the recipe leaves it to the end of the program to close its client
+        warnings.simplefilter("ignore", ResourceWarning)
+        exec(recipe.replace("http://localhost:8000", running.base_url), {})
+        gc.collect()
     found = duckdb.sql("SELECT id, text, label FROM 'labelled.parquet' ORDER BY id").fetchall()
     with Client(running.base_url) as client:
         wanted = [one.label for one in client.classify(WORDS)]
