@@ -1,14 +1,17 @@
-"""A port that is about to close: accepted connections are served, new ones are dropped."""
+"""The end of a process: accepted connections are served, and new ones are dropped."""
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
-from api.lifecycle import SynFilter
+from api.lifecycle import Lifecycle, SynFilter
+from tests.shards import until
 
 
 @pytest.fixture(params=["127.0.0.1", "::1"])
@@ -44,3 +47,35 @@ def test_a_closed_port_has_no_backlog(listener: socket.socket) -> None:
     listener.close()
     syn_filter.drop_new()
     assert not syn_filter.backlog_waiting()
+
+
+@pytest.fixture
+def passed_on() -> Iterator[list[int]]:
+    """The signals that the server's own handlers get."""
+    numbers = list[int]()
+
+    def note(number: int, _: FrameType | None) -> None:
+        numbers.append(number)
+
+    former = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield numbers
+    for number, handler in former.items():
+        signal.signal(number, handler)
+
+
+async def test_a_signal_is_passed_on_after_the_quiet_time(passed_on: list[int]) -> None:
+    lifecycle = Lifecycle(catches_signals=True)
+    lifecycle.start()
+    signal.raise_signal(signal.SIGTERM)
+    assert lifecycle.draining
+    assert passed_on == []
+    await until(lambda: passed_on, "the signal")
+    assert passed_on == [signal.SIGTERM]
+
+
+async def test_a_second_signal_does_not_wait(passed_on: list[int]) -> None:
+    lifecycle = Lifecycle(catches_signals=True, quiet_s=60.0)
+    lifecycle.start()
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+    assert passed_on == [signal.SIGINT]

@@ -11,11 +11,19 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from millrace_client import Job, MillraceError, RequestError, Unavailable
+from millrace_client import Job, MillraceError, Options, RequestError, Unavailable
 from millrace_client.exchange import read_retry_after
 from millrace_client.options import Window
 
 from tests.unit.client.fake_service import FakeService, Mood, full, labels, moody, refusal
+
+
+@pytest.mark.parametrize("wrong", [{"budget_s": 0}, {"batch_texts": 0}, {"concurrency": 0}])
+def test_the_least_options_are_accepted_and_less_is_refused(wrong: dict[str, int]) -> None:
+    least = {"budget_s": 0.001, "batch_texts": 1, "concurrency": 1}
+    assert Options(**least)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must be"):
+        Options(**least | wrong)  # type: ignore[arg-type]
 
 
 def test_a_client_waits_as_long_as_it_is_asked_to() -> None:
@@ -121,6 +129,12 @@ def test_a_job_is_waited_for_no_longer_than_that_if_the_service_is_away() -> Non
         assert service.time <= 1005
         with pytest.raises(Unavailable):
             client.jobs.wait(job, timeout_s=500)
+
+
+def test_a_wait_of_no_time_asks_nothing() -> None:
+    service = moody()
+    with service.client() as client, pytest.raises(TimeoutError, match="after 0 s"):
+        client.jobs.wait(Job("1", "running", 1, 0, 0), timeout_s=0)
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"null", b'{"output": 1}'])

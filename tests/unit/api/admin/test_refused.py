@@ -72,6 +72,14 @@ async def test_a_failed_text_has_a_record_with_its_workers_and_client(start: Sta
     assert (record["client"], record["text"], record["chars"]) == ("key:web", "it fails", 8)
 
 
+async def test_a_list_shows_the_first_500_characters_of_a_text(start: Start) -> None:
+    api = await start(keep_refused_texts=True)
+    for chars in (500, 501):
+        refuse(api, "x" * chars, "key:web")
+    records = (await api.get("/refused")).json()["refused"]
+    assert {(record["text"], record["chars"]) for record in records} == {("x" * 500, 500), ("x" * 500, 501)}
+
+
 async def test_a_page_holds_few_texts_at_a_time(
     fake_redis: FakeRedis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
