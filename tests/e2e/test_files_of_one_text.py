@@ -19,7 +19,7 @@ SCRIPTS = {f"batcher/core/lua/{name}.lua" for name in ("enqueue", "claim", "comp
 
 
 def test_one_text_crosses_few_files_and_the_documentation_names_each() -> None:
-    words = [sys.executable, str(ROOT / "scripts/road"), "--rounds", "5"]
+    words = [sys.executable, str(ROOT / "scripts/road"), "--rounds", "20"]
     printed = subprocess.run(words, check=True, capture_output=True, text=True, timeout=200).stdout
     files: dict[str, set[str]] = {}
     changes: dict[str, float] = {}
