@@ -35,9 +35,11 @@ class Submission:
         if webhook_url:
             self.headers["webhook-url"] = webhook_url
         self.file: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115
+        self._texts = 0
 
     def add(self, text: str) -> None:
-        self.file.write(encode(text) + b"\n")
+        self.file.write(encode(text, self._texts) + b"\n")
+        self._texts += 1
 
 
 def submit(options: Options, job: Submission) -> Flow[Job]:

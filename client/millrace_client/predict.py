@@ -64,7 +64,7 @@ class Batcher:
 
     def add(self, text: str) -> Batch | None:
         """Adds a text. Returns the batch before it, if the text does not fit into that."""
-        encoded = encode(text)
+        encoded = encode(text, self._batch.end)
         full = None
         if self._batch.order and not self._fits(encoded):
             full = self._batch
@@ -87,10 +87,12 @@ class Batcher:
         return not new or (len(self._known) < self._most_texts and self._bytes + len(encoded) <= BATCH_BYTES)
 
 
-def encode(text: str) -> bytes:
-    """A text as JSON. Raises TypeError if it is not a string."""
+def encode(text: object, position: int) -> bytes:
+    """The text at this position of the input as JSON. Raises TypeError if it is not a string."""
     if not isinstance(text, str):
-        raise TypeError(f"texts must be strings, not {type(text).__name__}")
+        missing = '; fill missing values, with fillna("") for example'
+        advice = missing if text is None or text != text else ""
+        raise TypeError(f"text {position} must be a string, not {type(text).__name__}{advice}")
     try:
         return json.dumps(text, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half a surrogate pair: escaped, the service can say which text has it

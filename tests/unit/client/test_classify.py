@@ -10,6 +10,7 @@ import os
 import pickle
 from collections.abc import AsyncIterator, Iterator
 from itertools import count, islice
+from typing import Any
 
 import httpx
 import pytest
@@ -54,6 +55,23 @@ def test_equal_texts_of_a_batch_are_sent_once() -> None:
     with service.client() as client:
         assert labels(client.classify(["a", "b", "a", "a", "b"])) == ["a", "b", "a", "a", "b"]
     assert service.answered == [["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (3, "text 71 must be a string, not int$"),
+        (float("nan"), "text 71 must be a string, not float; fill missing values, with fillna"),
+        (None, "text 71 must be a string, not NoneType; fill missing values, with fillna"),
+    ],
+)
+def test_what_is_no_text_is_named_by_its_place_in_the_input(wrong: object, message: str) -> None:
+    texts: list[Any] = ["a"] * 71 + [wrong]
+    with FakeService().client(batch_texts=7) as client:
+        with pytest.raises(TypeError, match=message):
+            list(client.classify(texts))
+        with pytest.raises(TypeError, match=message):
+            client.jobs.create(texts)
 
 
 def test_an_iterator_of_one_text_repeated_is_split_too() -> None:
@@ -157,11 +175,8 @@ def test_by_default_the_first_text_that_fails_is_raised_in_its_place() -> None:
 
 
 def test_a_string_is_not_an_iterable_of_texts() -> None:
-    with FakeService().client() as client:
-        with pytest.raises(TypeError, match=r"pass \[text\]"):
-            client.classify("I love you.")
-        with pytest.raises(TypeError, match="must be strings, not int"):
-            list(client.classify([1]))  # type: ignore[list-item]
+    with FakeService().client() as client, pytest.raises(TypeError, match=r"pass \[text\]"):
+        client.classify("I love you.")
 
 
 def test_no_texts_are_no_request() -> None:
