@@ -218,7 +218,7 @@ class Crossing:
 
     def know(self, reference: str) -> Revision:
         """A revision of the first model that may answer from now on."""
-        made = Revision(reference)
+        made = self.service.version.published(reference)
         checker = self.service.checker
         checker.revisions = list({one.name: one for one in [*checker.revisions, made]}.values())
         checker.settled(reference, at=float("inf"))

@@ -19,6 +19,7 @@ import redis
 from api.dialect_names import DIALECTS
 from model_store import load
 from model_store.abstain import Abstaining
+from model_store.classifier import Classifier
 from model_store.stub import MAX_TOKENS, StubClassifier
 from model_store.windows import MAX_WINDOWS, read_windows
 from tests.crossings.record import Exchange
@@ -45,14 +46,23 @@ THRESHOLD = 0.4
 
 @dataclass(frozen=True)
 class Version:
-    """What a worker can be started with: its settings, and how to make the revisions that it answers by."""
+    """What a worker can be started with: its settings, and how to make the revisions that it answers by.
+
+    `serve` is what these settings make of a stub.
+    """
 
     settings: Mapping[str, object]
     make: Callable[[], tuple[Revision, ...]]
+    serve: Callable[[StubClassifier], Classifier] = lambda stub: stub
 
     @cached_property
     def revisions(self) -> tuple[Revision, ...]:
         return self.make()
+
+    def published(self, reference: str) -> Revision:
+        """What answers once this stub is published."""
+        stub = StubClassifier(variant=reference.partition("@")[2])
+        return Revision(reference, classifier=self.serve(stub))
 
 
 def signed(*names: str, model: str = "stub") -> tuple[Revision, ...]:
@@ -80,12 +90,16 @@ def _abstaining(threshold: float) -> Version:
 
 
 def _in_windows(setting: str) -> Version:
-    classifier = StubClassifier(variant="signed-98")
     windows = read_windows(setting, most=MAX_WINDOWS, max_tokens=MAX_TOKENS)
     assert windows is not None
-    classifier.read_in(windows)
+
+    def serve(stub: StubClassifier) -> Classifier:
+        stub.read_in(windows)
+        return stub
+
     settings = {"model": f"{SIGNED}-98", "text_windows": setting}
-    return Version(settings, lambda: (Revision(f"windows {setting}", classifier=classifier),))
+    classifier = serve(StubClassifier(variant="signed-98"))
+    return Version(settings, lambda: (Revision(f"windows {setting}", classifier=classifier),), serve)
 
 
 _SEVERAL = Version(
