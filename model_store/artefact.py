@@ -5,24 +5,25 @@
     probes.json      texts and their expected answers, on which each worker proves its engine
     openvino: model.xml, model.bin       torch: config.json, model.safetensors
 
-Standard library only.
+A manifest with other values than its dataclass says is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, StringConstraints, TypeAdapter
 
 from model_store.classifier import Engine, Verdict, Weights
-from model_store.errors import ModelCorrupt, ModelUnsupported, shown
-from model_store.inputs import PLAIN, Inputs, read_inputs
+from model_store.errors import ModelCorrupt, ModelUnsupported, invalid, shown
+from model_store.inputs import PLAIN, Inputs
 
 MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
@@ -33,7 +34,10 @@ FORMAT = 5
 # Increase this when an artefact built from the same checkpoint gives different answers.
 ANSWERS = 3
 
-_REQUIRED: dict[str, tuple[str, ...]] = {
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+_REQUIRED: dict[Engine, tuple[str, ...]] = {
     "openvino": ("model.xml", "model.bin", TOKENIZER, PROBES),
     "torch": ("config.json", TOKENIZER, PROBES),
 }
@@ -46,8 +50,8 @@ _READ_BY_ENGINES = (".json", ".safetensors", ".bin", ".xml", ".pt", ".model", ".
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
-    sha256: str
-    size: int
+    sha256: Sha256
+    size: Count
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,23 +80,26 @@ class Manifest:
     """
 
     name: str
-    revision: str
-    identity: str
+    revision: Sha256
+    identity: Sha256
     source: str
-    labels: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], Field(min_length=1)]
     multi_label: bool
-    max_tokens: int
-    temperature: float
+    max_tokens: Annotated[int, Field(gt=0)]
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     engine: Engine
     weights: Weights
     rows: bool
-    parameters: int
+    parameters: Count
     files: dict[str, FileDigest]
     gate: Gate | None = None
     proof: Verdict | None = None
     text_windows: str = ""
     inputs: Inputs = PLAIN
     format: int = FORMAT
+
+
+_MANIFEST = TypeAdapter(Manifest)
 
 
 def digest(path: Path) -> FileDigest:
@@ -150,23 +157,16 @@ def has_manifest(path: Path) -> bool:
 def read_manifest(path: Path) -> Manifest:
     """Read the manifest of the artefact at `path`. Raises ModelCorrupt or ModelUnsupported."""
     try:
-        content = json.loads((path / MANIFEST).read_text("utf-8"))
+        raw = (path / MANIFEST).read_bytes()
+        content = json.loads(raw)
         if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
             raise ModelUnsupported(
                 f"{path} has artefact format {shown(content['format'])}, not {FORMAT}: build it again with "
                 "python -m model_store build."
             )
-        check_manifest(content)
-        known = {field.name for field in fields(Manifest)}
-        values = {key: value for key, value in content.items() if key in known}
-        values["labels"] = tuple(values["labels"])
-        values["inputs"] = read_inputs(values["inputs"])
-        values["files"] = {name: FileDigest(**pinned) for name, pinned in values["files"].items()}
-        values["gate"] = Gate(**values["gate"]) if values.get("gate") else None
-        values["proof"] = Verdict(**values["proof"]) if values.get("proof") else None
-        return Manifest(**values)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _broken(path, f"{path / MANIFEST} cannot be read: {error}") from error
+        return _MANIFEST.validate_json(raw, strict=True)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _broken(path, f"{path / MANIFEST} cannot be read: {invalid(error)}") from error
 
 
 def verify(path: Path) -> Manifest:
@@ -193,7 +193,7 @@ def _broken(path: Path, seen: str) -> ModelCorrupt:
 
 
 def _missing(manifest: Manifest) -> Iterator[str]:
-    yield from (name for name in _REQUIRED.get(manifest.engine, ()) if name not in manifest.files)
+    yield from (name for name in _REQUIRED[manifest.engine] if name not in manifest.files)
     if manifest.engine == "torch" and not any(name.endswith(".safetensors") for name in manifest.files):
         yield "model.safetensors"
 
@@ -246,80 +246,3 @@ def _sum(path: Path, number: int, line: str) -> tuple[str, str]:
             "python -m model_store seal."
         )
     return found[1].lower(), found[2]
-
-
-_SHA256 = re.compile("[0-9a-f]{64}")
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_digest(value: Any) -> bool:
-    return isinstance(value, str) and bool(_SHA256.fullmatch(value))
-
-
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_outcome(value: Any) -> bool:
-    return value is None or isinstance(value, dict)
-
-
-def _are_labels(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
-
-
-def _are_files(value: Any) -> bool:
-    return isinstance(value, dict) and all(
-        isinstance(pinned, dict)
-        and pinned.keys() == {"sha256", "size"}
-        and _is_digest(pinned["sha256"])
-        and _is_count(pinned["size"])
-        for pinned in value.values()
-    )
-
-
-# What each value must be.
-_KINDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "format": (_is_count, "a whole number"),
-    "name": (_is_text, "text"),
-    "revision": (_is_digest, "64 hex digits"),
-    "identity": (_is_digest, "64 hex digits"),
-    "source": (_is_text, "text"),
-    "labels": (_are_labels, "a list of texts"),
-    "multi_label": (_is_flag, "true or false"),
-    "max_tokens": (lambda value: _is_count(value) and value > 0, "a whole number above 0"),
-    "temperature": (
-        lambda value: type(value) in (int, float) and value > 0 and math.isfinite(value),
-        "a number above 0",
-    ),
-    "engine": (lambda value: value in ("openvino", "torch"), "openvino or torch"),
-    "weights": (lambda value: value in ("float", "int8"), "float or int8"),
-    "rows": (_is_flag, "true or false"),
-    "parameters": (_is_count, "a whole number"),
-    "files": (_are_files, "files with their sha256 and size"),
-    "gate": (_is_outcome, "an object or null"),
-    "proof": (_is_outcome, "an object or null"),
-    "text_windows": (_is_text, "text"),
-    "inputs": (lambda value: isinstance(value, dict), "an object"),
-}
-_OPTIONAL = ("gate", "proof", "text_windows")
-
-
-def check_manifest(content: Any) -> None:
-    """Raises ValueError, which names the first value that is missing or of the wrong kind."""
-    if not isinstance(content, dict):
-        raise ValueError("it is not a JSON object")
-    for key, (fits, kind) in _KINDS.items():
-        if key not in content and key in _OPTIONAL:
-            continue
-        if key not in content:
-            raise ValueError(f"it has no {key}")
-        if not fits(content[key]):
-            raise ValueError(f"{key} is {shown(content[key])} and not {kind}")

@@ -11,7 +11,7 @@ from model_store.drift_reference import DriftReference
 from model_store.tokens import Tokens
 from model_store.windows import Windows
 
-Engine = Literal["torch", "openvino", "stub"]
+Engine = Literal["torch", "openvino"]
 Precision = Literal["f32", "bf16", "int8"]
 # How an artefact stores its weights, and the arithmetic in which an engine computes.
 Weights = Literal["float", "int8"]
@@ -58,7 +58,7 @@ class ModelInfo:
     labels: tuple[str, ...]
     max_tokens: int
     multi_label: bool
-    engine: Engine
+    engine: Engine | Literal["stub"]
     precision: Precision
     layout: Layout
     parameters: int

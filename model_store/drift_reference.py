@@ -3,7 +3,7 @@
 The reference is plain data (`reference.json` in an artefact): a histogram of each feature, and no texts. The
 distance is the population stability index: the sum over bins of (a - e) ln(a / e), where a and e are the
 actual and the expected share. Below 0.1 the distributions are alike, above 0.2 they differ (Siddiqi, Credit
-Risk Scorecards, 2006). Standard library only, because workers import it.
+Risk Scorecards, 2006).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from model_store.errors import ModelCorrupt
+from pydantic import TypeAdapter
+
+from model_store.errors import ModelCorrupt, invalid
 
 if TYPE_CHECKING:
     from model_store.tokens import Tokens
@@ -54,6 +56,9 @@ class DriftReference:
     texts: int
     features: dict[Feature, Histogram]
     shipped: bool = False
+
+
+_REFERENCE = TypeAdapter(DriftReference)
 
 
 def measure(tokens: Tokens, scores: Sequence[float], *, multi_label: bool) -> tuple[float, ...]:
@@ -119,12 +124,7 @@ def psi(expected: Sequence[float], seen: Sequence[float]) -> float:
 
 
 def encode_reference(reference: DriftReference) -> str:
-    features = {
-        name: {"edges": histogram.edges, "counts": histogram.counts}
-        for name, histogram in reference.features.items()
-    }
-    content = {"format": FORMAT, "revision": reference.revision, "texts": reference.texts}
-    return json.dumps(content | {"features": features}, indent=1) + "\n"
+    return json.dumps({"format": FORMAT, **asdict(reference)}, indent=1) + "\n"
 
 
 def read_reference(directory: Path) -> DriftReference | None:
@@ -133,16 +133,14 @@ def read_reference(directory: Path) -> DriftReference | None:
     if not path.is_file():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        if content["format"] != FORMAT:
+        raw = path.read_bytes()
+        if json.loads(raw)["format"] != FORMAT:
             return None
-        features: dict[Feature, Histogram] = {}
+        reference = _REFERENCE.validate_json(raw)
         for name in FEATURES:
-            edges, counts = (tuple(content["features"][name][part]) for part in ("edges", "counts"))
+            edges, counts = reference.features[name].edges, reference.features[name].counts
             if len(counts) != len(edges) + 1 or list(edges) != sorted(edges):
                 raise ValueError(f"bins of {name}")
-            features[name] = Histogram(edges, counts)
-        shipped = content.get("shipped", False) is True
-        return DriftReference(str(content["revision"]), int(content["texts"]), features, shipped)
+        return reference
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelCorrupt(f"{path} cannot be read: {error}.") from error
+        raise ModelCorrupt(f"{path} cannot be read: {invalid(error)}.") from error

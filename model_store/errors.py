@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydantic import ValidationError
+
 # The extra of millrace-server that installs an engine.
 EXTRAS = {"openvino": "worker", "torch": "build"}
 # Characters of a value in a message.
@@ -72,6 +74,17 @@ def first_line(error: BaseException) -> str:
 def lacks_memory(error: Exception) -> bool:
     """Whether a card had too little free memory, of which another program may release some."""
     return "out of memory" in str(error)
+
+
+def invalid(error: Exception) -> str:
+    """What is wrong with the content of a file: the first value that is missing, or of the wrong kind."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"it has no {where}"
+    return f"{where or 'it'} is {shown(first['input'])}: {first['msg']}"
 
 
 def shown(value: object) -> str:

@@ -1,9 +1,11 @@
-"""How texts become the arrays that one model is given. Its manifest records this. Standard library only."""
+"""How texts become the arrays that one model is given. Its manifest records this."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 # Which texts may share a forward pass of a model that pads: any, only equally long ones, or none.
 Sharing = Literal["any", "equal", "none"]
@@ -36,29 +38,10 @@ class Inputs:
     `token_types` are None for a model that gets none, or that runs in packed rows.
     """
 
-    unnumbered: int | None = None
+    unnumbered: Annotated[int, Field(ge=0)] | None = None
     filler: int = 0
     sharing: Sharing = "any"
     token_types: TokenTypes | None = None
 
 
 PLAIN = Inputs()
-
-
-def read_inputs(value: dict[str, Any]) -> Inputs:
-    """The inverse of `dataclasses.asdict`. Raises KeyError, TypeError or ValueError for other values."""
-    types = value["token_types"]
-    unnumbered, filler, sharing = value["unnumbered"], value["filler"], value["sharing"]
-    if sharing not in ("any", "equal", "none") or type(filler) is not int or not _is_id(unnumbered):
-        raise ValueError(f"its inputs are {value}")
-    if types is not None:
-        types = TokenTypes(_numbers(types["before"]), int(types["own"]), _numbers(types["after"]))
-    return Inputs(unnumbered, filler, sharing, types)
-
-
-def _is_id(value: Any) -> bool:
-    return value is None or (type(value) is int and value >= 0)
-
-
-def _numbers(values: Any) -> tuple[int, ...]:
-    return tuple(int(value) for value in values)

@@ -42,7 +42,7 @@ from model_store.errors import EXTRAS, EngineUnavailable, GateFailed, ModelError
 
 log = logging.getLogger(__name__)
 
-EngineChoice = Literal["auto", "torch", "openvino", "stub"]
+EngineChoice = Literal["auto", "torch", "openvino"]
 PrecisionChoice = Literal["auto", "f32", "bf16", "int8"]
 
 # What decides how int8 weights are made and computed, beside the processor.
