@@ -43,6 +43,7 @@ _REQUIRED: dict[Engine, tuple[str, ...]] = {
 }
 # Bytes of a model's name in the name of its directory, which has 40 more while it is built.
 _MAX_NAME = 200
+# A line of `sha256sum`, which marks binary files with a star.
 _SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 # Types of files that an engine may open on its own, even if they are not in the manifest.
 _READ_BY_ENGINES = (".json", ".safetensors", ".bin", ".xml", ".pt", ".model", ".txt")
@@ -222,27 +223,19 @@ def check_seal(path: Path) -> list[str]:
 
     Raises ModelCorrupt naming the first file that differs.
     """
-    if not (path / SUMS).exists():
-        return []
-    lines = [_sum(path / SUMS, *one) for one in enumerate(_sums(path / SUMS), 1)]
-    for sha256, name in lines:
-        check(inside(path, name), sha256)
-    return [name for _, name in lines]
-
-
-def _sums(path: Path) -> list[str]:
+    sums, names = path / SUMS, list[str]()
+    if not sums.exists():
+        return names
     try:
-        return path.read_text("utf-8").splitlines()
+        lines = sums.read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise ModelCorrupt(f"{path} cannot be read: {error}.") from error
-
-
-def _sum(path: Path, number: int, line: str) -> tuple[str, str]:
-    """The digest and the name of a file in a line of `sha256sum`, which marks binary files with a star."""
-    found = _SUM.fullmatch(line)
-    if not found:
-        raise ModelCorrupt(
-            f"{path}, line {number}, is not a SHA-256, two spaces and a name: write the file again with "
-            "python -m model_store seal."
-        )
-    return found[1].lower(), found[2]
+        raise ModelCorrupt(f"{sums} cannot be read: {error}.") from error
+    for number, line in enumerate(lines, 1):
+        if not (found := _SUM.fullmatch(line)):
+            raise ModelCorrupt(
+                f"{sums}, line {number}, is not a SHA-256, two spaces and a name: write the file again with "
+                "python -m model_store seal."
+            )
+        check(inside(path, found[2]), found[1].lower())
+        names.append(found[2])
+    return names

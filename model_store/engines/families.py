@@ -37,7 +37,7 @@ class Names:
     output_norm: str
 
 
-_DISTILBERT = Names(
+DISTILBERT = Names(
     query="attention.q_lin",
     key="attention.k_lin",
     value="attention.v_lin",
@@ -47,7 +47,7 @@ _DISTILBERT = Names(
     outer="ffn.lin2",
     output_norm="output_layer_norm",
 )
-_BERT = Names(
+BERT = Names(
     query="attention.self.query",
     key="attention.self.key",
     value="attention.self.value",
@@ -58,7 +58,7 @@ _BERT = Names(
     output_norm="output.LayerNorm",
 )
 _MPNET = replace(
-    _BERT,
+    BERT,
     query="attention.attn.q",
     key="attention.attn.k",
     value="attention.attn.v",
@@ -117,7 +117,7 @@ def describe(architecture: str, config: dict[str, Any]) -> Encoder:
         layers=tuple(
             f"{base}.encoder.layer.{number}." for number in range(_number(config, "num_hidden_layers", 12))
         ),
-        names=_BERT,
+        names=BERT,
         heads=_number(config, "num_attention_heads", 12),
         activation=str(config.get("hidden_act", "gelu")),
         epsilon=float(config.get("layer_norm_eps", 1e-12)),
@@ -142,7 +142,7 @@ def _distilbert(config: dict[str, Any]) -> Encoder:
     return Encoder(
         base="distilbert",
         layers=tuple(f"distilbert.transformer.layer.{number}." for number in layers),
-        names=_DISTILBERT,
+        names=DISTILBERT,
         heads=_number(config, "n_heads", 12),
         activation=str(config.get("activation", "gelu")),
         epsilon=1e-12,

