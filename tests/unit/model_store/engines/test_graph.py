@@ -20,11 +20,9 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 from model_store import checkpoint as checkpoints
 from model_store.checkpoint import read_checkpoint
 from model_store.classifier import Layout
-from model_store.engines.disentangled import read_disentangled
 from model_store.engines.encoder import packed_encoder
-from model_store.engines.families import relative_buckets
-from model_store.engines.graph import packed_graph
-from model_store.engines.parts import ACTIVATIONS
+from model_store.engines.families import read_disentangled, relative_buckets
+from model_store.engines.graph import ACTIVATIONS, packed_graph
 from model_store.engines.pytorch import read_model
 from model_store.errors import ModelUnsupported
 from model_store.inputs import Inputs
