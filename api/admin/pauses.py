@@ -12,7 +12,7 @@ from api.admin.service import Console, gather, missing
 from api.models.served import ServedModel, ServedModels
 from api.stats.frames import pause_facts
 from batcher.core.commands import SetPause
-from batcher.core.merged import merge_pauses
+from batcher.core.snapshot import merge_pauses
 from batcher.messages import Lane
 
 # The first characters of a revision that name it.

@@ -1,11 +1,14 @@
-"""The state of the whole service: what workers publish, and the sweep that summarises it once a second."""
+"""The state of the whole service: what workers publish, and the sweep that summarises it once a second.
+
+Each shard has a snapshot, and `merge` makes one of them.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from pydantic import PlainValidator, TypeAdapter
@@ -13,7 +16,7 @@ from pydantic import PlainValidator, TypeAdapter
 from batcher.core.commands import Command, Question, read_question
 from batcher.core.holds import Hold, read_holds
 from batcher.core.pauses import Pause, read_pauses
-from batcher.core.publications import NO_PUBLICATIONS, Publications, read_publications
+from batcher.core.publications import NO_PUBLICATIONS, Publications, newest, read_publications
 from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import BatchNote, decode_notes
 from batcher.models import read_listed
@@ -240,3 +243,51 @@ def _worker_record(name: str, fields: dict[str, str]) -> WorkerRecord | None:
 def _pairs(flat: Sequence[bytes]) -> dict[str, str]:
     text = [value.decode("utf-8", "replace") for value in flat]
     return dict(zip(text[::2], text[1::2], strict=False))
+
+
+_SUMMED = ("workers", "solo", "in_flight", "worked", "recovered", "forgotten")
+
+
+def merge(shards: Sequence[Snapshot]) -> Snapshot:
+    """The sums over the snapshots of all shards. Ages are the oldest, and memory that of the fullest.
+
+    The model is that of the first shard that knows one, and `swept` is that of the first shard: one process
+    keeps the history of the service.
+    """
+    counts = {name: sum(getattr(shard, name) for shard in shards) for name in _SUMMED}
+    return Snapshot(
+        model=next((shard.model for shard in shards if shard.model is not None), None),
+        rate=sum(shard.rate for shard in shards),
+        interactive=_summed([shard.interactive for shard in shards]),
+        bulk=_summed([shard.bulk for shard in shards]),
+        fallback=_fallbacks([shard.fallback for shard in shards if shard.fallback is not None]),
+        memory=max((shard.memory for shard in shards), key=lambda memory: memory.share),
+        swept=shards[0].swept,
+        pauses=merge_pauses([shard.pauses for shard in shards]),
+        holds=shards[0].holds,
+        publications=newest(shard.publications for shard in shards),
+        models=sorted({name for shard in shards for name in shard.models}),
+        question=next((shard.question for shard in shards if shard.question is not None), None),
+        **counts,
+    )
+
+
+def _summed(depths: Sequence[LaneDepth]) -> LaneDepth:
+    entries = sum(depth.entries for depth in depths)
+    cost = sum(depth.cost for depth in depths)
+    return LaneDepth(entries, cost, max(depth.oldest_ms for depth in depths))
+
+
+def merge_pauses(shards: Sequence[Mapping[str, Pause]]) -> Mapping[str, Pause]:
+    """For each lane, the pause that ends last: a shard that was down may not know of it."""
+    lanes = {lane for pauses in shards for lane in pauses}
+    return {
+        lane: max((pauses[lane] for pauses in shards if lane in pauses), key=lambda pause: pause.until)
+        for lane in sorted(lanes)
+    }
+
+
+def _fallbacks(fallbacks: Sequence[Fallback]) -> Fallback | None:
+    if not fallbacks:
+        return None
+    return replace(fallbacks[0], workers=sum(fallback.workers for fallback in fallbacks))

@@ -22,9 +22,8 @@ from batcher.connection.outage import REDIS_ERRORS, Outage, jitter, refused
 from batcher.connection.pipeline import Pipeline
 from batcher.core.commands import Command, Lend, NoteRefused
 from batcher.core.keys import cache_prefix
-from batcher.core.merged import merge
 from batcher.core.redis_watch import OtherFormats, RedisWatch
-from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers
+from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers, merge
 from batcher.errors import NoWorker, QueueUnavailable
 from batcher.hub.dispatcher import Admission, Dispatcher, HubCounts, PendingEntry, SlowPoll, outcomes
 from batcher.memory import read_memory

@@ -179,61 +179,6 @@ class TokenizedEntry:
     reason: Reason
 
 
-class ClaimedTexts:
-    """Texts in order of arrival."""
-
-    def __init__(self, layout: Layout) -> None:
-        self.texts: list[TokenizedEntry] = []
-        self._layout = layout
-
-    @property
-    def gives_way(self) -> bool:
-        """Whether texts that arrive now should run before some of these."""
-        return False
-
-    @property
-    def only_bulk(self) -> bool:
-        """Whether no caller waits for these."""
-        return all(item.entry.lane == "bulk" for item in self.texts)
-
-    @property
-    def only_solo(self) -> bool:
-        """Whether this is a text that runs alone."""
-        return all(item.entry.solo for item in self.texts)
-
-    @property
-    def tokens(self) -> int:
-        return sum(len(item.tokens.ids) for item in self.texts)
-
-    @property
-    def ids(self) -> list[str]:
-        """The ids of the entries, each once."""
-        return list(dict.fromkeys(item.entry.id for item in self.texts))
-
-    def add(self, entries: Iterable[TokenizedEntry]) -> None:
-        self.texts += entries
-
-    def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
-        """Removes the next batch of about `budget` tokens and returns it. `bulk_budget` is not used."""
-        indices = choose_batch([len(item.tokens.ids) for item in self.texts], self._layout, budget)
-        batch = [self.texts[index] for index in indices]
-        removed = set(indices)
-        self.texts = [item for index, item in enumerate(self.texts) if index not in removed]
-        return batch
-
-    def forget_failed(self) -> None:
-        """Removes the windows of texts that have failed: here nothing."""
-
-    def limits(self, budget: int, bulk_budget: int) -> tuple[int, int]:
-        """The tokens of a claim, and those of bulk entries among them, for a worker that holds these."""
-        cost = claim_cost(self.tokens, budget, self._layout)
-        return self.claimable(cost, min(cost, bulk_budget), budget)
-
-    def claimable(self, cost: int, bulk_cost: int, budget: int) -> tuple[int, int]:
-        """How much of a claim of these tokens, and of bulk ones among them, is left beside the windows."""
-        return cost, bulk_cost
-
-
 def claim_cost(held_tokens: int, budget: int, layout: Layout) -> int:
     """Cost to claim: the room of a batch beyond what is held; more if padding needs texts to choose from."""
     wanted = budget if layout == "packed" else 4 * budget
@@ -338,52 +283,101 @@ def fail_texts(batch: Sequence[TokenizedEntry], results: Iterable[Result]) -> li
     return list(outcomes.items())
 
 
-class TextsWithWindows(ClaimedTexts):
-    """Texts and windows. Texts come first, but windows are not passed over for long."""
+class ClaimedTexts:
+    """Texts in order of arrival, and the windows of long ones: after texts, but not passed over for long.
 
-    # Batches since the last one with a window.
-    _passed_over = 0
+    Texts of most models have none; then `windows` is false.
+    """
 
-    def add(self, entries: Iterable[TokenizedEntry]) -> None:
-        """Adds texts, each that has windows as these."""
-        self.texts += split_texts(entries)
+    def __init__(self, layout: Layout, *, windows: bool = False) -> None:
+        self.texts: list[TokenizedEntry] = []
+        self._layout = layout
+        self._long = windows
+        # Batches since the last one with a window.
+        self._passed_over = 0
 
     @property
     def gives_way(self) -> bool:
-        """Whether there are windows."""
-        return any(isinstance(item, TokenizedWindow) for item in self.texts)
+        """Whether texts that arrive now should run before some of these: before windows."""
+        return bool(self._windows)
+
+    @property
+    def only_bulk(self) -> bool:
+        """Whether no caller waits for these."""
+        return all(map(_is_bulk, self.texts))
+
+    @property
+    def only_solo(self) -> bool:
+        """Whether this is a text that runs alone."""
+        return all(item.entry.solo for item in self.texts)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(item.tokens.ids) for item in self.texts)
+
+    @property
+    def ids(self) -> list[str]:
+        """The ids of the entries, each once."""
+        return list(dict.fromkeys(item.entry.id for item in self.texts))
+
+    @property
+    def _windows(self) -> list[TokenizedWindow]:
+        return [item for item in self.texts if isinstance(item, TokenizedWindow)] if self._long else []
+
+    def add(self, entries: Iterable[TokenizedEntry]) -> None:
+        """Adds texts, each that has windows as these."""
+        self.texts += split_texts(entries) if self._long else entries
 
     def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
-        """As `ClaimedTexts`, but windows of bulk entries fill only `bulk_budget` tokens.
+        """Removes the next batch of about `budget` tokens and returns it.
 
-        One that has been passed over too often leads the batch, in addition to these.
+        Windows of bulk entries fill only `bulk_budget` tokens. One that has been passed over too often leads
+        the batch, in addition to these.
         """
-        windows = sorted((item for item in self.texts if isinstance(item, TokenizedWindow)), key=_is_bulk)
-        if not windows:
-            return super().next_batch(budget, bulk_budget)
+        if windows := sorted(self._windows, key=_is_bulk):
+            budget = self._put_in_order(windows, budget, bulk_budget)
+        indices = choose_batch([len(item.tokens.ids) for item in self.texts], self._layout, budget)
+        batch = [self.texts[index] for index in indices]
+        removed = set(indices)
+        self.texts = [item for index, item in enumerate(self.texts) if index not in removed]
+        if windows:
+            ran = any(isinstance(item, TokenizedWindow) for item in batch)
+            self._passed_over = 0 if ran else self._passed_over + 1
+        return batch
+
+    def _put_in_order(
+        self, windows: Sequence[TokenizedWindow], budget: int, bulk_budget: Callable[[], int]
+    ) -> int:
+        """Moves windows behind texts. Returns the tokens of a batch without the bulk windows that wait."""
         texts = [item for item in self.texts if not isinstance(item, TokenizedWindow)]
         lead = int(self._passed_over >= (_BULK_PASSED_OVER if _is_bulk(windows[0]) else 1))
         first = [*windows[:lead], *texts]
         others = windows[lead:]
         self.texts = [*first, *others]
         room = bulk_budget()
-        if not all(map(_is_bulk, self.texts)):
+        if not self.only_bulk:
             own = [*first, *(item for item in others if not _is_bulk(item))]
             room += math.ceil(sum(len(item.tokens.ids) for item in own) / FILL)
-        batch = super().next_batch(min(budget, room), bulk_budget)
-        ran = any(isinstance(item, TokenizedWindow) for item in batch)
-        self._passed_over = 0 if ran else self._passed_over + 1
-        return batch
+        return min(budget, room)
 
     def forget_failed(self) -> None:
         """Removes the windows of texts that have failed."""
-        self.texts = [
-            item for item in self.texts if not (isinstance(item, TokenizedWindow) and item.text.failed)
-        ]
+        if self._long:
+            self.texts = [
+                item for item in self.texts if not (isinstance(item, TokenizedWindow) and item.text.failed)
+            ]
+
+    def limits(self, budget: int, bulk_budget: int) -> tuple[int, int]:
+        """The tokens of a claim, and those of bulk entries among them, for a worker that holds these."""
+        cost = claim_cost(self.tokens, budget, self._layout)
+        return self.claimable(cost, min(cost, bulk_budget), budget)
 
     def claimable(self, cost: int, bulk_cost: int, budget: int) -> tuple[int, int]:
-        """While windows fill a batch, some interactive entries are claimed and no bulk ones."""
-        windows = [item for item in self.texts if isinstance(item, TokenizedWindow)]
+        """How much of a claim of these tokens, and of bulk ones among them, is left beside the windows.
+
+        While windows fill a batch, some interactive entries are claimed and no bulk ones.
+        """
+        windows = self._windows
         if sum(len(item.tokens.ids) for item in windows) < budget:
             return cost, bulk_cost
         own = sum(len(item.tokens.ids) for item in windows if not _is_bulk(item))

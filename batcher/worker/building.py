@@ -35,7 +35,7 @@ from batcher.shards import Shard
 from batcher.worker.cache_writer import CacheWriter, ShardedCacheWriter, connect_writer
 from batcher.worker.exchange import WAIT_S, Q, Queues, WorkerQueue
 from batcher.worker.heartbeat import HeartbeatQueue
-from batcher.worker.loop import SharingWorker
+from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability, probes
 from batcher.worker.several import Listing, SeveralWorkers
 from batcher.worker.stats import Remember
@@ -111,7 +111,7 @@ def _report(info: ModelInfo, seconds: float) -> None:
         )
 
 
-def build_worker(settings: WorkerSettings, instruments: Observability, remember: Remember) -> SharingWorker:
+def build_worker(settings: WorkerSettings, instruments: Observability, remember: Remember) -> Worker:
     """A worker with its own clients for each shard: for commands, blocking waits, and the heartbeat."""
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     shards = settings.queue_shards
@@ -134,7 +134,7 @@ def build_worker(settings: WorkerSettings, instruments: Observability, remember:
 
     home = crc32(worker_id.encode()) % len(shards)
     others = tuple(queues(shard) for shard in (*shards[home + 1 :], *shards[:home]))
-    return SharingWorker(
+    return Worker(
         instruments.classifier, queues(shards[home], others), settings, remember, instruments.observe
     )
 
@@ -144,7 +144,7 @@ class LoadedModel:
     """One model of this process. `name` is that of its queue: "" for the first."""
 
     name: str
-    worker: SharingWorker
+    worker: Worker
     instruments: Observability
     cache: CacheWriter | ShardedCacheWriter
 

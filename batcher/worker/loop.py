@@ -19,7 +19,7 @@ from batcher.core.commands import Claim, Claimed
 from batcher.core.snapshot import needs_s
 from batcher.messages import Prediction, Result
 from batcher.settings import WorkerSettings
-from batcher.worker.batching import ClaimedTexts, Reason, TextsWithWindows, TokenizedEntry, keep_window_s
+from batcher.worker.batching import ClaimedTexts, Reason, keep_window_s
 from batcher.worker.exchange import Exchange, Queues
 from batcher.worker.heartbeat import HeartbeatQueue, Heartbeats, Records
 from batcher.worker.host import Host
@@ -42,7 +42,13 @@ TOKENIZE_SHARE_BACKLOG = 0.2
 
 
 class Worker:
-    """Classifies entries from the queue. Calls `observe` after each batch, `remember` to write the cache."""
+    """Classifies entries from the queue. Calls `observe` after each batch, `remember` to write the cache.
+
+    It runs a batch only when it has the turn, if it shares the processor with others.
+    """
+
+    turns: Turns | None = None
+    _has_turn = False
 
     def __init__(
         self,
@@ -65,7 +71,7 @@ class Worker:
         self.queues = queues
         self.inference = Inference(classifier, Faults(classifier), host.now)
         self._settings = settings
-        self._pool = (ClaimedTexts if classifier.info.windows is None else TextsWithWindows)(self._layout)
+        self._pool = ClaimedTexts(self._layout, windows=classifier.info.windows is not None)
         self._unsent: list[Result] = []
         self._finished: FinishedBatch | None = None
         self.stats = WorkerStats()
@@ -201,7 +207,19 @@ class Worker:
     # -- running a batch ---------------------------------------------------------------------------
 
     def _run_batch(self) -> None:
-        """Runs the next batch of the held texts."""
+        """Runs the next batch of the held texts, once it is this worker's turn."""
+        if self.turns is None:
+            self._run_held()
+            return
+        cost_s = self.inference.cost.batch_s(min(self._pool.tokens, self.budget()))
+        self.turns.take(cost_s * (BULK_WEIGHT if self._pool.only_bulk else 1), self._claim_more)
+        self._has_turn = True
+        try:
+            self._run_held()
+        finally:
+            self._end_turn()
+
+    def _run_held(self) -> None:
         self.state = "busy"
         budget = self.budget()
         cost = self.inference.cost
@@ -210,7 +228,10 @@ class Worker:
         # A quarantined text may crash this process, so nothing else is claimed while it runs.
         batch_s = cost.batch_s(computed)
         ahead = None if batch[0].entry.solo else self._look_ahead(batch_s, budget)
-        self._finished = self._classify(batch, computed)
+        try:
+            self._finished = self.inference.classify_entries(batch, computed)
+        finally:
+            self._end_turn()
         self._unsent += self._finished.results
         if self._pool.texts:
             self._pool.forget_failed()
@@ -224,9 +245,6 @@ class Worker:
                 self._claim_beside(budget)
         if self._pool.texts:
             self._second_thread.submit(self._logged, self._deliver, *self._take_unsent())
-
-    def _classify(self, batch: Sequence[TokenizedEntry], computed: int) -> FinishedBatch:
-        return self.inference.classify_entries(batch, computed)
 
     def _claim_beside(self, budget: int) -> None:
         """Sends results and claims, although windows are held: texts must not wait for all of them."""
@@ -286,31 +304,7 @@ class Worker:
         except Exception as error:
             log.exception("error in another thread: %s", error, extra={"action": "worker.beside"})
 
-
-class SharingWorker(Worker):
-    """A worker that runs a batch only when it has the turn, if it shares the processor with others."""
-
-    turns: Turns | None = None
-    _has_turn = False
-
-    def _run_batch(self) -> None:
-        if self.turns is None:
-            super()._run_batch()
-            return
-        pool = self._pool
-        cost_s = self.inference.cost.batch_s(min(pool.tokens, self.budget()))
-        self.turns.take(cost_s * (BULK_WEIGHT if pool.only_bulk else 1), self._claim_more)
-        self._has_turn = True
-        try:
-            super()._run_batch()
-        finally:
-            self._end_turn()
-
-    def _classify(self, batch: Sequence[TokenizedEntry], computed: int) -> FinishedBatch:
-        try:
-            return super()._classify(batch, computed)
-        finally:
-            self._end_turn()
+    # -- turns -------------------------------------------------------------------------------------
 
     def _end_turn(self) -> None:
         if self._has_turn and self.turns is not None:

@@ -16,7 +16,7 @@ from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.gc_tuning import collect_dropped
 from batcher.models import listing
 from batcher.settings import WorkerSettings
-from batcher.worker.loop import SharingWorker
+from batcher.worker.loop import Worker
 from batcher.worker.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -93,13 +93,13 @@ class Listing:
 class SeveralWorkers:
     """The workers of one process. It ends as a whole: a broken engine needs a new process."""
 
-    def __init__(self, workers: Sequence[SharingWorker], *beside: Beside) -> None:
+    def __init__(self, workers: Sequence[Worker], *beside: Beside) -> None:
         self._workers = list(workers)
         self._beside = beside
         self._threads: list[threading.Thread] = []
         # The threads of workers that were removed, until their memory is freed.
         self._ended: list[threading.Thread] = []
-        self._removed: dict[SharingWorker, Callable[[], None]] = {}
+        self._removed: dict[Worker, Callable[[], None]] = {}
         self._errors: list[BaseException] = []
         self._turns = Turns()
         self._stopping = False
@@ -132,7 +132,7 @@ class SeveralWorkers:
             self._ended.pop().join()
             collect_dropped()
 
-    def add(self, worker: SharingWorker) -> None:
+    def add(self, worker: Worker) -> None:
         """Runs one more worker from now on. As soon as there are two, they take turns."""
         self._workers.append(worker)
         if len(self._workers) > 1:
@@ -144,7 +144,7 @@ class SeveralWorkers:
         if self._stopping:
             worker.stop()
 
-    def remove(self, worker: SharingWorker, ended: Callable[[], None]) -> None:
+    def remove(self, worker: Worker, ended: Callable[[], None]) -> None:
         """Ends one of the workers, and no other. Calls `ended` in its thread once it has finished."""
         self._removed[worker] = ended
         worker.stop()
@@ -161,7 +161,7 @@ class SeveralWorkers:
         """Whether one of the engines is at fault."""
         return any(worker.broken for worker in self._workers)
 
-    def _run(self, worker: SharingWorker) -> None:
+    def _run(self, worker: Worker) -> None:
         try:
             worker.run()
         except BaseException as error:
@@ -170,7 +170,7 @@ class SeveralWorkers:
             self._end(worker)
             self._threads.remove(threading.current_thread())
 
-    def _end(self, worker: SharingWorker) -> None:
+    def _end(self, worker: Worker) -> None:
         ended = self._removed.pop(worker, None)
         if ended is None:
             self.stop()

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from batcher.messages import Entry, Prediction
-from batcher.worker.batching import TextsWithWindows
+from batcher.worker.batching import ClaimedTexts
 from batcher.worker.inference import Faults, Inference
 from benchmarks import report
 from default_model.corpus import Row
@@ -47,7 +47,7 @@ class TextWindows:
         began, cpu_began = time.perf_counter(), time.process_time()
         inference = Inference(classifier, Faults(classifier))
         entries = [Entry(str(at), row.text, "bulk", 1, 0, 9000, 1) for at, row in enumerate(rows)]
-        waiting = TextsWithWindows(classifier.info.layout)
+        waiting = ClaimedTexts(classifier.info.layout, windows=True)
         waiting.add(inference.tokenize_entries(entries, "full")[0])
         while waiting:
             batch = waiting.next_batch(BATCH_TOKENS, lambda: BATCH_TOKENS)

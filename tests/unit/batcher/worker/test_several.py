@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batcher.settings import WorkerSettings
-from batcher.worker.loop import SharingWorker
+from batcher.worker.loop import Worker
 from batcher.worker.several import Listing, SeveralWorkers
 from model_store.stub import StubClassifier
 from tests.conftest import FakeRedis
@@ -82,11 +82,11 @@ class FakeTurns:
         self.log.append("end of turn")
 
 
-def sharing(queue: FakeQueue) -> SharingWorker:
+def sharing(queue: FakeQueue) -> Worker:
     """A worker that shares the processor, and stops once nothing waits. `queue.log` lists its turns too."""
     settings = WorkerSettings(lease_ms=60_000, batch_texts=4)
     host = fake_host(FakeClock(), "under way", lambda: queue.log.append("join"))
-    worker = SharingWorker(StubClassifier(), queue.queues, settings, lambda results: None, host=host)
+    worker = Worker(StubClassifier(), queue.queues, settings, lambda results: None, host=host)
     turns: Any = FakeTurns(queue.log)
     worker.turns, queue.on_idle = turns, worker.stop
     return worker

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.messages import Entry, entry_id
-from batcher.worker.batching import TextsWithWindows, TokenizedEntry, TokenizedWindow, split_texts
+from batcher.worker.batching import ClaimedTexts, TokenizedEntry, TokenizedWindow, split_texts
 from model_store import Tokens
 from model_store.stub import StubClassifier
 from model_store.windows import Join, Windows
@@ -98,8 +98,8 @@ def test_short_texts_run_before_the_last_window_whenever_a_batch_ends(pace: Pace
     assert sorted(queue.completed) == sorted(queue.texts)
 
 
-def held(*texts: str, lane: Any = "interactive") -> TextsWithWindows:
-    made = TextsWithWindows("packed")
+def held(*texts: str, lane: Any = "interactive") -> ClaimedTexts:
+    made = ClaimedTexts("packed", windows=True)
     made.add(split_texts(tokenized(*texts, lane=lane)))
     return made
 
