@@ -29,8 +29,7 @@ from model_store.phases import phase
 from model_store.probes import write_probes
 from model_store.probing import compute_probes, gate_int8, sealed_probes
 from model_store.rows import Tokenizer
-from model_store.tokenizer_files import copy_tokenizer, write_tokenizer
-from model_store.vocabulary import check_tokenizer, require_vocabulary
+from model_store.tokenizer_files import check_tokenizer, copy_tokenizer, require_vocabulary, write_tokenizer
 from model_store.weights import Safetensors
 
 log = logging.getLogger(__name__)

@@ -15,21 +15,23 @@ import logging
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
 from importlib.metadata import version
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 
 from model_store import hardware
 from model_store.artefact import MANIFEST, Manifest, revision_in, verify
-from model_store.classifier import Arithmetic, Classifier, Layout, Verdict
+from model_store.classifier import Arithmetic, Classifier, Layout, ModelInfo, Verdict
 from model_store.engines.runner import LayoutChoice, open_verified
 from model_store.errors import EngineUnavailable, GateFailed, NotConverted, Unproven, lacks_memory
 from model_store.phases import phase
 from model_store.prepare import EngineChoice, PrecisionChoice, choose, locate, prepare, remember
 from model_store.probes import EVERY, Probes
 from model_store.proof import SAME_ANSWERS, limits, prove
-from model_store.proven import Proven, with_sample
 from model_store.rows import RowClassifier
 from model_store.tokens import Tokens
 
@@ -46,6 +48,8 @@ _MAX_ROUNDS = 8
 _NEAR = 1.1
 # The share of a full batch that is timed.
 _TIMED_SHARE = 4
+# Increase this when a proof compares something else.
+_PROOF = 1
 _ARITHMETICS: tuple[Arithmetic, ...] = ("f32", "bf16")
 
 
@@ -280,3 +284,52 @@ def _memory(manifest: Manifest, options: LoadOptions) -> Path:
     card = re.sub(r"\W+", "_", hardware.card()) if manifest.engine == "torch" else ""
     kind = f"{card or hardware.processor()}-{version(manifest.engine)}-{threads}-{options.layout}"
     return options.artefact_dir / "choices" / f"{manifest.revision[:12]}-{manifest.engine}-{kind}.json"
+
+
+class Proven:
+    """Remembers a setting that has passed its whole proof here, so that later starts prove only a sample.
+
+    What a proof finds depends on the artefact, the kind of processor, the engine's version, the threads, the
+    arithmetic and the layout (docs/decisions/0803): all of them are in the name of the file. Nothing is
+    remembered for a card, whose kind and driver the name lacks.
+    """
+
+    def __init__(self, directory: Path, manifest: Manifest, info: ModelInfo, threads: int) -> None:
+        setup = [
+            _PROOF,
+            {name: file.sha256 for name, file in manifest.files.items()},
+            hardware.processor(),
+            version(manifest.engine),
+            threads or hardware.cores(),
+            info.arithmetic,
+            info.layout,
+        ]
+        named = sha256(json.dumps(setup, sort_keys=True).encode()).hexdigest()
+        self._path = directory / "choices" / f"{manifest.revision[:12]}-proven-{named[:24]}.json"
+        self._lasting = not info.device
+
+    def verdict(self) -> Verdict | None:
+        """The outcome of the whole proof, if this setting has passed it."""
+        try:
+            known = Verdict(**json.loads(self._path.read_text("utf-8")))
+            passed = isfinite(known.answers) and isfinite(known.batched) and known.reason == ""
+        except (OSError, ValueError, TypeError, RecursionError):  # another version, or a damaged file
+            return None
+        return known if self._lasting and passed else None
+
+    def note(self, whole: Verdict) -> None:
+        """Remembers the outcome of a whole proof, or forgets that this setting has passed one before."""
+        if whole.reason:
+            with suppress(OSError):  # as in a read-only directory, even if there is no such file
+                self._path.unlink()
+        elif self._lasting:
+            remember(self._path, asdict(whole))
+
+
+def with_sample(whole: Verdict, sample: Verdict) -> Verdict:
+    """The outcome of a sample, with the larger differences of both: they decide about the revision."""
+    return replace(
+        sample,
+        answers=max(whole.answers, sample.answers),
+        batched=max(whole.batched, sample.batched),
+    )

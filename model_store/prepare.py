@@ -83,7 +83,7 @@ def check_source(reference: str, artefact_dir: Path) -> Path:
 
     Raises ModelError.
     """
-    from model_store.vocabulary import require_vocabulary  # imports tokenizers
+    from model_store.tokenizer_files import require_vocabulary  # imports tokenizers
 
     _, path = locate(reference, artefact_dir)
     if not (path / MANIFEST).is_file():

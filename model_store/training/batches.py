@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model_store.calibration import Scores
+from model_store.figures import Scores
 
 # Token ids and the target of each row; what a target is, is up to the loss.
 Batch = list[tuple[Sequence[int], Any]]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model_store.calibration import Scores
+from model_store.figures import Scores
 
 # Strengths of the penalty that cross-validation compares, for features of mean square 1.
 _PENALTIES = (0.1, 0.01, 0.001)

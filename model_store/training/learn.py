@@ -11,9 +11,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from model_store.calibration import Scores
 from model_store.errors import BadTraining
-from model_store.figures import Chosen
+from model_store.figures import Chosen, Scores
 from model_store.training.base import base_digest, load_network
 from model_store.training.batches import Batch, predict
 from model_store.training.data import Data, encode

@@ -15,8 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from model_store.calibration import Scores, fit_binary_temperature, fit_temperature
-from model_store.figures import Chosen, choose, figures, fit_thresholds, right_texts
+from model_store.figures import (
+    Chosen,
+    Scores,
+    choose,
+    figures,
+    fit_binary_temperature,
+    fit_temperature,
+    fit_thresholds,
+    right_texts,
+)
 from model_store.rows import sigmoid, softmax
 from model_store.training.data import Data, Order, encode, read_data
 from model_store.training.destination import Destination

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model_store.calibration import Labels, Scores, wilson_interval
+from model_store.figures import Labels, Scores, wilson_interval
 from model_store.rows import sigmoid, softmax
 
 

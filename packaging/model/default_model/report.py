@@ -20,8 +20,8 @@ from default_model.augment import detokenise
 from default_model.calibration import summary
 from default_model.corpus import Row, read_rows
 from default_model.trainer import classify
-from model_store.calibration import Scores
 from model_store.checkpoint import read_checkpoint
+from model_store.figures import Scores
 
 
 def natural(text: str) -> str:

@@ -22,8 +22,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from default_model.recipe import Recipe
 from default_model.train import METRICS, load_split
 from default_model.trainer import classify, held_out_texts
-from model_store.calibration import fit_temperature, log_loss
 from model_store.convert import export
+from model_store.figures import fit_temperature, log_loss
 
 
 def average(runs: Sequence[Path]) -> Any:

@@ -92,8 +92,8 @@ def train(
     """
     from default_model.convert import convert
     from default_model.trainer import Trainer
-    from model_store.calibration import fit_temperature
     from model_store.convert import export
+    from model_store.figures import fit_temperature
 
     split = load_split(data, recipe)
     start = out / "base"

@@ -9,10 +9,10 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import model_store
 from default_model.trainer import classify
-from model_store.calibration import softmax
 from model_store.checkpoint import read_checkpoint
 from model_store.engines.reference import Reference
 from model_store.probing import sealed_probes
+from model_store.rows import softmax
 
 DEFAULT = Path(model_store.__file__).parent / "default"
 NEGATIVE = ["I hate you.", "I hate you!", "Working on Saturday morning is brutal"]

@@ -20,6 +20,7 @@ from model_store import prepare as preparing
 from model_store.__main__ import main as model_store
 from model_store.artefact import PROBES, Manifest, read_manifest, verify
 from model_store.checkpoint import read_checkpoint
+from model_store.choosing import Proven
 from model_store.classifier import Verdict
 from model_store.engines import runner
 from model_store.engines.reference import Reference
@@ -28,7 +29,6 @@ from model_store.inputs import Inputs
 from model_store.probes import EVERY, Probes, Scores, Source, read_probes
 from model_store.probing import compute_probes
 from model_store.proof import SAME_ANSWERS, Limits, batches, limits, prove, sampled
-from model_store.proven import Proven
 from model_store.rows import FILLER, Floats, Rows, plan
 from model_store.stub import StubClassifier
 

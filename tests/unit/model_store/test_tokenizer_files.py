@@ -17,8 +17,7 @@ from model_store.artefact import identity
 from model_store.checkpoint import TOKENIZER_FILES, VOCABULARIES, read_checkpoint
 from model_store.errors import ModelUnsupported
 from model_store.rows import Tokenizer
-from model_store.tokenizer_files import write_tokenizer
-from model_store.vocabulary import require_vocabulary
+from model_store.tokenizer_files import require_vocabulary, write_tokenizer
 from tests.families.tokenizers import KINDS
 from tests.families.tokenizers import write_tokenizer as write_small
 from tests.unit.model_store.checkpoints import copy

@@ -10,7 +10,7 @@ import pytest
 
 from model_store import load
 from model_store.errors import ModelUnsupported
-from model_store.vocabulary import check_tokenizer
+from model_store.tokenizer_files import check_tokenizer
 from tests.unit.model_store.checkpoints import copy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 
 from default_model.domains.sets import LabelledSet, read_mixture
 from model_store import load
-from model_store.calibration import Labels, Scores, fit_temperature
 from model_store.checkpoint import CONFIG, with_settings
 from model_store.convert import write_json
 from model_store.evaluate import classify_all
+from model_store.figures import Labels, Scores, fit_temperature
 
 ROWS = 300  # at most, of each set, so that each counts
 

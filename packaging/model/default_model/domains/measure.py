@@ -18,9 +18,9 @@ from default_model.corpus import Row
 from default_model.domains.mixing import has_negation
 from default_model.domains.sets import LabelledSet, read_mixture
 from model_store import load
-from model_store.calibration import Labels, Scores
 from model_store.classifier import Classifier
 from model_store.evaluate import classify_all
+from model_store.figures import Labels, Scores
 
 
 def lines(

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model_store import calibration
+from model_store import figures
 
 
 def test_wilson_interval_of_a_known_proportion() -> None:
-    low, high = calibration.wilson_interval(90, 100)
+    low, high = figures.wilson_interval(90, 100)
     assert (low, high) == pytest.approx((0.8256, 0.9448), abs=1e-4)
 
 
 def test_the_fitted_temperature_recovers_the_one_that_was_applied() -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 1.5, (20_000, 2))
-    chance = calibration.softmax(logits)[:, 1]
+    chance = figures.softmax(logits)[:, 1]
     labels = (rng.random(20_000) < chance).astype(np.int64)
-    assert calibration.fit_temperature(logits * 2, labels) == pytest.approx(2.0, abs=0.1)
+    assert figures.fit_temperature(logits * 2, labels) == pytest.approx(2.0, abs=0.1)
