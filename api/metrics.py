@@ -28,7 +28,7 @@ from api.backend import Cache, Hub
 from batcher import errors
 from batcher.core.metrics import duration_bounds
 from batcher.lookup.queue import LocalCache
-from batcher.publishing.comparisons import SCORE_STEP, label_pairs
+from batcher.publishing.shadow import SCORE_STEP, label_pairs
 from batcher.version import own_version
 
 # With more labels than this, the pairs of labels are not metrics: they could be too many series.
@@ -138,7 +138,7 @@ class Metrics:
         pair[1].observe(seconds)
 
     def shadow(self, model: str, counts: Mapping[str, int]) -> None:
-        """Adds what a shadow has counted (`batcher.publishing.comparisons`)."""
+        """Adds what a shadow has counted (`batcher.publishing.shadow`)."""
         texts = counts.get("texts", 0)
         agree = counts.get("agree", 0)
         outcomes = {"same": agree, "changed": texts - agree}

@@ -25,7 +25,7 @@ from api.models.served import ServedModels
 from batcher.admin.preparing import Preparing
 from batcher.core.publications import Candidate, publication_queue
 from batcher.errors import MillraceError, QueueUnavailable
-from batcher.publishing.comparisons import report
+from batcher.publishing.shadow import report
 
 # How long processes that do not confirm a move are waited for.
 CONFIRM_S = 10.0

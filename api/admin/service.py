@@ -29,8 +29,8 @@ from batcher.connection.clients import Redis, connect, connect_shards
 from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason, refused
 from batcher.core.holds import ClientHolds
 from batcher.errors import QueueUnavailable
-from batcher.publishing.comparisons import ComparisonStore
 from batcher.publishing.publications import PublicationStore
+from batcher.publishing.shadow import ComparisonStore
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 
-from batcher.jobs.reading import HISTORY_S
+from batcher.jobs.store import HISTORY_S
 
 # Quantiles cover this many seconds, and rates this many: enough to be smooth, few enough to be current.
 SPAN_S = 60

@@ -18,8 +18,8 @@ from batcher.jobs.queues import Cache, OpenQueues, Queues
 from batcher.lookup.cascade import CascadeLookup, CascadeModel
 from batcher.lookup.queue import Lookup, Models
 from batcher.lookup.share import ShadowedLookup, ShareLookup, Takes
-from batcher.publishing.comparisons import ComparisonStore
 from batcher.publishing.publications import PublicationStore
+from batcher.publishing.shadow import ComparisonStore
 from batcher.settings import JobSettings
 
 # Jobs collect answers for this long before reading them: it saves round trips, and no caller waits for them.

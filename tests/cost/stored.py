@@ -19,7 +19,7 @@ from batcher.admin.usage import UsageStore
 from batcher.core.commands import COUNTS
 from batcher.core.holds import MAX_HOLDS, ClientHolds, Hold
 from batcher.core.keys import prefix
-from batcher.publishing.comparisons import MAX_LABELS, ComparisonStore
+from batcher.publishing.shadow import MAX_LABELS, ComparisonStore
 from tests.service import Service, wait_until
 
 NAME = "default"

@@ -87,9 +87,9 @@ PLANTED = (
     Planted(
         "texts that were cut short look complete",
         [
-            Edit("batcher/jobs/reading.py", "if place != record.place.encode():", "if False:"),
+            Edit("batcher/jobs/store.py", "if place != record.place.encode():", "if False:"),
             Edit(
-                "batcher/jobs/reading.py",
+                "batcher/jobs/store.py",
                 'raise DataMissing(f"the texts of job {record.id} were deleted, or have expired")',
                 "return []",
             ),

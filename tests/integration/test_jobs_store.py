@@ -311,7 +311,7 @@ def test_the_totals_know_how_long_the_oldest_job_has_waited(store: JobStore) -> 
 def test_the_history_of_the_page_is_kept_for_a_while(
     store: JobStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("batcher.jobs.reading.HISTORY_S", 3)
+    monkeypatch.setattr("batcher.jobs.store.HISTORY_S", 3)
     for number in range(5):
         store.remember(b"%d" % number)
     assert store.remembered() == [b"2", b"3", b"4"]

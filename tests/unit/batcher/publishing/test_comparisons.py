@@ -8,7 +8,7 @@ import pytest
 
 from batcher.core.publications import Candidate, read_publications
 from batcher.messages import Prediction, fragment
-from batcher.publishing.comparisons import MAX_LABELS, ComparisonStore, compare, label_pairs, report
+from batcher.publishing.shadow import MAX_LABELS, ComparisonStore, compare, label_pairs, report
 from tests.conftest import FakeRedis
 
 PAIR = ("topics", 0, 1)
