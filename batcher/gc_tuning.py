@@ -51,11 +51,5 @@ def collect_dropped() -> None:
     still used is given back to the system, so that the memory of a process does not grow with each revision.
     """
     gc.collect()
-    _give_back()
-
-
-def _give_back() -> None:
-    """glibc does this only when it is asked to; other C libraries have no such function."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)  # a function of glibc, which gives memory back only when it is asked to

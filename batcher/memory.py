@@ -43,11 +43,21 @@ class Memory:
 NO_MEMORY = Memory()
 
 
+def read_info(reply: object) -> dict[str, str]:
+    """The facts of a reply of INFO. An unreadable one has none."""
+    lines = reply.decode("utf-8", "replace").splitlines() if isinstance(reply, bytes) else []
+    return {name: value for name, _, value in (line.partition(":") for line in lines)}
+
+
+def whole_number(value: str | None) -> int:
+    """The value of such a fact; 0 if it is missing or something else."""
+    return int(value) if value and value.isascii() and value.isdigit() else 0
+
+
 def read_memory(info: object) -> Memory:
     """Reads the reply of INFO memory. An unreadable reply gives NO_MEMORY."""
-    if not isinstance(info, bytes):
-        return NO_MEMORY
-    pairs = (line.partition(":") for line in info.decode("utf-8", "replace").splitlines())
-    facts = {name: int(value) for name, _, value in pairs if value.isascii() and value.isdigit()}
-    machine = int(facts.get("total_system_memory", 0) * SHARE_OF_MACHINE)
-    return Memory(facts.get("used_memory", 0), facts.get("maxmemory", 0) or machine)
+    facts = read_info(info)
+    used, most, machine = (
+        whole_number(facts.get(name)) for name in ("used_memory", "maxmemory", "total_system_memory")
+    )
+    return Memory(used, most or int(machine * SHARE_OF_MACHINE))

@@ -16,7 +16,7 @@ from batcher.hub.hub import ReplyHub
 from batcher.messages import Prediction, entry_id
 from batcher.settings import QueueSettings, WorkerSettings
 from batcher.shards import shard_of, shards_of
-from batcher.worker.building import LoadedModel, build_worker, load_model
+from batcher.worker.building import LoadedModel, build_worker, load_one
 from batcher.worker.cache_writer import connect_writer
 from batcher.worker.exchange import Queues
 from batcher.worker.heartbeat import HeartbeatQueue
@@ -174,7 +174,10 @@ class RealFleet:
 
     async def worker(self) -> Worker:
         settings = WorkerSettings(**self._settings_of("worker"))
-        instruments, cache = Observability(load_model(settings), settings), connect_writer(settings)
+        instruments, cache = (
+            Observability(load_one(settings, settings.model[0]), settings),
+            connect_writer(settings),
+        )
         model = LoadedModel("", build_worker(settings, instruments, cache), instruments, cache)
         self._stack.push_async_callback(asyncio.to_thread, model.close)
         run_worker(model.worker, self._stack)

@@ -3,52 +3,27 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Iterable
 
 from batcher.connection.outage import REDIS_ERRORS, refused
 from batcher.connection.pipeline import Pipeline
 from batcher.connection.redis_url import is_cluster
+from batcher.memory import read_info, whole_number
 from batcher.shards import FORMAT, Shard, hash_tag
 
 log = logging.getLogger(__name__)
 
 SAFE = "noeviction"
-
-
-def eviction_warning(info: object) -> str:
-    """A warning if Redis may evict entries, by the reply of INFO memory; empty if it may not.
-
-    INFO reports the policy even where CONFIG is forbidden, as on most managed services.
-    """
-    found = re.search(rb"^maxmemory_policy:([\w-]+)", info, re.MULTILINE) if isinstance(info, bytes) else None
-    policy = found[1].decode() if found else SAFE
-    if policy == SAFE:
-        return ""
-    return (
-        f"Redis may evict entries of the queue: its maxmemory-policy is {policy}. Set it to {SAFE}; "
-        "for a cache that evicts, use a separate Redis (MILLRACE_CACHE_URL)."
-    )
-
-
-def skipped_commands(info: object) -> int:
-    """How many commands of its file or of its master Redis has refused, by the reply of INFO stats."""
-    if not isinstance(info, bytes):
-        return 0
-    found = re.search(rb"^unexpected_error_replies:(\d+)", info, re.MULTILINE)
-    return int(found[1]) if found else 0
-
-
-def skipped_warning(count: int) -> str:
-    """A warning if Redis has refused that many; empty if none."""
-    if not count:
-        return ""
-    return (
-        f"Redis has refused {count} commands of its append-only file or of its master, so it lacks data. "
-        "Give its user `default` all rights, and restart it before it rewrites the file "
-        "(docs/operations.md#millraceredisskipped)."
-    )
+_EVICTS = (
+    "Redis may evict entries of the queue: its maxmemory-policy is {}. Set it to noeviction; for a cache "
+    "that evicts, use a separate Redis (MILLRACE_CACHE_URL)."
+)
+_LACKS_DATA = (
+    "Redis has refused {} commands of its append-only file or of its master, so it lacks data. Give its user "
+    "`default` all rights, and restart it before it rewrites the file "
+    "(docs/operations.md#millraceredisskipped)."
+)
 
 
 class RedisWatch:
@@ -69,9 +44,16 @@ class RedisWatch:
         return merged
 
     def look(self, memory: object, stats: object) -> None:
-        """Checks the replies of INFO memory and INFO stats. Call it after every (re)connect."""
-        self.skipped = skipped_commands(stats)
-        parts = {"redis.policy": eviction_warning(memory), "redis.skipped": skipped_warning(self.skipped)}
+        """Checks the replies of INFO memory and INFO stats. Call it after every (re)connect.
+
+        INFO reports the policy even where CONFIG is forbidden, as on most managed services.
+        """
+        policy = read_info(memory).get("maxmemory_policy", SAFE)
+        self.skipped = whole_number(read_info(stats).get("unexpected_error_replies"))
+        parts = {
+            "redis.policy": "" if policy == SAFE else _EVICTS.format(policy),
+            "redis.skipped": _LACKS_DATA.format(self.skipped) if self.skipped else "",
+        }
         for action, warning in parts.items():
             if warning and warning != self._parts.get(action):
                 log.warning(warning, extra={"action": action})

@@ -36,9 +36,8 @@ class SharedCache:
         self._probe_at = 0.0
 
     @classmethod
-    def connect(cls, settings: QueueSettings, shard: Shard | None = None) -> SharedCache:
+    def connect(cls, settings: QueueSettings, shard: Shard) -> SharedCache:
         """A cache with its own connection, to the cache's Redis or else to that of the queue or its shard."""
-        shard = shard or settings.queue_shards[0]
         url = settings.cache_address(shard)
         client = connect_async(url, timeout_s=LOOKUP_S, retries=1, key=shard.prefix)
         return cls(Pipeline(client, retries=1), settings.cache_name(shard))

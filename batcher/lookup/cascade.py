@@ -112,7 +112,8 @@ class CascadeLookup:
         unsure = {text for text, one in answer.by_text.items() if not self._cascade.trusts(one.fragment)}
         passed = [text for text in request.texts if text in unsure]
         if passed:
-            labels = labels_of(answer.by_text[_first(request.texts, answer)].fragment)
+            first = next(text for text in request.texts if text in answer.by_text)
+            labels = labels_of(answer.by_text[first].fragment)
             second = LookupResult()
             try:
                 await sure.find(request._replace(texts=passed), second)
@@ -121,10 +122,6 @@ class CascadeLookup:
             for text in unsure:
                 _order(text, answer, labels)
         self._count(len(request.texts) - len(passed), len(passed))
-
-
-def _first(texts: Sequence[str], answer: LookupResult) -> str:
-    return next(text for text in texts if text in answer.by_text)
 
 
 def _order(text: str, answer: LookupResult, labels: Sequence[str]) -> None:

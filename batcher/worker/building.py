@@ -50,11 +50,6 @@ LOOK_S = 1.0
 DROP_S = 60.0
 
 
-def load_model(settings: WorkerSettings) -> Classifier:
-    """Loads the first classifier that the settings select. Raises ModelError."""
-    return load_one(settings, settings.model[0])
-
-
 def load_one(settings: WorkerSettings, spec: ModelSpec) -> Classifier:
     """Loads one classifier, with the settings of all. Raises ModelError."""
     began = time.monotonic()

@@ -42,9 +42,8 @@ class CacheWriter:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="cache")
 
     @classmethod
-    def connect(cls, settings: QueueSettings, shard: Shard | None = None) -> CacheWriter:
+    def connect(cls, settings: QueueSettings, shard: Shard) -> CacheWriter:
         """Returns a writer with its own client for the cache's Redis or, if none is set, the queue's."""
-        shard = shard or settings.queue_shards[0]
         client = connect(settings.cache_address(shard), timeout_s=WRITE_S, retries=1, key=shard.prefix)
         full = full_key(shard.name) if settings.cache_here else ""
         return cls(client, settings.cache_name(shard), settings.cache_ttl_s, full)

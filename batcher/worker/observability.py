@@ -37,7 +37,9 @@ class Observability:
     def __init__(self, classifier: Classifier, settings: WorkerSettings) -> None:
         self.classifier = classifier
         self.metrics: WorkerMetrics | None = None
-        self._traces = worker_traces(classifier.info.revision[:12])
+        self.traces: WorkerTraces | None = None
+        if (spans := provider()) is not None:
+            self.traces = WorkerTraces(spans, classifier.info.revision[:12])
         if settings.worker_port:
             self.metrics = WorkerMetrics(classifier.info, DriftWatch(classifier.info))
 
@@ -45,8 +47,8 @@ class Observability:
         """Reports one batch to metrics, traces and the log."""
         if self.metrics is not None:
             self.metrics.observe(report)
-        if self._traces is not None:
-            self._traces.observe(report)
+        if self.traces is not None:
+            self.traces.observe(report)
         if log.isEnabledFor(logging.DEBUG):
             log.debug("batch", extra={"action": "batch", **report.log_context()})
 
@@ -72,12 +74,6 @@ def probes(
         return None if over else "Redis does not answer"
 
     return ProbeServer(host, port, registry, live, ready)
-
-
-def worker_traces(revision: str) -> WorkerTraces | None:
-    """The traces of a worker; None if tracing is off."""
-    tracer_provider = provider()
-    return None if tracer_provider is None else WorkerTraces(tracer_provider, revision)
 
 
 class WorkerTraces:

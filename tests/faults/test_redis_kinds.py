@@ -15,7 +15,7 @@ import trustme
 from pydantic import SecretStr
 
 from batcher.errors import MillraceError
-from batcher.hub.shared_cache import SharedCache
+from batcher.hub.shared_cache import connect_cache
 from batcher.settings import QueueSettings
 from millrace.settings_loader import free_port
 from tests.faults.conftest import HubAndWorkers
@@ -235,7 +235,7 @@ def run_a_job(made: Service) -> None:
 
 async def _remembers_many_at_once(server: RedisServer) -> None:
     """Keys of the cache lie in many slots, and no command takes two of them."""
-    cache = SharedCache.connect(QueueSettings(redis_url=SecretStr(server.url)))
+    cache = connect_cache(QueueSettings(redis_url=SecretStr(server.url)))
     with server.client() as client:
         keys = client.keys("millrace:cache:*")
     revision = keys[0].split(b":")[-2].decode()

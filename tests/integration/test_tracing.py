@@ -24,9 +24,8 @@ from api.settings import ApiSettings
 from batcher import tracing
 from batcher.jobs.store import JobStore
 from batcher.settings import WorkerSettings
-from batcher.worker import observability
 from batcher.worker.building import LoadedModel, build_worker
-from batcher.worker.cache_writer import CacheWriter
+from batcher.worker.cache_writer import connect_writer
 from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability
 from model_store.stub import StubClassifier
@@ -55,7 +54,7 @@ def worker(redis_server: RedisServer) -> Iterator[Worker]:
     settings = WorkerSettings(redis_url=as_user(redis_server.url, "worker"))  # type: ignore[arg-type]
     classifier = StubClassifier(batch_ms=250)
     instruments = Observability(classifier, settings)
-    cache = CacheWriter.connect(settings)
+    cache = connect_writer(settings)
     model = LoadedModel("", build_worker(settings, instruments, cache), instruments, cache)
     thread = threading.Thread(target=model.worker.run)
     thread.start()
@@ -224,7 +223,7 @@ def test_setup_exports_what_is_made_under_the_name_of_the_process() -> None:
     provider = tracing.setup("worker")
     try:
         assert provider.resource.attributes["service.name"] == "millrace-worker"
-        assert observability.worker_traces("r") is not None
+        assert Observability(StubClassifier(), WorkerSettings()).traces is not None
     finally:
         tracing.use(None)
         provider.shutdown()
