@@ -29,7 +29,7 @@ from model_store.classifier import Arithmetic, Classifier, Layout, ModelInfo, Ve
 from model_store.engines.runner import LayoutChoice, open_verified
 from model_store.errors import EngineUnavailable, GateFailed, NotConverted, Unproven, lacks_memory
 from model_store.phases import phase
-from model_store.prepare import EngineChoice, PrecisionChoice, choose, locate, prepare, remember
+from model_store.prepare import EngineChoice, PrecisionChoice, choose, locate, prepare, remember, remembered
 from model_store.probes import EVERY, Probes
 from model_store.proof import SAME_ANSWERS, limits, prove
 from model_store.rows import RowClassifier
@@ -207,11 +207,10 @@ def _choose(path: Path, manifest: Manifest, options: LoadOptions, memory: Path) 
         return Choice("bf16" if options.precision == "bf16" else "f32")
     if not (hardware.has_bf16() or (manifest.engine == "torch" and hardware.card())):
         return Choice("f32")
-    try:
-        known = json.loads(memory.read_text("utf-8"))
-        return Choice("bf16" if known["arithmetic"] == "bf16" else "f32", str(known["reason"]), remember=True)
-    except (OSError, ValueError, KeyError, TypeError):
-        return _measured(path, manifest, options)
+    match remembered(memory):
+        case {"arithmetic": ("f32" | "bf16") as arithmetic, "reason": reason}:
+            return Choice(arithmetic, str(reason), remember=True)
+    return _measured(path, manifest, options)
 
 
 def _measured(path: Path, manifest: Manifest, options: LoadOptions) -> Choice:
@@ -260,13 +259,9 @@ def best_time(classifier: Classifier, probes: Probes) -> tuple[float, bool]:
     steady = False
     while not steady and len(seconds) < _MAX_ROUNDS:
         seconds.append(_seconds(classifier, batches))
-        steady = len(seconds) > _ROUNDS and _steady(seconds)
+        best, *others = sorted(seconds)
+        steady = len(others) >= _ROUNDS and others[0] <= _NEAR * best
     return min(seconds), steady
-
-
-def _steady(seconds: list[float]) -> bool:
-    best, second = sorted(seconds)[:2]
-    return second <= _NEAR * best
 
 
 def _seconds(classifier: Classifier, batches: list[list[Tokens]]) -> float:
@@ -311,9 +306,9 @@ class Proven:
     def verdict(self) -> Verdict | None:
         """The outcome of the whole proof, if this setting has passed it."""
         try:
-            known = Verdict(**json.loads(self._path.read_text("utf-8")))
+            known = Verdict(**remembered(self._path))
             passed = isfinite(known.answers) and isfinite(known.batched) and known.reason == ""
-        except (OSError, ValueError, TypeError, RecursionError):  # another version, or a damaged file
+        except TypeError:  # another version, or a damaged file
             return None
         return known if self._lasting and passed else None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,7 +44,7 @@ def build(args: Namespace) -> Iterator[str]:
     """Build an artefact, and check it on labelled texts if requested."""
     from model_store.artefact import check_seal
     from model_store.build import build, require_replaceable
-    from model_store.gate import AccuracyCheck
+    from model_store.gate import check_accuracy
     from model_store.hardware import has_bf16
     from model_store.prepare import choose, locate, locked
 
@@ -59,7 +60,7 @@ def build(args: Namespace) -> Iterator[str]:
             name=args.name or name,
             engine=engine,
             weights=weights,
-            check=AccuracyCheck(args.check, "bf16" if bf16 else "f32") if args.check else None,
+            check=partial(check_accuracy, args.check, "bf16" if bf16 else "f32") if args.check else None,
             force=args.force,
         )
     yield f"{args.out}: {manifest.name} {manifest.revision[:12]}, {engine} with {weights} weights"

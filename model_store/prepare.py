@@ -22,7 +22,7 @@ from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from model_store import hardware
 from model_store.artefact import (
@@ -206,6 +206,12 @@ def remember(path: Path, content: Mapping[str, object]) -> None:
         scratch.replace(path)
 
 
+def remembered(path: Path) -> Any:
+    """What `remember` has written; None if there is nothing, or it is damaged."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        return json.loads(path.read_text("utf-8"))
+
+
 def _refusal(artefact_dir: Path, named: str, engine: Engine) -> Path:
     """The file that exists if int8 weights of this revision failed their gate on such a machine."""
     setup = [hardware.processor()]
@@ -219,10 +225,10 @@ def _refusal(artefact_dir: Path, named: str, engine: Engine) -> Path:
 @contextmanager
 def _gate_remembered(refusal: Path) -> Iterator[None]:
     """Raises the GateFailed that `refusal` contains, or stores there the one that is raised."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        known = str(json.loads(refusal.read_text("utf-8"))["reason"])
-        log.info("not built again: %s", known, extra={"action": "model.refused", "file": str(refusal)})
-        raise GateFailed(known)
+    match remembered(refusal):
+        case {"reason": str(known)}:
+            log.info("not built again: %s", known, extra={"action": "model.refused", "file": str(refusal)})
+            raise GateFailed(known)
     try:
         yield
     except GateFailed as error:

@@ -143,16 +143,6 @@ def make_probes(
     return tuple(tokens), np.array(reference)
 
 
-def single(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Each text alone."""
-    yield from ([text] for text in texts)
-
-
-def equally_long(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Batches of equally long texts, which need no padding. The texts are ordered by length."""
-    yield from (list(same) for _, same in groupby(texts, key=len))
-
-
 def padded(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
     """Batches of up to 256 tokens with padding. The texts are ordered by length."""
     batch: list[Sequence[int]] = []

@@ -8,6 +8,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,29 +18,17 @@ from model_store.artefact import PROBES, Manifest, check_seal, digest, write_man
 from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import Checkpoint
 from model_store.errors import GateFailed, ModelUnsupported
-from model_store.inputs import Inputs, TokenTypes
+from model_store.inputs import Inputs, Sharing, TokenTypes
 from model_store.phases import phase
-from model_store.probes import (
-    Probes,
-    Scores,
-    Source,
-    equally_long,
-    make_probes,
-    padded,
-    read_probes,
-    single,
-    write_probes,
-)
+from model_store.probes import Probes, Scores, Source, make_probes, padded, read_probes, write_probes
 from model_store.proof import INT8_GATE, prove
-from model_store.rows import Tokenizer, special_ids
+from model_store.rows import Tokenizer, shared, special_ids
 
 # Scores of all probes that differ by less are the same.
 _TOLD_APART = 1e-6
 # Options of malloc.h, and the sizes of blocks from which freed memory goes back to the system.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT, _GIVEN_BACK = 32 * 1024**2, 256 * 1024
-# How torch computes the probes of a model whose texts can share a forward pass.
-_BATCHING = {"any": padded, "equal": equally_long, "none": single}
 
 
 def sealed_probes(checkpoint: Checkpoint) -> Probes | None:
@@ -86,7 +75,7 @@ def _compute_probes(
     phase(f"computing the answers to texts of up to {most} tokens")
     tried = list(Source(empty, texts).with_each(() if checkpoint.packable else special, most))
     inputs = reference.inputs([tried[0], tried[-1]] if checkpoint.packable else tried)
-    batch = _BATCHING[inputs.sharing]
+    batch = partial(_batches, sharing=inputs.sharing)
     tokens, scores = make_probes(source, most, reference, batch)
     if len(tokens) > 1 and np.ptp(scores, axis=0).max() < _TOLD_APART:
         raise ModelUnsupported(
@@ -99,6 +88,13 @@ def _compute_probes(
     if checkpoint.packable:  # their graphs have neither padding nor types
         inputs = Inputs(checkpoint.unnumbered)
     return Probes(tokens, reference=scores, answers=scores, rounding=rounding), inputs
+
+
+def _batches(texts: Sequence[Sequence[int]], sharing: Sharing) -> Iterator[list[Sequence[int]]]:
+    """How torch computes the probes of a model whose texts can share a forward pass."""
+    if sharing == "any":
+        return padded(texts)
+    return ([texts[at] for at in group] for group in shared([*map(len, texts)], sharing))
 
 
 @contextmanager
@@ -146,10 +142,10 @@ def gate_int8(out: Path, manifest: Manifest, *, force: bool) -> Manifest:
     Returns the new manifest. Raises GateFailed if they differ too much; with `force`, the manifest only
     records the failure.
     """
-    from model_store.engines.runner import open_artefact
+    from model_store.engines.runner import open_verified
 
     probes = read_probes(out)
-    classifier = open_artefact(out, arithmetic="f32")
+    classifier = open_verified(out, manifest, arithmetic="f32")
     try:
         proof = prove(classifier, probes, INT8_GATE, to_the_end=True)
     finally:

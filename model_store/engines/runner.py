@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from model_store.artefact import TOKENIZER, Manifest, verify
+from model_store.artefact import TOKENIZER, Manifest
 from model_store.classifier import Arithmetic, ModelInfo
 from model_store.drift_reference import read_reference
 from model_store.errors import EXTRAS, EngineUnavailable
@@ -19,17 +19,15 @@ CARD_TOKENS = 4096
 LayoutChoice = Literal["auto", "packed", "padded"]
 
 
-def open_artefact(
-    path: Path, *, arithmetic: Arithmetic, layout: LayoutChoice = "auto", threads: int = 0
-) -> RowClassifier:
-    """Verify the artefact at `path` and load it into its engine, without a proof. Raises ModelError."""
-    return open_verified(path, verify(path), arithmetic=arithmetic, layout=layout, threads=threads)
-
-
 def open_verified(
-    path: Path, manifest: Manifest, *, arithmetic: Arithmetic, layout: LayoutChoice, threads: int
+    path: Path,
+    manifest: Manifest,
+    *,
+    arithmetic: Arithmetic,
+    layout: LayoutChoice = "auto",
+    threads: int = 0,
 ) -> RowClassifier:
-    """Load an artefact that `verify` has already checked."""
+    """Load an artefact that `verify` has already checked, without a proof. Raises ModelError."""
     if layout == "packed" and not manifest.rows:
         raise EngineUnavailable(
             f"{manifest.name} cannot be packed: its architecture supports only padded rows."

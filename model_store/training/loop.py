@@ -56,7 +56,8 @@ class Loop:
 
     def steps(self) -> Iterator[int]:
         """Train, and yield the number of completed steps after each one."""
-        bar = tqdm(total=self.total_steps, initial=self._step, unit="step", mininterval=_bar_interval())
+        every_s = 0.2 if sys.stderr.isatty() else 15.0
+        bar = tqdm(total=self.total_steps, initial=self._step, unit="step", mininterval=every_s)
         first = 0
         with contextlib.closing(bar):
             for epoch, batches in enumerate(self.epochs):
@@ -193,7 +194,3 @@ def _copy(model: Any) -> State:
 
 def _below(tensors: State, prefix: str) -> State:
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def _bar_interval() -> float:
-    return 0.2 if sys.stderr.isatty() else 15.0
