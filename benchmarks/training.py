@@ -14,7 +14,7 @@ from pathlib import Path
 
 from model_store.training.data import Order, Source
 from model_store.training.recipes import NAMES, Name
-from model_store.training.result import Result
+from model_store.training.report import Result
 from model_store.training.run import train
 from model_store.training.table import Columns
 from tests.labelled.make_sets import SETS, Maker, rows, write

@@ -20,7 +20,7 @@ from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason
 from batcher.core.snapshot import ModelRecord
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull, QueueUnavailable
 from batcher.jobs.memory import ChunkMemory, memory_of
-from batcher.jobs.queues import Queues
+from batcher.jobs.models import Queues
 from batcher.jobs.records import Attempt, Counts, JobStatus
 from batcher.jobs.results import ChunkResults, chunk_results
 from batcher.jobs.store import JobStore

@@ -16,8 +16,7 @@ from time import monotonic
 from batcher import tracing
 from batcher.connection.outage import REDIS_ERRORS, Outage
 from batcher.jobs.memory import ChunkMemory
-from batcher.jobs.models import Connection, JobModels
-from batcher.jobs.queues import LINGER_S
+from batcher.jobs.models import UNUSED_S, Connection, JobModels
 from batcher.jobs.records import Attempt
 from batcher.jobs.rq_queue import JobQueue, RqWorker
 from batcher.jobs.runner import PATIENCE_S, Bounds, Interrupted, JobRun, SteppedAside, bounds_of
@@ -146,7 +145,7 @@ class JobsWorker:
             if first:
                 raise
         self._look_at = monotonic() + LOOK_S
-        await self._models.queues.close(LINGER_S)
+        await self._models.queues.close(UNUSED_S)
 
     def _heartbeat(self) -> None:
         self._queue.check()

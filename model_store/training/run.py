@@ -29,8 +29,7 @@ from model_store.rows import sigmoid, softmax
 from model_store.training.data import Data, Order, encode, read_data
 from model_store.training.destination import Destination
 from model_store.training.recipes import Options, options
-from model_store.training.report import page
-from model_store.training.result import Mistake, Result, card
+from model_store.training.report import Mistake, Result, card, page
 
 Say = Callable[[str], None]
 _MAX_MISTAKES, _MAX_TEXT = 30, 400

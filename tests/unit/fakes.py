@@ -12,7 +12,7 @@ from batcher.core.commands import Command
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
 from batcher.hub.dispatcher import HubCounts
-from batcher.jobs.queues import OpenQueue, Queues
+from batcher.jobs.models import OpenQueue, Queues
 from batcher.jobs.records import Attempt
 from batcher.jobs.runner import JobRun, bounds_of
 from batcher.jobs.store import JobStore

@@ -9,7 +9,7 @@ import pytest
 
 from batcher.jobs import runner
 from batcher.jobs.memory import ChunkMemory, memory_of
-from batcher.jobs.queues import OpenQueue, Queues
+from batcher.jobs.models import OpenQueue, Queues
 from batcher.jobs.runner import Interrupted, JobRun, bounds_of
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings

@@ -11,8 +11,7 @@ import pytest
 
 from batcher.core.publications import Candidate
 from batcher.errors import NoWorker
-from batcher.jobs.models import takes
-from batcher.jobs.queues import OpenQueue, Queues
+from batcher.jobs.models import OpenQueue, Queues, takes
 from batcher.jobs.upload import account_of
 from batcher.lookup.queue import LookupRequest, LookupResult
 from batcher.lookup.share import ShadowedLookup, ShareLookup
@@ -87,7 +86,7 @@ async def test_a_candidate_that_refuses_its_texts_makes_the_job_try_again() -> N
 async def test_the_end_of_a_job_waits_for_its_shadow_for_a_while_unless_it_is_interrupted(
     monkeypatch: pytest.MonkeyPatch, hurries: bool, answers: bool, compared: int
 ) -> None:
-    monkeypatch.setattr("batcher.jobs.queues.DRAIN_S", 60.0 if answers or hurries else 0.1)
+    monkeypatch.setattr("batcher.jobs.models.DRAIN_S", 60.0 if answers or hurries else 0.1)
     sums: Counter[str] = Counter()
 
     async def report(number: int, counts: Counter[str]) -> bool:

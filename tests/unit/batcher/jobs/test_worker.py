@@ -20,8 +20,7 @@ from batcher.connection.outage import Outage
 from batcher.core.pauses import Pause
 from batcher.errors import NoWorker
 from batcher.jobs import runner, worker
-from batcher.jobs.models import JobModels
-from batcher.jobs.queues import OpenQueues
+from batcher.jobs.models import JobModels, OpenQueues
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import FUNCTION, JobQueue, RqWorker
 from batcher.jobs.store import LOST_S, SMALL_TEXTS, JobStore
