@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -21,42 +21,47 @@ from torch.nn.functional import linear, scaled_dot_product_attention
 from transformers.activations import get_activation
 from transformers.models.modernbert.modeling_modernbert import apply_rotary_pos_emb
 
-from model_store.engines.families import Disentangled, describe, read_disentangled, relative_buckets
+from model_store.engines import families
 
 
-class Layer(nn.Module):
-    """One post-norm transformer layer."""
+class _Attending(nn.Module):
+    """The parts of a post-norm transformer layer, under the names of `Names`."""
 
-    def __init__(self, parts: dict[str, nn.Module], *, heads: int, activation: nn.Module) -> None:
+    scale: float | None = None
+
+    def __init__(self, layer: nn.Module, names: families.Names, *, heads: int, activation: nn.Module) -> None:
         super().__init__()
-        self.query, self.key, self.value = parts["query"], parts["key"], parts["value"]
-        self.output, self.attention_norm = parts["output"], parts["attention_norm"]
-        self.inner, self.outer, self.output_norm = parts["inner"], parts["outer"], parts["output_norm"]
+        for name, path in asdict(names).items():
+            self.add_module(name, layer.get_submodule(path))
         self.heads, self.activation = heads, activation
 
-    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
-        """(R, T, D) and a mask (R, 1 or H, T, T), true where attention is allowed or added, to (R, T, D)."""
-        return self._finish(self._attend(hidden, hidden, mask), hidden)
-
-    def of_first(self, hidden: Tensor, first: Tensor, mask: Tensor) -> Tensor:
-        """(1, R * T, D), indices (N,) and a mask (1, 1 or H, N, R * T) to (1, N, D): first tokens only."""
-        chosen = hidden[:, first]
-        return self._finish(self._attend(chosen, hidden, mask), chosen)
-
-    def _attend(self, query_hidden: Tensor, key_hidden: Tensor, mask: Tensor) -> Tensor:
-        query = self._by_head(self.query(query_hidden))
-        key, value = self._by_head(self.key(key_hidden)), self._by_head(self.value(key_hidden))
-        context = scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return context.transpose(1, 2).flatten(2)
+    def _projected(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        projected = self.query(queries), self.key(keys), self.value(keys)
+        query, key, value = map(self._by_head, projected)
+        return query, key, value
 
     def _by_head(self, hidden: Tensor) -> Tensor:
         rows, length, _ = hidden.shape
         return hidden.view(rows, length, self.heads, -1).transpose(1, 2)
 
-    def _finish(self, context: Tensor, hidden: Tensor) -> Tensor:
-        hidden = self.attention_norm(self.output(context) + hidden)
+    def _finish(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, hidden: Tensor) -> Tensor:
+        context = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
+        hidden = self.attention_norm(self.output(context.transpose(1, 2).flatten(2)) + hidden)
         normed: Tensor = self.output_norm(self.outer(self.activation(self.inner(hidden))) + hidden)
         return normed
+
+
+class Layer(_Attending):
+    """One layer of a BERT-like encoder."""
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(R, T, D) and a mask (R, 1 or H, T, T), true where attention is allowed or added, to (R, T, D)."""
+        return self._finish(*self._projected(hidden, hidden), mask, hidden)
+
+    def of_first(self, hidden: Tensor, first: Tensor, mask: Tensor) -> Tensor:
+        """(1, R * T, D), indices (N,) and a mask (1, 1 or H, N, R * T) to (1, N, D): first tokens only."""
+        chosen = hidden[:, first]
+        return self._finish(*self._projected(chosen, hidden), mask, chosen)
 
 
 class RelativeBias(nn.Module):
@@ -65,7 +70,7 @@ class RelativeBias(nn.Module):
     def __init__(self, table: Tensor, most: int) -> None:
         """`table` has shape (buckets, heads)."""
         super().__init__()
-        by_distance = table[torch.from_numpy(relative_buckets(most))]
+        by_distance = table[torch.from_numpy(families.relative_buckets(most))]
         buckets, heads = by_distance.shape
         self.by_distance = nn.Embedding(buckets, heads, _weight=by_distance)
         self.most = most
@@ -153,7 +158,7 @@ class PackedDeberta(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        encoder, about = model.deberta.encoder, read_disentangled(model.config.to_dict())
+        encoder, about = model.deberta.encoder, families.read_disentangled(model.config.to_dict())
         self.embeddings = _DebertaEmbeddings(model.deberta.embeddings)
         self.most = int(model.config.max_position_embeddings)
         self.register_buffer("rows", torch.from_numpy(about.rows(self.most)))
@@ -187,22 +192,20 @@ class PackedDeberta(nn.Module):
         return self.rows[distances.clamp(1 - self.most, self.most - 1) + self.most - 1]
 
 
-class _DebertaLayer(nn.Module):
-    """A layer. Its tables `key` and `query`, (2 * span, D), hold the projected relative positions."""
+class _DebertaLayer(_Attending):
+    """A layer. Its tables `keys` and `queries`, (2 * span, D), hold the projected relative positions."""
 
-    def __init__(self, layer: Any, about: Disentangled, table: Tensor) -> None:
-        super().__init__()
-        self.attention, self.attention_output = layer.attention.self, layer.attention.output
-        self.inner, self.outer = layer.intermediate, layer.output
-        self.heads = self.attention.num_attention_heads
-        self.scale = 1 / math.sqrt(self.attention.attention_head_size * about.terms)
+    def __init__(self, layer: Any, about: families.Disentangled, table: Tensor) -> None:
+        attention, activation = layer.attention.self, layer.intermediate.intermediate_act_fn
+        super().__init__(layer, families.DEBERTA, heads=attention.num_attention_heads, activation=activation)
+        self.scale = 1 / math.sqrt(attention.attention_head_size * about.terms)
         of_key, of_query = ("key_proj", "query_proj") if about.shared else ("pos_key_proj", "pos_query_proj")
-        self.key: nn.Parameter | None = None
-        self.query: nn.Parameter | None = None
+        self.keys: nn.Parameter | None = None
+        self.queries: nn.Parameter | None = None
         if about.from_content:
-            self.key = nn.Parameter(getattr(self.attention, of_key)(table))
+            self.keys = nn.Parameter(getattr(attention, of_key)(table))
         if about.from_position:
-            self.query = nn.Parameter(getattr(self.attention, of_query)(table))
+            self.queries = nn.Parameter(getattr(attention, of_query)(table))
 
     def forward(self, hidden: Tensor, same: Tensor, places: Tensor) -> Tensor:
         """(R, T, D), a mask (R, 1, T, T), true where attention is allowed, and (2 T - 1,) to (R, T, D).
@@ -211,10 +214,10 @@ class _DebertaLayer(nn.Module):
         """
         query, key, value = self._projected(hidden, hidden)
         bias = torch.zeros_like(same, dtype=query.dtype)
-        if self.key is not None:
-            bias = bias + self._by_place(query, self.key[places])
-        if self.query is not None:
-            bias = bias + self._by_place(key, self.query[places.flip(0)]).transpose(2, 3)
+        if self.keys is not None:
+            bias = bias + self._by_place(query, self.keys[places])
+        if self.queries is not None:
+            bias = bias + self._by_place(key, self.queries[places.flip(0)]).transpose(2, 3)
         return self._finish(query, key, value, bias.masked_fill(~same, -torch.inf), hidden)
 
     def of_first(self, hidden: Tensor, first: Tensor, same: Tensor, places: Tensor) -> Tensor:
@@ -225,11 +228,11 @@ class _DebertaLayer(nn.Module):
         chosen = hidden[:, first]
         query, key, value = self._projected(chosen, hidden)
         bias = torch.zeros_like(same, dtype=query.dtype)
-        if self.query is not None:
-            of_key = (key * self._by_head(self.query[places].unsqueeze(0))).sum(dim=3)
+        if self.queries is not None:
+            of_key = (key * self._by_head(self.queries[places].unsqueeze(0))).sum(dim=3)
             bias = bias + of_key.unsqueeze(2) * self.scale
-        if self.key is not None:
-            key = key + self._by_head(self.key[places].unsqueeze(0))
+        if self.keys is not None:
+            key = key + self._by_head(self.keys[places].unsqueeze(0))
         return self._finish(query, key, value, bias.masked_fill(~same, -torch.inf), chosen)
 
     def _by_place(self, content: Tensor, rows: Tensor) -> Tensor:
@@ -241,22 +244,6 @@ class _DebertaLayer(nn.Module):
         batch, heads, length, wide = products.shape
         strides = (heads * length * wide, length * wide, wide - 1, 1)
         return products.contiguous().as_strided((batch, heads, length, length), strides, length - 1)
-
-    def _projected(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        parts = self.attention
-        projected = parts.query_proj(queries), parts.key_proj(keys), parts.value_proj(keys)
-        query, key, value = map(self._by_head, projected)
-        return query, key, value
-
-    def _by_head(self, hidden: Tensor) -> Tensor:
-        rows, length, _ = hidden.shape
-        return hidden.view(rows, length, self.heads, -1).transpose(1, 2)
-
-    def _finish(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, hidden: Tensor) -> Tensor:
-        context = scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=self.scale)
-        hidden = self.attention_output(context.transpose(1, 2).flatten(2), hidden)
-        output: Tensor = self.outer(self.inner(hidden), hidden)
-        return output
 
 
 class _DebertaEmbeddings(nn.Module):
@@ -353,15 +340,11 @@ def packed_encoder(model: Any) -> nn.Module:
         return PackedDeberta(model).eval()
     if model.config.model_type == "modernbert":
         return PackedModernBert(model).eval()
-    about = describe(type(model).__name__, model.config.to_dict())
+    about = families.describe(type(model).__name__, model.config.to_dict())
     base = model.get_submodule(about.base)
-    names = {field.name: getattr(about.names, field.name) for field in fields(about.names)}
     activation = get_activation(about.activation)
-    layers = []
-    for prefix in about.layers:
-        layer = model.get_submodule(prefix.rstrip("."))
-        parts = {name: layer.get_submodule(path) for name, path in names.items()}
-        layers.append(Layer(parts, heads=about.heads, activation=activation))
+    runs = (model.get_submodule(prefix.rstrip(".")) for prefix in about.layers)
+    layers = [Layer(run, about.names, heads=about.heads, activation=activation) for run in runs]
     dense, out = map(model.get_submodule, about.head)
     embeddings = base.embeddings
     positions = embeddings.position_embeddings.weight

@@ -63,6 +63,12 @@ _MPNET = replace(
     output="attention.attn.o",
     attention_norm="attention.LayerNorm",
 )
+DEBERTA = replace(
+    BERT,
+    query="attention.self.query_proj",
+    key="attention.self.key_proj",
+    value="attention.self.value_proj",
+)
 _ALBERT = Names(
     query="attention.query",
     key="attention.key",

@@ -7,7 +7,7 @@ tokens with the same segment number, and in most families a last layer of first 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from openvino import opset13 as op
 
 from model_store.checkpoint import Checkpoint
-from model_store.engines.families import Encoder, describe, read_disentangled, relative_buckets, table_rows
+from model_store.engines import families
 from model_store.errors import ModelUnsupported
 from model_store.weights import Safetensors
 
@@ -63,9 +63,12 @@ def packed_graph(checkpoint: Checkpoint, weights: Safetensors) -> openvino.Model
 class Parts:
     """Layers of one graph, by the names of their weights. A shared weight becomes one constant."""
 
-    def __init__(self, weights: Safetensors, *, wide: int, heads: int, epsilon: float) -> None:
+    names = families.BERT
+
+    def __init__(self, weights: Safetensors, wide: int, heads: int, epsilon: float, activation: str) -> None:
         self._weights = weights
         self._wide, self._heads, self._epsilon = wide, heads, epsilon
+        self._activation = ACTIVATIONS[activation]
         self._constants: dict[str, Node] = {}
 
     def build(self, ids: Node, positions: Node, segments: Node, first: Node) -> Node:
@@ -104,10 +107,24 @@ class Parts:
         split = op.reshape(hidden, numbers(0, -1, self._heads, self._wide // self._heads), True)
         return op.transpose(split, numbers(0, 2, 1, 3))
 
-    def attend(self, query: Node, key: Node, value: Node, mask: Node, scale: Node | None = None) -> Node:
-        """(R, H, Q or K, D / H) and a mask that broadcasts to (R, H, Q, K), to (R, Q, D)."""
-        context = op.scaled_dot_product_attention(query, key, value, mask, scale)
+    def attend(self, projected: Iterable[Node], mask: Node, scale: Node | None = None) -> Node:
+        """Thrice (R, H, Q or K, D / H) and a mask that broadcasts to (R, H, Q, K), to (R, Q, D)."""
+        context = op.scaled_dot_product_attention(*projected, mask, scale)
         return op.reshape(op.transpose(context, numbers(0, 2, 1, 3)), numbers(0, 0, -1), True)
+
+    def projected(self, layer: str, queries: Node, keys: Node) -> list[Node]:
+        """Queries, keys and values of a layer, each by head."""
+        names = self.names
+        pairs = ((names.query, queries), (names.key, keys), (names.value, keys))
+        return [self.by_head(self.linear(hidden, layer + name)) for name, hidden in pairs]
+
+    def finish(self, layer: str, context: Node, hidden: Node) -> Node:
+        """What a layer does after attention."""
+        names = self.names
+        attended = op.add(self.linear(context, layer + names.output), hidden)
+        hidden = self.norm(attended, layer + names.attention_norm)
+        inner = self._activation(self.linear(hidden, layer + names.inner))
+        return self.norm(op.add(self.linear(inner, layer + names.outer), hidden), layer + names.output_norm)
 
     def constant(self, name: str) -> Node:
         if name not in self._constants:
@@ -120,12 +137,12 @@ class BertGraph(Parts):
 
     def __init__(self, checkpoint: Checkpoint, weights: Safetensors) -> None:
         """Raises ModelUnsupported for sizes with which the graph would compute something else."""
-        self._about: Encoder = describe(checkpoint.architecture, checkpoint.config)
+        self._about: families.Encoder = families.describe(checkpoint.architecture, checkpoint.config)
         about = self._about
         wide = weights.shape(f"{about.layers[0]}{about.names.output_norm}.weight")[0]
-        super().__init__(weights, wide=wide, heads=about.heads, epsilon=about.epsilon)
-        self.check_sizes(checkpoint, f"{about.head[1]}.bias", table_rows(about, checkpoint))
-        self._activation = ACTIVATIONS[about.activation]
+        super().__init__(weights, wide, about.heads, about.epsilon, about.activation)
+        self.names = about.names
+        self.check_sizes(checkpoint, f"{about.head[1]}.bias", families.table_rows(about, checkpoint))
 
     def build(self, ids: Node, positions: Node, segments: Node, first: Node) -> Node:
         hidden = self._embed(ids, positions)
@@ -134,7 +151,7 @@ class BertGraph(Parts):
             places = _places(segments)
             mask = self._mask(segments, places, segments, places)
         for layer in lower:
-            hidden = self._finish(layer, self._attend(layer, hidden, hidden, mask), hidden)
+            hidden = self.finish(layer, self.attend(self.projected(layer, hidden, hidden), mask), hidden)
         hidden = self._of_first(last, hidden, segments, first)
         dense, out = self._about.head
         return self.linear(ACTIVATIONS[self._about.head_activation](self.linear(hidden, dense)), out)
@@ -157,7 +174,7 @@ class BertGraph(Parts):
         if not self._about.relative_bias:
             return same
         most = self._weights.shape(f"{self._about.base}.embeddings.position_embeddings.weight")[0]
-        table = self._weights[f"{self._about.relative_bias}.weight"][relative_buckets(most)]
+        table = self._weights[f"{self._about.relative_bias}.weight"][families.relative_buckets(most)]
         distance = op.subtract(op.unsqueeze(other_places, number(1)), op.unsqueeze(places, number(2)))
         index = op.add(op.clamp(distance, 1 - most, most - 1), op.constant(np.int32(most - 1)))
         bias = op.transpose(op.gather(op.constant(table), index, number(0)), numbers(0, 3, 1, 2))
@@ -169,23 +186,8 @@ class BertGraph(Parts):
         everything = op.reshape(hidden, numbers(1, -1, self._wide), False)
         chosen = op.gather(everything, first, number(1))
         mask = self._mask(*(op.gather(one, first, number(1)) for one in flat), *flat)
-        return op.squeeze(
-            self._finish(layer, self._attend(layer, chosen, everything, mask), chosen), number(0)
-        )
-
-    def _attend(self, layer: str, query_hidden: Node, key_hidden: Node, mask: Node) -> Node:
-        names = self._about.names
-        query = self.by_head(self.linear(query_hidden, layer + names.query))
-        key, value = (self.by_head(self.linear(key_hidden, layer + one)) for one in (names.key, names.value))
-        return self.attend(query, key, value, mask)
-
-    def _finish(self, layer: str, context: Node, hidden: Node) -> Node:
-        names = self._about.names
-        hidden = self.norm(
-            op.add(self.linear(context, layer + names.output), hidden), layer + names.attention_norm
-        )
-        inner = self._activation(self.linear(hidden, layer + names.inner))
-        return self.norm(op.add(self.linear(inner, layer + names.outer), hidden), layer + names.output_norm)
+        context = self.attend(self.projected(layer, chosen, everything), mask)
+        return op.squeeze(self.finish(layer, context, chosen), number(0))
 
 
 def _places(segments: Node) -> Node:
@@ -197,13 +199,16 @@ def _places(segments: Node) -> Node:
 class DebertaGraph(Parts):
     """The graph of one checkpoint. D is the width of the model."""
 
+    names = families.DEBERTA
+
     def __init__(self, checkpoint: Checkpoint, weights: Safetensors) -> None:
         """Raises ModelUnsupported for sizes with which the graph would compute something else."""
         self._config = config = checkpoint.config
         heads = int(config.get("num_attention_heads", 24))
         wide = weights.shape("pooler.dense.weight")[0]
-        super().__init__(weights, wide=wide, heads=heads, epsilon=float(config.get("layer_norm_eps", 1e-7)))
-        self._about = read_disentangled(config)
+        epsilon = float(config.get("layer_norm_eps", 1e-7))
+        super().__init__(weights, wide, heads, epsilon, config.get("hidden_act", "gelu"))
+        self._about = families.read_disentangled(config)
         self._layers = int(config.get("num_hidden_layers", 24))
         self._most = checkpoint.max_tokens
         self._absolute = bool(config.get("position_biased_input", True))
@@ -224,7 +229,7 @@ class DebertaGraph(Parts):
         rising = self._places(op.range(op.negative(farthest), length, number(1), "i64"))
         *lower, last = (f"deberta.encoder.layer.{at}." for at in range(self._layers))
         for at, layer in enumerate(lower):
-            query, key, value = self._projected(layer, hidden, hidden)
+            query, key, value = self.projected(layer, hidden, hidden)
             bias = op.constant(np.float32(0))
             if self._about.from_content:
                 bias = op.add(bias, self._by_place(query, self._positions(layer, "key", falling), length))
@@ -232,7 +237,7 @@ class DebertaGraph(Parts):
                 turned = self._by_place(key, self._positions(layer, "query", rising), length)
                 bias = op.add(bias, op.transpose(turned, numbers(0, 1, 3, 2)))
             mask = op.select(same, bias, op.constant(NEVER))
-            hidden = self._finish(layer, self.attend(query, key, value, mask, self._scale), hidden)
+            hidden = self.finish(layer, self.attend([query, key, value], mask, self._scale), hidden)
             if at == 0 and self._config.get("conv_kernel_size", 0) > 0:
                 hidden = self._convolved(embedded, hidden, positions, segments)
         hidden = self._of_first(last, hidden, positions, segments, first)
@@ -258,7 +263,7 @@ class DebertaGraph(Parts):
         own = op.reshape(segments, numbers(1, -1), False)
         everything = op.reshape(hidden, numbers(1, -1, self._wide), False)
         chosen = op.gather(everything, first, number(1))
-        query, key, value = self._projected(layer, chosen, everything)
+        query, key, value = self.projected(layer, chosen, everything)
         bias = op.constant(np.float32(0))
         if self._about.from_position:
             of_key = op.multiply(key, self._positions(layer, "query", places))
@@ -266,8 +271,8 @@ class DebertaGraph(Parts):
         if self._about.from_content:
             key = op.add(key, self._positions(layer, "key", places))
         mask = op.select(same_text(op.gather(own, first, number(1)), own), bias, op.constant(NEVER))
-        context = self.attend(query, key, value, mask, self._scale)
-        return op.squeeze(self._finish(layer, context, chosen), number(0))
+        context = self.attend([query, key, value], mask, self._scale)
+        return op.squeeze(self.finish(layer, context, chosen), number(0))
 
     def _places(self, distances: Node) -> Node:
         """The row of the table for each distance. A text has none beyond the model's limit."""
@@ -293,19 +298,6 @@ class DebertaGraph(Parts):
         flat = _between(flat, begin, op.add(begin, op.multiply(length, wide)), axis=2)
         shape = op.concat([numbers(0, 0), op.unsqueeze(length, number(0)), op.unsqueeze(wide, number(0))], 0)
         return _between(op.reshape(flat, shape, True), number(0), length, axis=3)
-
-    def _projected(self, layer: str, queries: Node, keys: Node) -> list[Node]:
-        pairs = (("query", queries), ("key", keys), ("value", keys))
-        prefix = f"{layer}attention.self."
-        return [self.by_head(self.linear(hidden, f"{prefix}{name}_proj")) for name, hidden in pairs]
-
-    def _finish(self, layer: str, context: Node, hidden: Node) -> Node:
-        output = f"{layer}attention.output."
-        hidden = self.norm(op.add(self.linear(context, f"{output}dense"), hidden), f"{output}LayerNorm")
-        activation = ACTIVATIONS[self._config.get("hidden_act", "gelu")]
-        inner = activation(self.linear(hidden, f"{layer}intermediate.dense"))
-        outer = self.linear(inner, f"{layer}output.dense")
-        return self.norm(op.add(outer, hidden), f"{layer}output.LayerNorm")
 
     def _convolved(self, embedded: Node, hidden: Node, positions: Node, segments: Node) -> Node:
         """The convolution after the first layer of some models, which reads tokens of the same text only."""
@@ -346,12 +338,12 @@ class ModernBertGraph(Parts):
         config = checkpoint.config
         heads = int(config.get("num_attention_heads", 12))
         wide = weights.shape("model.final_norm.weight")[0]
-        super().__init__(weights, wide=wide, heads=heads, epsilon=float(config.get("norm_eps", 1e-5)))
+        epsilon = float(config.get("norm_eps", 1e-5))
+        super().__init__(weights, wide, heads, epsilon, config.get("hidden_activation", "gelu"))
         needed = {"model.embeddings.tok_embeddings.weight": checkpoint.vocabulary or 0}
         self.check_sizes(checkpoint, "classifier.bias", needed)
         self._kinds = layer_kinds(config)
         self._window = int(config.get("local_attention", 128)) // 2
-        self._activation = ACTIVATIONS[config.get("hidden_activation", "gelu")]
         self._head_activation = ACTIVATIONS[config.get("classifier_activation", "gelu")]
         self._mean = config.get("classifier_pooling", "cls") == "mean"
         self._rotations = {
@@ -385,7 +377,7 @@ class ModernBertGraph(Parts):
         parts = op.split(self.linear(hidden, f"{name}Wqkv"), number(2), 3).outputs()
         query, key, value = map(self.by_head, parts)
         query, key = (_rotated(one, *turn) for one in (query, key))
-        return self.linear(self.attend(query, key, value, mask), f"{name}Wo")
+        return self.linear(self.attend([query, key, value], mask), f"{name}Wo")
 
     def _gated(self, hidden: Node, name: str) -> Node:
         inner, gate = op.split(self.linear(hidden, f"{name}Wi"), number(2), 2).outputs()
