@@ -1,8 +1,11 @@
-"""The version that this program calls itself, everywhere: that of its installed distribution."""
+"""What this program calls itself, everywhere: its version, and the name of a process."""
 
 from __future__ import annotations
 
+import os
+import socket
 from importlib.metadata import PackageNotFoundError, version
+from secrets import token_hex
 
 DISTRIBUTION = "millrace-server"
 
@@ -13,3 +16,8 @@ def own_version() -> str:
         return version(DISTRIBUTION)
     except PackageNotFoundError:
         return "unknown"
+
+
+def process_name() -> str:
+    """A name that no other process has: its host, its number, and digits drawn at random."""
+    return f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"

@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import fields, replace
 from functools import partial
-from secrets import token_hex
 from typing import Any, Self, TypeVar
 
 from batcher.connection.clients import AsyncRedis, connect_async
@@ -30,6 +27,7 @@ from batcher.memory import read_memory
 from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
 from batcher.shards import Shard, by_shard, shard_of
+from batcher.version import process_name
 
 HINT_BLOCK_S = 1.0
 MAX_HINTS = 64
@@ -156,7 +154,7 @@ class ShardHub:
         *,
         linger_s: float = 0.0,
     ) -> None:
-        self.api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
+        self.api = process_name()
         self.snapshot = NO_SNAPSHOT
         self.outage = Outage()
         self.pipeline = Pipeline(client, shard.prefix, retries=1)

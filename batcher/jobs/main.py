@@ -6,9 +6,7 @@ import asyncio
 import logging
 import os
 import signal
-import socket
 import sys
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 from batcher import gc_tuning, logs, tracing
@@ -23,6 +21,7 @@ from batcher.jobs.upload import budget_of
 from batcher.jobs.worker import JobsWorker
 from batcher.probe_server import ProbeServer
 from batcher.settings import JobSettings
+from batcher.version import process_name
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +47,7 @@ class JobsProcess:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="jobs"))
         queue = JobQueue.connect(settings, timeout_s=5.0)
-        name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        rq = queue, RqWorker(queue, name)
+        rq = queue, RqWorker(queue, process_name())
         worker = JobsWorker(self._store(CONNECTIONS), rq, JobModels(settings), settings, self._outage)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from typing import Any
 
 from batcher.core.publications import Candidate
 from batcher.lookup.queue import Known, Lookup, LookupRequest, LookupResult, Models, Result
 from batcher.messages import Prediction
-from batcher.side_by_side import gather
 
 # Characters of the texts whose revisions are remembered: those of many requests, and at least of one text.
 MAX_CHARS = 1_000_000
@@ -41,7 +42,9 @@ class ShareLookup:
         chosen = self._parts(request.texts, request.client, request.one_revision)
         parts = [(lookup, texts, LookupResult()) for lookup, texts in chosen]
         try:
-            await gather(lookup.find(request._replace(texts=texts), one) for lookup, texts, one in parts)
+            await _side_by_side(
+                lookup.find(request._replace(texts=texts), one) for lookup, texts, one in parts
+            )
         finally:
             for _, _, result in parts:  # they were found side by side
                 answer.add(result, max(answer.cache_s, result.cache_s))
@@ -56,6 +59,20 @@ class ShareLookup:
         for text in texts:
             parts[self._takes(text, client)].append(text)
         return [(lookup, part) for lookup, part in zip(self._both, parts, strict=True) if part]
+
+
+async def _side_by_side(coroutines: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Runs all of them side by side. If one raises, or this is cancelled, all are cancelled.
+
+    Raises what the first one raised.
+    """
+    tasks = [asyncio.create_task(one) for one in coroutines]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Choices:

@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -32,12 +29,13 @@ from batcher.probe_server import ProbeServer
 from batcher.publishing.publications import PublicationStore
 from batcher.settings import WorkerSettings
 from batcher.shards import Shard
+from batcher.version import process_name
 from batcher.worker.cache_writer import CacheWriter, ShardedCacheWriter, connect_writer
 from batcher.worker.exchange import WAIT_S, Q, Queues, WorkerQueue
 from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability, probes
-from batcher.worker.several import Listing, SeveralWorkers
+from batcher.worker.several import LIST_EVERY_S, Listing, Repeated, SeveralWorkers
 from batcher.worker.stats import Remember
 from model_store import Classifier, ModelError, ModelInfo, hardware, load
 
@@ -108,7 +106,7 @@ def _report(info: ModelInfo, seconds: float) -> None:
 
 def build_worker(settings: WorkerSettings, instruments: Observability, remember: Remember) -> Worker:
     """A worker with its own clients for each shard: for commands, blocking waits, and the heartbeat."""
-    worker_id = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    worker_id = process_name()
     shards = settings.queue_shards
 
     def queue(kind: type[Q], shard: Shard, timeout_s: float, retries: int) -> Q:
@@ -170,7 +168,11 @@ class LoadedModels:
         shards = settings.queue_shards
         store = PublicationStore(connect_shards(shards, timeout_s=1.0), shards)
         workers = [one.worker for one in self.models]
-        self.worker = SeveralWorkers(workers, self._listing, Publishing(self, store))
+        self.worker = SeveralWorkers(
+            workers,
+            Repeated("listing", LIST_EVERY_S, self._listing.list),
+            Repeated("publishing", LOOK_S, Publishing(self, store).look_again),
+        )
 
     @property
     def names(self) -> Sequence[str]:
@@ -258,7 +260,7 @@ class Announced:
         self._shard = settings.queue_shards[0]
         self._name = settings.name
         self._reference = reference
-        self._worker = f"{socket.gethostname()}-{os.getpid()}"
+        self._worker = process_name().rpartition("-")[0]
         self._phase = "reading its files"
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._run, name="preparing", daemon=True)
@@ -294,22 +296,13 @@ class Announced:
 
 
 class Publishing:
-    """Watches the publications in a separate thread."""
+    """Loads what operators publish, and drops what is no longer needed."""
 
     def __init__(self, models: LoadedModels, store: PublicationStore) -> None:
         self._models = models
         self._publications = store
         self._failed: set[str] = set()
         self._unwanted: dict[str, float] = {}
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="publishing", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
 
     def look(self) -> None:
         """Loads missing publications and drops surplus ones. Raises Redis errors."""
@@ -343,11 +336,10 @@ class Publishing:
             if now - since >= DROP_S:
                 self._models.drop(queue)
 
-    def _run(self) -> None:
-        while not self._stopping.wait(LOOK_S):
-            try:
+    def look_again(self) -> None:
+        """As `look`, but raises nothing: the next look may succeed."""
+        try:
+            with contextlib.suppress(*REDIS_ERRORS):
                 self.look()
-            except REDIS_ERRORS:
-                continue
-            except Exception:
-                log.exception("could not look for publications", extra={"action": "revision.lost"})
+        except Exception:
+            log.exception("could not look for publications", extra={"action": "revision.lost"})

@@ -397,18 +397,6 @@ class Exchange:
         # A worker without other shards does not ask for one that needs help.
         self._empty = self._none = "-" if queues.others else ""
 
-    @property
-    def outages(self) -> int:
-        return sum(part.outage.count for part in self.parts.values())
-
-    @property
-    def skipped(self) -> int:
-        return sum(part.skipped for part in self.parts.values())
-
-    @property
-    def expired(self) -> int:
-        return sum(part.expired for part in self.parts.values())
-
     def claim_command(
         self, pool: ClaimedTexts, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
     ) -> Claim:

@@ -100,17 +100,18 @@ class WorkerCollector(Collector):
         self._worker = worker
 
     def collect(self) -> Iterator[Metric]:
-        worker, exchange = self._worker, self._worker.exchange
+        worker, here = self._worker, self._worker.exchange.here
+        shards = worker.exchange.parts.values()
         ready = float(worker.state in ("idle", "busy"))
         yield GaugeMetricFamily("millrace_worker_ready", "1 while it accepts work", ready)
         text = "Estimated tokens per second while it computes"
         yield GaugeMetricFamily("millrace_worker_rate_tokens", text, worker.stats.rate)
         yield GaugeMetricFamily("millrace_worker_budget_tokens", "Tokens of a batch", float(worker.budget()))
         text = "Entries past their budget, dropped at a claim"
-        yield CounterMetricFamily("millrace_expired_entries", text, exchange.expired)
+        yield CounterMetricFamily("millrace_expired_entries", text, sum(shard.expired for shard in shards))
         text = "Ids claimed that were answered, cancelled or foreign"
-        yield CounterMetricFamily("millrace_skipped_entries", text, exchange.skipped)
-        yield from redis_state(exchange.here.outage.over, exchange.outages)
+        yield CounterMetricFamily("millrace_skipped_entries", text, sum(shard.skipped for shard in shards))
+        yield from redis_state(here.outage.over, sum(shard.outage.count for shard in shards))
 
 
 class DriftCollector(Collector):

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from batcher.connection.clients import Redis, connect_shards
 from batcher.connection.outage import REDIS_ERRORS, reason
@@ -28,11 +28,23 @@ LIST_EVERY_S = 5.0
 SIGNALS_S = 0.5
 
 
-class Beside(Protocol):
-    """A thread beside the workers."""
+class Repeated(threading.Thread):
+    """Calls `work` beside the workers: at once, and then every so many seconds until `stop`."""
 
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
+    def __init__(self, name: str, every_s: float, work: Callable[[], None]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._every_s = every_s
+        self._work = work
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        self._work()
+        while not self._stopping.wait(self._every_s):
+            self._work()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.join()
 
 
 class Listing:
@@ -44,21 +56,12 @@ class Listing:
     def __init__(self, names: Sequence[str], clients: Sequence[tuple[Redis, str]]) -> None:
         self.names = [*names]
         self._clients = clients
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="listing", daemon=True)
 
     @classmethod
     def connect(cls, names: Sequence[str], settings: WorkerSettings) -> Listing:
         shards = settings.queue_shards
         clients = connect_shards(shards, timeout_s=1.0)
         return cls(names, [(client, shard.prefix) for client, shard in zip(clients, shards, strict=True)])
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
 
     def add(self, name: str) -> None:
         """Lists one more model, at once."""
@@ -84,16 +87,11 @@ class Listing:
             except REDIS_ERRORS as error:
                 log.debug("could not list the models: %s", reason(error), extra={"action": "models.unlisted"})
 
-    def _run(self) -> None:
-        self.list()
-        while not self._stopping.wait(LIST_EVERY_S):
-            self.list()
-
 
 class SeveralWorkers:
     """The workers of one process. It ends as a whole: a broken engine needs a new process."""
 
-    def __init__(self, workers: Sequence[Worker], *beside: Beside) -> None:
+    def __init__(self, workers: Sequence[Worker], *beside: Repeated) -> None:
         self._workers = list(workers)
         self._beside = beside
         self._threads: list[threading.Thread] = []

@@ -42,7 +42,8 @@ class _Worker:
     """What WorkerCollector reads of a worker."""
 
     state, stats = "idle", SimpleNamespace(rate=1.0)
-    exchange = SimpleNamespace(expired=0, skipped=0, outages=0, here=SimpleNamespace(outage=Outage()))
+    shard = SimpleNamespace(expired=0, skipped=0, outage=Outage())
+    exchange = SimpleNamespace(parts={0: shard}, here=shard)
 
     def budget(self) -> int:
         return 256

@@ -59,7 +59,7 @@ class Model(StubClassifier):
 
 def make_hub(networks: Sequence[Network], name: str, api: str, caches: bool) -> ReplyHub:
     """A hub that is not started, with the clients of `ReplyHub.connect`."""
-    hub_module.token_hex = lambda size: api
+    hub_module.process_name = lambda: f"host-1-{api}"
     parts = []
     for network in networks:
         hints_s = hub_module.HINT_BLOCK_S + 2.0
@@ -115,11 +115,10 @@ class OwnRandom(Random):
 @contextmanager
 def nothing_else_by_chance(loop: SimulatedLoop, seed: int) -> Iterator[None]:
     """What the product draws, or takes from the machine, comes from the seed."""
-    machine = SimpleNamespace(gethostname=lambda: "host", getpid=lambda: 1)
     with (
         patch.object(outage_module.RANDOM, "random", OwnRandom(seed).random),
         patch.object(pauses_module, "time", SimpleNamespace(monotonic=loop.time)),
-        patch.multiple(hub_module, socket=machine, os=machine, token_hex=lambda size: ""),
+        patch.object(hub_module, "process_name", lambda: "host-1-"),
         patch.object(inference_module, "threading", SimpleNamespace(get_ident=lambda: id(getcurrent()))),
     ):
         yield

@@ -10,7 +10,7 @@ import pytest
 
 from batcher.settings import WorkerSettings
 from batcher.worker.loop import Worker
-from batcher.worker.several import Listing, SeveralWorkers
+from batcher.worker.several import LIST_EVERY_S, Listing, Repeated, SeveralWorkers
 from model_store.stub import StubClassifier
 from tests.conftest import FakeRedis
 from tests.fakes import FakeClock, FakeQueue, fake_host
@@ -64,9 +64,9 @@ def test_models_are_not_listed_any_more_once_that_was_stopped(fake_redis: FakeRe
             return fake_redis.sync.pipeline()
 
     slow: Any = Slow()
-    listing = Listing(["quick"], [(slow, "P")])
-    listing.start()
-    listing.stop()
+    thread = Repeated("listing", LIST_EVERY_S, Listing(["quick"], [(slow, "P")]).list)
+    thread.start()
+    thread.stop()
     assert fake_redis.sync.hkeys("P:snapshot")
     assert 3500 < fake_redis.sync.ttl("P:snapshot") <= 3600
 
