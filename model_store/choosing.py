@@ -33,7 +33,7 @@ from model_store.prepare import EngineChoice, PrecisionChoice, choose, locate, p
 from model_store.probes import EVERY, Probes
 from model_store.proof import SAME_ANSWERS, limits, prove
 from model_store.rows import RowClassifier
-from model_store.tokens import Tokens
+from model_store.tokens import Tokens, in_groups
 
 log = logging.getLogger(__name__)
 
@@ -249,12 +249,9 @@ def best_time(classifier: Classifier, probes: Probes) -> tuple[float, bool]:
     Also whether it came near its best time twice: on a busy machine that takes longer, or never happens.
     """
     short = [tokens for tokens in probes.tokens if len(tokens) <= EVERY]
-    full, used = [], 0
-    for tokens in reversed(short):
-        if used + len(tokens) <= classifier.info.full_tokens // _TIMED_SHARE:
-            full.append(tokens)
-            used += len(tokens)
-    batches = [full, [short[len(short) // 3]]]
+    longest_first = short[::-1]
+    full = in_groups(map(len, longest_first), classifier.info.full_tokens // _TIMED_SHARE)[0]
+    batches = [[longest_first[at] for at in full], [short[len(short) // 3]]]
     seconds: list[float] = []
     steady = False
     while not steady and len(seconds) < _MAX_ROUNDS:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from model_store.checkpoint import CONFIG, read_checkpoint
 from model_store.classifier import Classifier, ModelInfo
 from model_store.errors import ModelError
-from model_store.figures import Chosen, Figures, choose, figures, mcnemar, right_texts
+from model_store.figures import Chosen, Figures, choose, figures, label_matrix, mcnemar, right_texts
 from model_store.prepare import locate
 from model_store.rows import share_out
 from model_store.training.table import LabelledRow, read_table
@@ -100,16 +100,13 @@ def classify_all(
 
 def expected_labels(rows: Sequence[LabelledRow], info: ModelInfo, path: Path) -> Chosen:
     """Which labels each text has, shape (texts, labels). Raises ModelError if a label is not the model's."""
-    labels, index = info.labels, {name: number for number, name in enumerate(info.labels)}
-    expected = np.zeros((len(rows), len(labels)), dtype=bool)
-    unknown = Counter(label for row in rows for label in row.labels if label not in index)
-    if unknown:
+    labels = info.labels
+    allowed = set(labels)
+    if unknown := Counter(label for row in rows for label in row.labels if label not in allowed):
         label, count = unknown.most_common(1)[0]
         known = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
         raise ModelError(f"{path} has the label {label!r} ({count} texts); those of {info.name} are {known}.")
-    for number, row in enumerate(rows):
-        expected[number, [index[label] for label in row.labels]] = True
-    return expected
+    return label_matrix([row.labels for row in rows], labels)
 
 
 def evaluate(

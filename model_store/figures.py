@@ -6,8 +6,9 @@ Also the temperature and the thresholds with which scores are best.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,6 +73,15 @@ class Figures:
                 for one in self.classes
             ),
         ]
+
+
+def label_matrix(labels: Sequence[Sequence[str]], names: Sequence[str]) -> Chosen:
+    """Which of the labels `names` each text has, shape (texts, labels). Raises KeyError for any other."""
+    index = {name: number for number, name in enumerate(names)}
+    matrix = np.zeros((len(labels), len(names)), dtype=bool)
+    for row, of_text in zip(matrix, labels, strict=True):
+        row[[index[label] for label in of_text]] = True
+    return matrix
 
 
 def choose(scores: Scores, thresholds: Sequence[float] | None) -> Chosen:
@@ -168,28 +178,21 @@ def wilson_interval(right: int, total: int, z: float = 1.96) -> tuple[float, flo
     return (centre - margin) / (1 + spread), (centre + margin) / (1 + spread)
 
 
-def log_loss(logits: Scores, labels: Labels, temperature: float = 1.0) -> float:
-    """Mean negative log-likelihood, in nats."""
-    chosen = softmax(logits, temperature)[np.arange(len(labels)), labels]
+def log_loss(logits: Scores, expected: NDArray[Any], temperature: float = 1.0) -> float:
+    """Mean negative log-likelihood, in nats.
+
+    `expected` has the number of each text's label, or shape (texts, labels) if a text may have several: then
+    each label counts on its own.
+    """
+    if expected.ndim == 2:
+        chosen = np.where(expected, sigmoid(logits, temperature), sigmoid(-logits, temperature))
+    else:
+        chosen = softmax(logits, temperature)[np.arange(len(expected)), expected]
     return float(-np.log(np.maximum(chosen, 1e-12)).mean())
 
 
-def binary_log_loss(logits: Scores, expected: NDArray[np.bool_], temperature: float = 1.0) -> float:
-    """Mean negative log-likelihood of each label on its own, in nats; both of shape (texts, labels)."""
-    chosen = np.where(expected, sigmoid(logits, temperature), sigmoid(-logits, temperature))
-    return float(-np.log(np.maximum(chosen, 1e-12)).mean())
-
-
-def fit_temperature(logits: Scores, labels: Labels) -> float:
+def fit_temperature(logits: Scores, expected: NDArray[Any]) -> float:
     """The temperature in [0.25, 4] that minimises the log loss, to two decimals."""
-    return _least(lambda temperature: log_loss(logits, labels, temperature))
-
-
-def fit_binary_temperature(logits: Scores, expected: NDArray[np.bool_]) -> float:
-    """The same for labels of which a text may have any number; `expected` has shape (texts, labels)."""
-    return _least(lambda temperature: binary_log_loss(logits, expected, temperature))
-
-
-def _least(loss: Callable[[float], float]) -> float:
     grid = np.arange(0.25, 4.0, 0.01)
-    return round(float(grid[int(np.argmin([loss(float(temperature)) for temperature in grid]))]), 2)
+    losses = [log_loss(logits, expected, float(temperature)) for temperature in grid]
+    return round(float(grid[int(np.argmin(losses))]), 2)

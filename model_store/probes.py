@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from model_store.artefact import PROBES
 from model_store.errors import ModelCorrupt
-from model_store.tokens import Tokens
+from model_store.tokens import Tokens, common_start
 
 Scores = NDArray[np.float64]
 # Splits texts, ordered by length, into the batches in which torch computes their scores.
@@ -39,9 +39,6 @@ CANDIDATES = 3
 _TRIED = 16
 # Distance of special ids within the texts that have some.
 _SPECIAL_STEP = 9
-# Tokens of a padded batch, in which a token takes half the time of one in a short text alone. Larger batches
-# are hardly faster, and need more padding.
-_PADDED_TOKENS = 256
 # Lengths of texts, without special tokens, that are run together to see whether they change each other; that
 # of those with special ids inside, and the most such ids.
 _SEVERAL, _SHORT, _MAX_EACH = (1, 2, 7, 7, 20, 40, 61), 7, 24
@@ -74,7 +71,7 @@ class Source:
         unnumbered: int | None = None,
     ) -> None:
         sample = max((list(text.ids) for text in texts), key=len)
-        self._before = _common(list(empty.ids), sample)
+        self._before = sample[: common_start(empty.ids, sample)]
         self._after = list(empty.ids)[len(self._before) :]
         ends = len(self._before), len(self._after)
         self._pieces = [piece for text in texts for piece in text.ids[ends[0] : len(text) - ends[1]]]
@@ -143,18 +140,6 @@ def make_probes(
     return tuple(tokens), np.array(reference)
 
 
-def padded(texts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-    """Batches of up to 256 tokens with padding. The texts are ordered by length."""
-    batch: list[Sequence[int]] = []
-    for text in texts:
-        if batch and len(text) * (len(batch) + 1) > _PADDED_TOKENS:
-            yield batch
-            batch = []
-        batch.append(text)
-    if batch:
-        yield batch
-
-
 def write_probes(path: Path, probes: Probes) -> None:
     """Write probes.json into the artefact directory `path`."""
     content = {
@@ -178,13 +163,6 @@ def read_probes(path: Path) -> Probes:
     if not tokens or reference.ndim != 2 or len(reference) != len(tokens) or answers.shape != reference.shape:
         raise ModelCorrupt(f"{path / PROBES} does not have one answer for each of its texts.")
     return Probes(tokens, reference, answers, rounding)
-
-
-def _common(one: list[int], other: list[int]) -> list[int]:
-    count = 0
-    while count < min(len(one), len(other)) and one[count] == other[count]:
-        count += 1
-    return one[:count]
 
 
 def _certainty(scores: Scores) -> Scores:

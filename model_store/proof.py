@@ -19,6 +19,7 @@ import numpy as np
 from model_store.classifier import Arithmetic, Classifier, Layout, Verdict, Weights
 from model_store.probes import EVERY, Probes, Scores
 from model_store.rows import plan
+from model_store.tokens import in_groups
 
 Kind = Literal["alone", "pair", "full"]
 Place = Literal["alone", "first", "last", "middle"]
@@ -179,16 +180,8 @@ def sampled(lengths: Sequence[int]) -> Iterator[tuple[Kind, list[int]]]:
 
 
 def _filled(order: Sequence[int], lengths: Sequence[int]) -> Iterator[list[int]]:
-    batch: list[int] = []
-    used = 0
-    for at in order:
-        if batch and used + lengths[at] > BATCH_TOKENS:
-            yield batch
-            batch, used = [], 0
-        batch.append(at)
-        used += lengths[at]
-    if batch:
-        yield batch
+    for group in in_groups((lengths[at] for at in order), BATCH_TOKENS):
+        yield [order[at] for at in group]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from tokenizers.normalizers import BertNormalizer
 from model_store.classifier import Layout, ModelInfo
 from model_store.errors import NotComputed
 from model_store.inputs import PLAIN, Inputs, Sharing
-from model_store.tokens import Tokens
+from model_store.tokens import Tokens, in_groups
 from model_store.windows import Windows, classify_long
 
 if TYPE_CHECKING:
@@ -314,18 +314,12 @@ def share_out(lengths: Sequence[int], layout: Layout, batch_tokens: int = 512) -
 
     Meant for offline work: padded texts are first sorted by length, packed ones keep their order.
     """
-    order = list(range(len(lengths)))
-    if layout == "padded":
-        order.sort(key=lengths.__getitem__)
-    room = batch_tokens if layout == "padded" else int(batch_tokens * FILL)
+    if layout == "packed":
+        return in_groups(lengths, int(batch_tokens * FILL))
     batches: list[list[int]] = []
-    used = longest = 0
-    for index in order:
-        longest = max(longest, lengths[index])
-        used = (len(batches[-1]) + 1) * longest if batches and layout == "padded" else used + lengths[index]
-        if not batches or used > room:
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if not batches or (len(batches[-1]) + 1) * lengths[index] > batch_tokens:
             batches.append([])
-            used = longest = lengths[index]
         batches[-1].append(index)
     return batches
 

@@ -29,6 +29,7 @@ from model_store.errors import ModelUnsupported, first_line, shown
 from model_store.inputs import TokenTypes
 from model_store.phases import phase
 from model_store.rows import Tokenizer
+from model_store.tokens import common_start
 
 log = logging.getLogger(__name__)
 
@@ -216,9 +217,7 @@ def read_token_types(tokenizer: Any) -> TokenTypes | None:
         return None
     ids, types = text["input_ids"], text["token_type_ids"]
     special = empty["input_ids"]
-    before = 0
-    while before < len(special) and ids[before] == special[before]:
-        before += 1
+    before = common_start(ids, special)
     after = len(ids) - (len(special) - before)
     own = set(types[before:after])
     if len(own) != 1:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +25,25 @@ class Tokens:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+
+def in_groups(sizes: Iterable[int], most: int) -> list[list[int]]:
+    """Divides texts of these sizes, in order, into groups of at most so many tokens; returns indices.
+
+    A larger text is alone in its group.
+    """
+    groups: list[list[int]] = []
+    used = 0
+    for index, size in enumerate(sizes):
+        used += size
+        if not groups or used > most:
+            groups.append([])
+            used = size
+        groups[-1].append(index)
+    return groups
+
+
+def common_start(one: Iterable[int], other: Iterable[int]) -> int:
+    """With how many equal ids two texts begin."""
+    pairs = zip(one, other, strict=False)
+    return len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])

@@ -10,12 +10,10 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 from model_store.errors import ModelError
-
-if TYPE_CHECKING:
-    from model_store.tokens import Tokens
+from model_store.tokens import Tokens, in_groups
 
 Join = Literal["mean", "max", "first_last"]
 Scores = list[float]
@@ -113,13 +111,8 @@ def classify_long(
     """Scores of texts, some longer than a window, by calls of `classify` with about 1024 tokens each."""
     pieces = [piece for text in batch for piece in text.windows or (text,)]
     rows: list[Scores] = []
-    while pieces:
-        used, count = len(pieces[0]), 1
-        while count < len(pieces) and used + len(pieces[count]) <= _BATCH_TOKENS:
-            used += len(pieces[count])
-            count += 1
-        rows += classify(pieces[:count])
-        del pieces[:count]
+    for group in in_groups(map(len, pieces), _BATCH_TOKENS):
+        rows += classify([pieces[at] for at in group])
     found = iter(rows)
     return [
         joined([next(found) for _ in text.windows], windows, multi_label=multi_label)

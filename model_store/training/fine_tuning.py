@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model_store.training.batches import Batch, bucket, pad, predict
 from model_store.training.head import loss
-from model_store.training.loop import Loop, autocast
+from model_store.training.loop import Batch, Loop, autocast, bucket, pad, predict
 from model_store.training.recipes import Options
 
 Encoded = Sequence[Sequence[int]]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model_store.figures import Scores
+from model_store.figures import Scores, label_matrix
 
 # Strengths of the penalty that cross-validation compares, for features of mean square 1.
 _PENALTIES = (0.1, 0.01, 0.001)
@@ -113,9 +113,4 @@ def put(head: Head, network: Any) -> None:
 
 def targets_of(labels: Sequence[Sequence[str]], names: Sequence[str]) -> Tensor:
     """Targets (texts, labels): 1 where a text has the label."""
-    index = {name: number for number, name in enumerate(names)}
-    targets = torch.zeros(len(labels), len(names))
-    for row, of_row in enumerate(labels):
-        for label in of_row:
-            targets[row, index[label]] = 1.0
-    return targets
+    return torch.from_numpy(label_matrix(labels, names)).float()

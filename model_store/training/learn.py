@@ -14,11 +14,10 @@ from safetensors import SafetensorError
 from model_store.errors import BadTraining
 from model_store.figures import Chosen, Scores
 from model_store.training.base import base_digest, load_network
-from model_store.training.batches import Batch, predict
 from model_store.training.data import Data, encode
 from model_store.training.fine_tuning import Contrastive, FineTuning, features
 from model_store.training.head import fit_best, put, targets_of
-from model_store.training.loop import Loop
+from model_store.training.loop import Batch, Loop, predict
 from model_store.training.recipes import Options
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -52,35 +51,27 @@ class Learner:
 
     def learn(self, work: Path, say: Callable[[str], None], *, checkpoint_s: float) -> Learned:
         """Train. Raises BadTraining if the checkpoint in `work` is of another run."""
-        recipe = {"linear": self._linear, "contrastive": self._contrastive, "full": self._full}
-        return recipe[self._options.recipe](work, say, checkpoint_s)
-
-    def _linear(self, work: Path, say: Callable[[str], None], checkpoint_s: float) -> Learned:
-        found, targets = features(self.network, self._ids["train"]), self._targets["train"]
-        head, logits = fit_best(found, targets, multi_label=self._multi_label, seed=self._options.seed)
-        put(head, self.network)
-        return Learned(self.network, logits[0], targets[logits[1]].numpy() > 0, [])
-
-    def _contrastive(self, work: Path, say: Callable[[str], None], checkpoint_s: float) -> Learned:
-        loop = Contrastive(self.network, self._options, self._rows("train"), self._identity)
-        run(loop, work / CHECKPOINT, say, checkpoint_s)
-        found = features(self.network, self._ids["train"])
-        head, _ = fit_best(
-            found, self._targets["train"], multi_label=self._multi_label, seed=self._options.seed
-        )
-        put(head, self.network)
-        return self._tuned(loop)
-
-    def _full(self, work: Path, say: Callable[[str], None], checkpoint_s: float) -> Learned:
-        loop = FineTuning(
-            self.network, self._options, self._rows("train"), self._rows("tune"), self._identity
-        )
-        run(loop, work / CHECKPOINT, say, checkpoint_s)
-        return self._tuned(loop)
-
-    def _tuned(self, loop: Loop) -> Learned:
+        loop = self._loop()
+        if loop is not None:
+            run(loop, work / CHECKPOINT, say, checkpoint_s)
+        if self._options.recipe != "full":
+            found, targets = features(self.network, self._ids["train"]), self._targets["train"]
+            seed = self._options.seed
+            head, (unseen, rows) = fit_best(found, targets, multi_label=self._multi_label, seed=seed)
+            put(head, self.network)
+        if loop is None:
+            return Learned(self.network, unseen, targets[rows].numpy() > 0, [])
         logits = predict(self.network, self._ids["tune"])
         return Learned(self.network, logits, self._targets["tune"].numpy() > 0, loop.history)
+
+    def _loop(self) -> Loop | None:
+        """The batches of a recipe; None for `linear`."""
+        train, tune = self._rows("train"), self._rows("tune")
+        if self._options.recipe == "linear":
+            return None
+        if self._options.recipe == "contrastive":
+            return Contrastive(self.network, self._options, train, self._identity)
+        return FineTuning(self.network, self._options, train, tune, self._identity)
 
     def _encode(self, part: str) -> list[Sequence[int]]:
         texts = [row.text for row in getattr(self._data, part)]

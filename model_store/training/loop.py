@@ -1,4 +1,7 @@
-"""The loop of every recipe with batches: schedule, averaged weights, early stop, checkpoints."""
+"""The loop of every recipe with batches: schedule, averaged weights, early stop, checkpoints.
+
+Batches are token ids of similar length, padded to tensors.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,23 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from model_store.figures import Scores
 from model_store.hardware import has_bf16
-from model_store.training.batches import Batch
 from model_store.training.recipes import Options
 
 State = dict[str, Tensor]
+# Token ids and the target of each row; what a target is, is up to the loss.
+Batch = list[tuple[Sequence[int], Any]]
 
 
 class Loop:
@@ -194,3 +201,36 @@ def _copy(model: Any) -> State:
 
 def _below(tensors: State, prefix: str) -> State:
     return {name[len(prefix) :]: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def pad(ids: Sequence[Sequence[int]], padding: int = 0) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask, each of shape (rows, longest)."""
+    width = max(map(len, ids))
+    padded = torch.tensor([[*row, *[padding] * (width - len(row))] for row in ids])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in ids])
+    return padded, mask
+
+
+def bucket(rows: Batch, *, most_rows: int, most_tokens: int, rng: Random) -> list[Batch]:
+    """Divide rows into batches of similar length, in random order; `most_tokens` counts padding."""
+    ordered = sorted(rows, key=lambda row: (len(row[0]), rng.random()))
+    batches: list[Batch] = [[]]
+    for row in ordered:
+        if len(batches[-1]) >= min(most_rows, max(1, most_tokens // len(row[0]))):
+            batches.append([])
+        batches[-1].append(row)
+    rng.shuffle(batches)
+    return batches
+
+
+@torch.no_grad()
+def predict(model: Any, ids: Sequence[Sequence[int]], *, rows: int = 32) -> Scores:
+    """Logits of shape (texts, labels), in the order of `ids`."""
+    model.eval()
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    logits = torch.zeros(len(ids), model.config.num_labels)
+    for first in range(0, len(order), rows):
+        chosen = order[first : first + rows]
+        padded, mask = pad([ids[number] for number in chosen], model.config.pad_token_id or 0)
+        logits[chosen] = model(input_ids=padded, attention_mask=mask).logits.float()
+    return np.asarray(logits.numpy(), dtype=np.float64)

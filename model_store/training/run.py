@@ -20,9 +20,9 @@ from model_store.figures import (
     Scores,
     choose,
     figures,
-    fit_binary_temperature,
     fit_temperature,
     fit_thresholds,
+    label_matrix,
     right_texts,
 )
 from model_store.rows import sigmoid, softmax
@@ -79,8 +79,8 @@ class _Run:
     def carry_out(self, work: Path, say: Say, clock: Callable[[], tuple[float, float]]) -> Result:
         """Train, calibrate, test, and write everything to `work`."""
         from model_store.training.baselines import Baselines
-        from model_store.training.batches import predict
         from model_store.training.learn import CHECKPOINT, Learner, writing
+        from model_store.training.loop import predict
 
         data, limit = self._data, self._options.max_tokens
         learner = Learner(self._base, self._tokenizer, data, self._options)
@@ -92,7 +92,7 @@ class _Run:
         ids = list(encode(self._tokenizer, [row.text for row in data.test], limit))
         logits = predict(network, ids)
         scores = (sigmoid if self._several else softmax)(logits, temperature)
-        expected = _matrix(data)
+        expected = label_matrix([row.labels for row in data.test], data.labels)
         seconds, processor_seconds = clock()
         result = Result(
             name=self._order.out.name,
@@ -118,7 +118,7 @@ class _Run:
     def _calibrate(self, logits: Scores, expected: Chosen) -> tuple[float, list[float] | None]:
         if not self._several:
             return fit_temperature(logits, expected.argmax(axis=1)), None
-        temperature = fit_binary_temperature(logits, expected)
+        temperature = fit_temperature(logits, expected)
         return temperature, fit_thresholds(sigmoid(logits, temperature), expected)
 
     def _write(self, work: Path, network: Any, result: Result, scores: Scores) -> None:
@@ -136,12 +136,6 @@ class _Run:
 def serve_command(out: Path) -> str:
     """The command that serves the checkpoint."""
     return f"millrace up --model {out}"
-
-
-def _matrix(data: Data) -> Chosen:
-    from model_store.training.head import targets_of
-
-    return np.asarray(targets_of([row.labels for row in data.test], data.labels).numpy() > 0)
 
 
 def _mistakes(

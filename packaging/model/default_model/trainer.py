@@ -18,9 +18,8 @@ from default_model.corpus import Row, Split
 from default_model.recipe import Recipe, epoch_rows
 from model_store.artefact import digest
 from model_store.figures import Labels, Scores, log_loss
-from model_store.training.batches import Batch, bucket, pad, predict
 from model_store.training.data import encode
-from model_store.training.loop import Loop, autocast
+from model_store.training.loop import Batch, Loop, autocast, bucket, pad, predict
 from model_store.training.recipes import Options
 
 # What the loop reads of a recipe.

@@ -17,7 +17,7 @@ from default_model import train
 from default_model.convert import convert
 from default_model.recipe import Recipe
 from default_model.trainer import Trainer, classify, difference
-from model_store.training.batches import bucket
+from model_store.training.loop import bucket
 from tests.unit.model_store.tiny_bert import write_bert, write_data
 
 RECIPE = Recipe(epochs=2, batch_rows=4, learning_rate=5e-3, held_out=2, max_tokens=32, average_decay=0.9)

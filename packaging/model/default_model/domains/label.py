@@ -27,8 +27,8 @@ from default_model.recipe import Recipe
 from default_model.train import load_split
 from default_model.trainer import logits_of
 from model_store.rows import sigmoid
-from model_store.training.batches import Batch, bucket, pad
 from model_store.training.data import encode
+from model_store.training.loop import Batch, bucket, pad
 
 MAX_TOKENS = 128
 

@@ -36,9 +36,8 @@ from default_model.trainer import Trainer, cross_entropy, logits_of
 from model_store.checkpoint import WEIGHTS
 from model_store.convert import export
 from model_store.prepare import DEFAULT
-from model_store.training.batches import Batch, bucket, pad
 from model_store.training.data import encode
-from model_store.training.loop import layer_of
+from model_store.training.loop import Batch, bucket, layer_of, pad
 
 CHECKPOINT = "checkpoint.safetensors"
 AGREEMENT = 1.0  # weight of the variance of siblings' margins
