@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from millrace.errors import CommandError
-from millrace.installation import check_packages
+from millrace.installation import check_packages, missing
 from text_files.errors import FileError
 
 # Commands and their summaries. Each is a module of this package with `add_arguments` and `run`.
@@ -63,6 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (CommandError, FileError) as error:
         print(f"millrace {name}: {error}", file=sys.stderr)
         return error.status
+    except ModuleNotFoundError as error:
+        if name in _PROCESSES:
+            raise
+        print(f"millrace {name}: {missing(error, name)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `millrace config | head`

@@ -6,22 +6,18 @@ import argparse
 import contextlib
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from millrace.errors import CommandError
+from millrace.job_client import JobClient, add_job_arguments
 from text_files.errors import BadFile
 from text_files.formats import FileFormat, stem
 from text_files.output import OUTPUTS, Output, OutputFormat, like
 from text_files.preview import Preview
-from text_files.source import TextFile, add_options, hints, opened
+from text_files.source import TextFile, hints, opened
 from text_files.typed import TYPED
 
-if TYPE_CHECKING:
-    from millrace.job_client import JobClient
-
-URL = "http://127.0.0.1:8000"
 EXIT_SOME_FAILED = 1
 _CHANGES = "--column, --format, --delimiter, --encoding, --no-header and --no-quotes"
 
@@ -53,11 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="-",
         help="file for the results, or a directory for those of several FILEs (default: -, standard output)",
     )
-    parser.add_argument("--url", default=URL, help=f"address of the service (default: {URL})")
-    parser.add_argument("--model", default="", metavar="NAME", help="model of this name (default: the first)")
-    add_options(parser)
+    add_job_arguments(parser)
     parser.add_argument("--force", action="store_true", help="let OUT replace FILE")
-    parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
     parser.add_argument("--keep", action="store_true", help="do not delete the finished job from the service")
     parser.epilog = (
         "FILE is CSV, TSV, NDJSON, JSON or plain text with one text per line (blank lines are skipped), also "
@@ -71,11 +64,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Submits each file, waits for its job, and writes the results."""
-    if find_spec("httpx") is None or find_spec("rich") is None:
-        raise CommandError("required packages are missing: pip install 'millrace-server[cli]'.")
-    from millrace.addresses import read_key
-    from millrace.job_client import JobClient
-
     with contextlib.ExitStack() as stack:
         sources = [stack.enter_context(opened(name, hints(args))) for name in args.files]
         # Every file and name is checked before the first job is submitted.
@@ -84,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         targets = _targets(args, formats)
         for target in targets:
             _check_writable(target)
-        client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file), model=args.model))
+        client = stack.enter_context(JobClient.of(args))
         failed = 0
         for source, preview, target in zip(sources, previews, targets, strict=True):
             _show(source.name, preview)

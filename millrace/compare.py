@@ -6,15 +6,14 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from millrace.service_client import AdminClient, add_client_arguments
+from millrace.service_client import AdminClient, add_client_arguments, add_model_argument
 
 # With more labels than this, only the pairs that differ are printed.
 MAX_LABELS = 12
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    name = "name of the model, if the service has several (default: the first)"
-    parser.add_argument("--model", default="", metavar="NAME", help=name)
+    add_model_argument(parser)
     add_client_arguments(parser, AdminClient)
 
 

@@ -7,9 +7,8 @@ import os
 from pathlib import Path
 
 from millrace.errors import CommandError
-from millrace.installation import missing
+from millrace.installation import reporting_models
 from model_store.arguments import add_artefact_dir, add_engine
-from model_store.errors import ModelError
 from model_store.training import command
 
 
@@ -50,13 +49,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json and not os.access(args.json.parent, os.W_OK):
         raise CommandError(f"cannot write {args.json}: files cannot be created in {args.json.parent}.")
     args.columns = command.columns(args)
-    try:
+    with reporting_models():
         from model_store.commands import evaluate
 
         for line in evaluate(args):
             print(line)
-    except ModelError as error:
-        raise CommandError(str(error)) from None
-    except ModuleNotFoundError as error:
-        raise missing(error, "models") from None
     return 0

@@ -7,6 +7,9 @@ which overwrites ours, and a folder of that name may come first on sys.path.
 from __future__ import annotations
 
 import re
+from argparse import ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +17,8 @@ from pathlib import Path
 from millrace.errors import CommandError
 
 DISTRIBUTION = "millrace-server"  # as in batcher/version.py
+# The extra with what a command needs; "cli" for the others.
+EXTRAS = {"worker": "worker", "train": "build", "evaluate": "models", "pull": "models", "push": "models"}
 # The embedded model is a separate distribution, so that an API can be installed without it.
 MODEL_DISTRIBUTION = "millrace-server-model"
 PACKAGES = ("api", "batcher", "model_store", "millrace", "text_files")
@@ -21,12 +26,22 @@ PACKAGES = ("api", "batcher", "model_store", "millrace", "text_files")
 _OURS = (DISTRIBUTION, MODEL_DISTRIBUTION)
 
 
-def missing(error: ModuleNotFoundError, extra: str) -> CommandError:
-    """What to say of a package that an installation without an extra lacks."""
+@contextmanager
+def reporting_models() -> Iterator[None]:
+    """Reports what is wrong with a model, or with what to do with it, as CommandError."""
+    from model_store.errors import ModelError  # which the image of the API lacks
+
+    try:
+        yield
+    except (ModelError, ArgumentTypeError) as error:
+        raise CommandError(str(error)) from None
+
+
+def missing(error: ModuleNotFoundError, command: str) -> CommandError:
+    """What to say of a package that a command needs and an installation without an extra lacks."""
     name = (error.name or "").partition(".")[0]
-    return CommandError(
-        f"{name} is not installed: pip install 'millrace-server[{'build' if name == 'torch' else extra}]'."
-    )
+    extra = "build" if name == "torch" else EXTRAS.get(command, "cli")
+    return CommandError(f"{name} is not installed: pip install 'millrace-server[{extra}]'.")
 
 
 def check_packages() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -9,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import httpx
 from rich.console import Console
@@ -22,12 +24,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from millrace.addresses import no_answer, refusal
 from millrace.errors import CommandError
-from millrace.service_client import ServiceClient
-from text_files.source import TextFile
+from millrace.service_client import ServiceClient, add_model_argument, no_answer, read_key, refusal
+from text_files.source import TextFile, add_options
 
 Job = dict[str, Any]
+
+URL = "http://127.0.0.1:8000"
 
 # How long to retry while the service does not answer; shorter if it has never answered.
 PATIENCE_S = 60.0
@@ -44,6 +47,14 @@ AGAIN = 5
 GONE = "the results of the job no longer exist: it has expired or was deleted."
 
 
+def add_job_arguments(parser: argparse.ArgumentParser) -> None:
+    """The address of the service, the model, how a file is read, and the file of the key."""
+    parser.add_argument("--url", default=URL, help=f"address of the service (default: {URL})")
+    add_model_argument(parser)
+    add_options(parser)
+    parser.add_argument(JobClient.key_option, type=Path, help=JobClient.key_help)
+
+
 class JobClient(ServiceClient):
     """A client of the jobs of one service, for the model of this name; "": the first one."""
 
@@ -56,6 +67,11 @@ class JobClient(ServiceClient):
         self._name = model
         self._console = Console(stderr=True)
         self._answered = self._outage_reported = False
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Self:
+        """Connects to the service of `add_job_arguments`."""
+        return cls(args.url, read_key(args.api_key_file), model=args.model)
 
     def submit(self, source: TextFile) -> Job:
         """Submits a file. Returns a new job, or the one that an interrupted run of this command has left.

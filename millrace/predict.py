@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
-from millrace.addresses import refusal
-from millrace.errors import CommandError
-from millrace.service_client import ServiceClient, add_client_arguments
+import httpx
 
-if TYPE_CHECKING:
-    import httpx
+from millrace.errors import CommandError
+from millrace.service_client import ServiceClient, add_client_arguments, add_model_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "texts", nargs="*", metavar="TEXT", help="texts (default: a text per line of the input)"
     )
-    parser.add_argument("--model", default="", metavar="NAME", help="model of this name (default: the first)")
+    add_model_argument(parser)
     parser.add_argument(
         "--json", action="store_true", help="print the answer of the service, with all scores"
     )
@@ -60,12 +58,7 @@ class PredictClient(ServiceClient):
     def predict(self, texts: list[str], model: str) -> httpx.Response:
         """The answer to these texts. Raises CommandError."""
         path = f"/models/{quote(model)}/predict" if model else "/predict"
-        with self._reporting():
-            answer = self._http.post(path, json=_body(texts))
-        if answer.status_code != 200:
-            detail = refusal(answer)[0] or f"{self.url}{path} answered {answer.status_code}"
-            raise CommandError(f"{detail}.", status=1)
-        return answer
+        return self.request("POST", path, json=_body(texts))
 
 
 def _body(texts: list[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from millrace.errors import CommandError
 from millrace.preparing import Changes, PreparingLines
-from millrace.service_client import AdminClient, add_client_arguments
+from millrace.service_client import AdminClient, add_client_arguments, add_model_argument
 
 LOOK_S = 0.5
 
@@ -30,8 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     by = "whether it is a share of the texts or of the clients (default: as before, at first text)"
     parser.add_argument("--by", choices=("text", "client"), help=by)
-    name = "name of the model, if the service has several (default: the first)"
-    parser.add_argument("--model", default="", metavar="NAME", help=name)
+    add_model_argument(parser)
     timeout = "how long to wait until the workers serve the model (default: 600)"
     parser.add_argument("--timeout", type=float, default=600.0, metavar="SECONDS", help=timeout)
     add_client_arguments(parser, AdminClient)

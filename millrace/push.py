@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from millrace.errors import CommandError
-from millrace.installation import missing
-from model_store.errors import ModelError
+from millrace.installation import reporting_models
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,13 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Uploads the model. The credentials are those of `hf auth login` or HF_TOKEN."""
-    try:
+    with reporting_models():
         from model_store.hub import push
 
         reference = push(args.directory, args.repository, private=args.private)
-    except ModelError as error:
-        raise CommandError(str(error)) from None
-    except ModuleNotFoundError as error:
-        raise missing(error, "models") from None
     print(f"pushed as {reference}")
     return 0

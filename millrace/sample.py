@@ -8,17 +8,13 @@ import csv
 import heapq
 import os
 from collections.abc import Iterable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from millrace.classify import URL
 from millrace.errors import CommandError
-from text_files.source import TextFile, add_options, hints, opened
-
-if TYPE_CHECKING:
-    from millrace.job_client import JobClient
+from millrace.job_client import JobClient, add_job_arguments
+from text_files.source import TextFile, hints, opened
 
 _SEED = 1
 # Scores that add up to 1 within this are those of one label a text.
@@ -45,12 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--random", action="store_true", help="choose at random, for a file to measure the model on"
     )
-    parser.add_argument("--url", default=URL, help=f"address of the service (default: {URL})")
-    parser.add_argument("--model", default="", metavar="NAME", help="model of this name (default: the first)")
-    add_options(parser)
+    add_job_arguments(parser)
     label = "name of the column of OUT to fill in (default: label)"
     parser.add_argument("--label-column", default="label", help=label)
-    parser.add_argument("--api-key-file", type=Path, help="file that holds the API key")
     parser.epilog = (
         "OUT has columns for the text, its label (to fill in), the predicted label and its score. Uncertain "
         "texts teach a model most, but its accuracy must be measured on random ones (--random)."
@@ -59,11 +52,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the file to label."""
-    if find_spec("httpx") is None or find_spec("rich") is None:
-        raise CommandError("required packages are missing: pip install 'millrace-server[cli]'.")
-    from millrace.addresses import read_key
-    from millrace.job_client import JobClient
-
     if args.texts < 1:
         raise CommandError("-n must be at least 1.")
     _check_output(args)
@@ -71,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         source = None
         if not args.job:
             source = stack.enter_context(opened(args.file, hints(args)))
-        client = stack.enter_context(JobClient(args.url, read_key(args.api_key_file), model=args.model))
+        client = stack.enter_context(JobClient.of(args))
         try:
             chosen = choose(_results(args, client, source), args.texts, at_random=args.random)
         except ValueError:

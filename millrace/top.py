@@ -11,16 +11,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from millrace.errors import CommandError
 from millrace.service_client import AdminClient, Frame, StatsClient, add_client_arguments
 from millrace.status import number
-
-if TYPE_CHECKING:
-    from rich.console import Group, RenderableType
-    from rich.live import Live
-    from rich.table import Table
 
 BARS = " ▁▂▃▄▅▆▇█"
 HISTORY = 60
@@ -43,10 +43,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Draws the screen until q or Ctrl-C, and survives restarts of the server."""
     client = StatsClient.of(args)
-    try:
-        from rich.live import Live
-    except ImportError:
-        raise CommandError("the package rich is missing: pip install 'millrace-server[cli]'.") from None
     view = View(client.url)
     keys = TopKeys(view, lambda: AdminClient.of(args))
     with Live(view.draw(), auto_refresh=False, screen=not args.frames) as live:
@@ -109,9 +105,6 @@ class View:
         return self._frame is not None and bool(self._frame.get("pauses"))
 
     def draw(self) -> Group:
-        from rich.console import Group
-        from rich.text import Text
-
         if self._frame is None:
             return Group(Text(self.problem or f"connecting to {self._url} ...", style="yellow"))
         frame = _containing(self._frame, self.word)
@@ -124,8 +117,6 @@ class View:
         return Group(*parts)
 
     def _head(self, frame: Frame) -> RenderableType:
-        from rich.text import Text
-
         model = frame["model"]
         head = Text("Millrace  ", style="bold")
         if self.problem:
@@ -173,8 +164,6 @@ def spark(values: Sequence[float]) -> str:
 
 
 def _table(*columns: str) -> Table:
-    from rich.table import Table
-
     table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column)
@@ -194,8 +183,6 @@ def _workers(frame: Frame) -> Table:
 
 def _batches(frame: Frame) -> Table:
     """The newest batches of all workers, grouped by worker, newest first."""
-    from rich.text import Text
-
     table = _table("batch", "texts", "tokens", "closed", "waited", "ran")
     share = max(BATCHES // max(len(frame["workers"]), 1), 1)
     for worker in frame["workers"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from batcher.settings import WorkerSettings
-from millrace.errors import CommandError
+from millrace.installation import missing
 from millrace.settings_loader import load_settings
 
 
@@ -22,7 +22,5 @@ def run(args: argparse.Namespace) -> int:
     try:
         from batcher.__main__ import main
     except ModuleNotFoundError as error:
-        raise CommandError(
-            f"a worker needs {error.name}, which is missing: pip install 'millrace-server[worker]'."
-        ) from error
+        raise missing(error, "worker") from None
     return main(settings)

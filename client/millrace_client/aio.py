@@ -104,12 +104,7 @@ class AsyncClient:
         errors: Literal["raise", "missing"] = "raise",
         progress: OnProgress | bool = True,
     ) -> Any:
-        """The best label of each text of a series of pandas or polars. Missing texts stay missing.
-
-        With `scores`, a frame with a column of scores for each label. Raises TextError for a text that
-        fails, which is missing with errors="missing". `progress` is a bar in terminals and notebooks, False
-        for none, or a function as in `classify`. Otherwise as `classify`.
-        """
+        """As `Client.labels`."""
         texts = Series(series)
         found = self.classify(texts.known, model=model, errors="return", progress=progress_of(progress))
         results = [result async for result in found]

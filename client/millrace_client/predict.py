@@ -16,6 +16,8 @@ from millrace_client.results import Model, Result, read_models, read_results
 log = logging.getLogger("millrace_client")
 
 JSON = {"content-type": "application/json"}
+# What headers of an answer say of so many texts.
+NOTED = {"x-truncated": "were too long and were truncated", "x-unknown": "are mostly unknown to the model"}
 # The code of a service that accepts fewer texts than a request has.
 NO_TEXTS = "too_many_texts"
 # Most bytes of the texts of one request, as JSON; the service accepts 2 MiB by default.
@@ -128,12 +130,10 @@ def predict(options: Options, texts: Sequence[bytes], window: Window, model: str
         except RequestError as error:
             waiting += _without(error, part, results)
             continue
-        if truncated := response.headers.get("x-truncated"):
-            request_id = response.headers.get("x-request-id", "")
-            log.warning("%s texts of request %s were too long and were truncated", truncated, request_id)
-        if unknown := response.headers.get("x-unknown"):
-            request_id = response.headers.get("x-request-id", "")
-            log.warning("%s texts of request %s are mostly unknown to the model", unknown, request_id)
+        for name, what in NOTED.items():
+            if count := response.headers.get(name):
+                request_id = response.headers.get("x-request-id", "")
+                log.warning("%s texts of request %s %s", count, request_id, what)
         results.update(zip(part, found, strict=True))
     return [results[number] for number in range(len(texts))]
 

@@ -273,22 +273,22 @@ def test_progress_is_reported() -> None:
     assert seen == [Progress(40, 100), Progress(80, 100), Progress(100, 100), Progress(2, None)]
 
 
-def test_truncated_texts_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    headers = {"x-truncated": "1", "x-request-id": "r9"}
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("x-truncated", "1 texts of request r9 were too long and were truncated"),
+        ("x-unknown", "1 texts of request r9 are mostly unknown to the model"),
+    ],
+)
+def test_texts_that_the_model_could_not_read_are_logged(
+    caplog: pytest.LogCaptureFixture, header: str, said: str
+) -> None:
+    headers = {header: "1", "x-request-id": "r9"}
     answer = httpx.Response(200, json={"predictions": [scores("a")]}, headers=headers)
     service = FakeService(iter([answer]))
     with caplog.at_level(logging.WARNING, "millrace_client"), service.client() as client:
         list(client.classify(["a"]))
-    assert caplog.messages == ["1 texts of request r9 were too long and were truncated"]
-
-
-def test_texts_that_the_model_does_not_know_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    headers = {"x-unknown": "1", "x-request-id": "r9"}
-    answer = httpx.Response(200, json={"predictions": [scores("a")]}, headers=headers)
-    service = FakeService(iter([answer]))
-    with caplog.at_level(logging.WARNING, "millrace_client"), service.client() as client:
-        list(client.classify(["a"]))
-    assert caplog.messages == ["1 texts of request r9 are mostly unknown to the model"]
+    assert caplog.messages == [said]
 
 
 def test_the_key_is_sent() -> None:

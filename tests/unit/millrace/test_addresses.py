@@ -7,9 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from millrace.addresses import refusal
 from millrace.errors import CommandError
-from millrace.service_client import AdminClient
+from millrace.service_client import AdminClient, refusal
 
 
 @pytest.mark.parametrize(

@@ -9,40 +9,31 @@ import os
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
+from itertools import repeat
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
-from millrace import job_client
+from millrace import classify
 from millrace.__main__ import main
+from millrace.job_client import JobClient
 from tests.unit.text_files.typed_files import pa, parquet, table_of
 from text_files.source import TextFile
 
 RESULT = [{"label": "POSITIVE", "score": 0.9}, {"label": "NEGATIVE", "score": 0.1}]
 
 
-class FinishedJobs:
-    def __init__(self, url: str, api_key: str = "", model: str = "") -> None:
-        self.url = url
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
+class FinishedJobs(JobClient):
     def submit(self, source: TextFile) -> dict[str, Any]:
         return {"id": "1", "status": "finished", "total": len(list(source.texts())), "failed": 0}
 
-    def follow(self, job: dict[str, Any], source: TextFile) -> dict[str, Any]:
+    def follow(self, job: dict[str, Any], source: TextFile | None = None) -> dict[str, Any]:
         return job
 
-    def results(self, job: dict[str, Any], source: TextFile) -> list[Any]:
-        return [RESULT] * int(job["total"])
+    def results(self, job: dict[str, Any], source: TextFile | None = None) -> Iterator[Any]:
+        return repeat(RESULT, job["total"])
 
     def delete(self, job: dict[str, Any]) -> None:
         pass
@@ -50,7 +41,7 @@ class FinishedJobs:
 
 @pytest.fixture(autouse=True)
 def finished_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_client, "JobClient", FinishedJobs)
+    monkeypatch.setattr(classify, "JobClient", FinishedJobs)
 
 
 @pytest.fixture
@@ -130,7 +121,7 @@ def test_names_that_the_system_refuses_are_an_error(
 def test_an_output_that_cannot_be_written_is_an_error_before_the_job(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(job_client.JobClient, "submit", None)
+    monkeypatch.setattr(FinishedJobs, "submit", None)
     out = tmp_path / "missing" / "out.csv"
     assert main(["classify", str(source), "-o", str(out)]) == 2
     assert capsys.readouterr().err == f"millrace classify: cannot write {out}: No such file or directory.\n"

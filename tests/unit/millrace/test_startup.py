@@ -196,7 +196,7 @@ def test_a_worker_without_its_extra_says_what_to_install() -> None:
     script = f"{without_numpy}; from millrace.__main__ import main; sys.exit(main(['worker']))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    said = "millrace worker: a worker needs numpy, which is missing: pip install 'millrace-server[worker]'.\n"
+    said = "millrace worker: numpy is not installed: pip install 'millrace-server[worker]'.\n"
     assert done.stderr == said
 
 

@@ -152,7 +152,7 @@ def test_a_refusal_of_the_service_is_told(api: Api, capsys: pytest.CaptureFixtur
     """`millrace status` asked whether it was a Millrace API when a limit of requests was reached."""
     api.status, api.frame = 429, {"detail": "rate limit exceeded", "code": "rate_limited"}
     assert main(["status", "--url", api.url]) == 1
-    assert "/stats answered 429: rate limit exceeded.\n" in capsys.readouterr().err
+    assert capsys.readouterr().err == "millrace status: rate limit exceeded.\n"
 
 
 def test_a_key_is_read_from_its_file(api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
