@@ -58,10 +58,10 @@ class AdminAccess:
         self._redeem = redeem
         admins = settings.admin_keys.get_secret_value()
         readers = settings.admin_read_keys.get_secret_value()
-        self._admins = Keys(admins)
-        self._readers = Keys(readers)
-        known = [Operator(name, digest, "admin") for digest, name in admins.items()]
-        known += [Operator(name, digest, "reader") for digest, name in readers.items()]
+        self._keys = Keys({**readers, **admins})
+        known = [Operator(name, digest, "reader") for digest, name in readers.items()]
+        known += [Operator(name, digest, "admin") for digest, name in admins.items()]
+        self._by_digest = {operator.digest: operator for operator in known}
         self._known = {operator.encode(): operator for operator in known}
         # Browsers send a cookie to every port of a host, so that services need different names.
         self.cookie = f"millrace-operator-{settings.port}"
@@ -83,11 +83,7 @@ class AdminAccess:
 
     def by_key(self, headers: RequestHeaders) -> Operator | None:
         """The operator whose key the request shows."""
-        client, digest = self._admins.find(headers)
-        if client:
-            return Operator(key_name(client), digest, "admin")
-        client, digest = self._readers.find(headers)
-        return Operator(key_name(client), digest, "reader") if client else None
+        return self._by_digest.get(self._keys.find(headers))
 
     async def _by_secret(self, headers: RequestHeaders) -> Operator | None:
         """The operator of a session or, where one begins, of a link; None once its key is removed."""

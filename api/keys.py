@@ -63,7 +63,8 @@ class Keys:
     """The accepted API keys, as digest (hex) -> name. If there are none, every request is accepted."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
-        self._names = [(bytes.fromhex(digest), f"key:{name}") for digest, name in names.items()]
+        self._names = names
+        self._digests = list(map(bytes.fromhex, names))
 
     @property
     def required(self) -> bool:
@@ -78,22 +79,19 @@ class Keys:
         """The owner whose jobs this request may see: `key:` and the key's name, or "" (all) without keys."""
         return self._key_client(headers) if self._names else ""
 
-    def find(self, headers: RequestHeaders) -> tuple[str, str]:
-        """`key:` and the name of the key that the request shows, and its digest in hex; "" for others."""
+    def find(self, headers: RequestHeaders) -> str:
+        """The digest in hex of the key that the request shows, if it is one of these; "" for others."""
         key = given_key(headers)
         given = sha256(key).digest()
-        found = ""
         # Compare with every digest, so that the time taken does not reveal which one matched.
-        for digest, client in self._names:
-            if hmac.compare_digest(given, digest):
-                found = client
-        return (found, given.hex()) if found and key else ("", "")
+        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
+        return given.hex() if key and any(matches) else ""
 
     def _key_client(self, headers: RequestHeaders) -> str:
-        found, _ = self.find(headers)
-        if not found:
+        digest = self.find(headers)
+        if not digest:
             raise unauthorized("a valid API key is required")
-        return found
+        return f"key:{self._names[digest]}"
 
 
 def unauthorized(detail: str) -> Problem:

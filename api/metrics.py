@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
 from platform import python_version
@@ -27,6 +27,7 @@ from prometheus_client.registry import Collector
 from api.backend import Cache, Hub
 from batcher import errors
 from batcher.core.metrics import duration_bounds
+from batcher.core.snapshot import LaneDepth
 from batcher.lookup.queue import LocalCache
 from batcher.publishing.shadow import SCORE_STEP, label_pairs
 from batcher.version import own_version
@@ -240,22 +241,31 @@ def _forget_ended(shared_dir: Path) -> None:
             pass
 
 
-# What the collector shows of the queue, and of each of its lanes.
-_QUEUE_GAUGES = {
-    "redis_up": "1 while Redis answers this API",
-    "shards_down": "Shards of the queue whose Redis does not answer this API",
-    "redis_skipped_commands": "Commands of its append-only file or its master that Redis has refused",
-    "redis_memory_bytes": "Memory that the queue's Redis uses",
-    "redis_memory_limit_bytes": "maxmemory of the queue's Redis, or half of its machine's memory if not set",
-    "queue_solo_entries": "Entries recovered from dead workers, waiting",
-    "in_flight_entries": "Entries leased by workers",
-    "workers": "Live workers",
-    "workers_rate_tokens": "Tokens per second of all workers together",
+# What the collector shows of the queue, and of each of its lanes: gauges with their values.
+_QUEUE_GAUGES: dict[str, tuple[str, Callable[[Hub], float]]] = {
+    "redis_up": ("1 while Redis answers this API", lambda hub: hub.reachable),
+    "shards_down": (
+        "Shards of the queue whose Redis does not answer this API",
+        lambda hub: hub.shards_up.count(False),
+    ),
+    "redis_skipped_commands": (
+        "Commands of its append-only file or its master that Redis has refused",
+        lambda hub: hub.redis_watch.skipped,
+    ),
+    "redis_memory_bytes": ("Memory that the queue's Redis uses", lambda hub: hub.snapshot.memory.used),
+    "redis_memory_limit_bytes": (
+        "maxmemory of the queue's Redis, or half of its machine's memory if not set",
+        lambda hub: hub.snapshot.memory.limit,
+    ),
+    "queue_solo_entries": ("Entries recovered from dead workers, waiting", lambda hub: hub.snapshot.solo),
+    "in_flight_entries": ("Entries leased by workers", lambda hub: hub.snapshot.in_flight),
+    "workers": ("Live workers", lambda hub: hub.snapshot.workers),
+    "workers_rate_tokens": ("Tokens per second of all workers together", lambda hub: hub.snapshot.rate),
 }
-_LANE_GAUGES = {
-    "entries": "Entries waiting",
-    "cost_tokens": "Estimated cost of the entries waiting",
-    "oldest_seconds": "Age of the oldest entry waiting",
+_LANE_GAUGES: dict[str, tuple[str, Callable[[LaneDepth], float]]] = {
+    "entries": ("Entries waiting", lambda lane: lane.entries),
+    "cost_tokens": ("Estimated cost of the entries waiting", lambda lane: lane.cost),
+    "oldest_seconds": ("Age of the oldest entry waiting", lambda lane: lane.oldest_ms / 1000),
 }
 
 
@@ -270,34 +280,15 @@ class QueueCollector(Collector):
         model = snapshot.model
         build = {"version": own_version(), "python": python_version()}
         if model is not None:
-            build |= {
-                "model": model.name,
-                "revision": model.revision[:12],
-                "engine": model.engine,
-                "precision": model.precision,
-            }
+            facts = {"engine": model.engine, "precision": model.precision}
+            build |= {"model": model.name, "revision": model.revision[:12], **facts}
         yield InfoMetricFamily(
             "millrace_build", "Version of this API, and the model that workers publish", build
         )
-        values = {
-            "redis_up": float(self._hub.reachable),
-            "shards_down": self._hub.shards_up.count(False),
-            "redis_skipped_commands": self._hub.redis_watch.skipped,
-            "redis_memory_bytes": snapshot.memory.used,
-            "redis_memory_limit_bytes": snapshot.memory.limit,
-            "queue_solo_entries": snapshot.solo,
-            "in_flight_entries": snapshot.in_flight,
-            "workers": snapshot.workers,
-            "workers_rate_tokens": snapshot.rate,
-        }
-        for name, value in values.items():
-            yield GaugeMetricFamily(f"millrace_{name}", _QUEUE_GAUGES[name], value)
-        lanes = {
-            name: GaugeMetricFamily(f"millrace_queue_{name}", text, labels=["lane"])
-            for name, text in _LANE_GAUGES.items()
-        }
-        for lane, depth in (("interactive", snapshot.interactive), ("bulk", snapshot.bulk)):
-            lanes["entries"].add_metric([lane], depth.entries)
-            lanes["cost_tokens"].add_metric([lane], depth.cost)
-            lanes["oldest_seconds"].add_metric([lane], depth.oldest_ms / 1000)
-        yield from lanes.values()
+        for name, (text, value) in _QUEUE_GAUGES.items():
+            yield GaugeMetricFamily(f"millrace_{name}", text, float(value(self._hub)))
+        for name, (text, depth) in _LANE_GAUGES.items():
+            gauge = GaugeMetricFamily(f"millrace_queue_{name}", text, labels=["lane"])
+            gauge.add_metric(["interactive"], depth(snapshot.interactive))
+            gauge.add_metric(["bulk"], depth(snapshot.bulk))
+            yield gauge
