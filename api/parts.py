@@ -99,7 +99,7 @@ class Parts:
     @cached_property
     def limits(self) -> ClientLimits:
         async def jobs_used(names: Sequence[str]) -> Sequence[int]:
-            return await self.jobs.used(names)
+            return await self.jobs.call(self.jobs.store.used, names)
 
         return ClientLimits(self.settings, self.hub, jobs_used if self.has("jobs") else None)
 

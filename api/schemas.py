@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -91,6 +92,24 @@ def error_schemas() -> dict[str, Any]:
     )
     schemas: dict[str, Any] = models[1]["$defs"]
     return schemas
+
+
+STRING: dict[str, Any] = {"type": "string"}
+
+
+def content(schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a body, as OpenAPI describes it: the schema of each media type."""
+    return {"content": {kind: {"schema": schema} for kind, schema in schemas.items()}}
+
+
+def body(schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of a request, as OpenAPI describes it, by the schema of each media type."""
+    return {"requestBody": {"required": True, **content(schemas)}}
+
+
+def header(text: str, schema: Mapping[str, Any] = STRING) -> dict[str, Any]:
+    """A header of a response, as OpenAPI describes it."""
+    return {"description": text, "schema": schema}
 
 
 IDEMPOTENCY_KEY: dict[str, Any] = {

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from api.admin.service import Console
+from api.asgi.http import to_json
 from api.errors import Problem
 from api.stats.history import StatsPoint
 from batcher.admin.console import MINUTES
@@ -53,7 +54,7 @@ def _line(at_s: int, points: list[StatsPoint], workers: int) -> bytes:
     means = {name: round(sum(getattr(point, name) for point in points) / len(points), 1) for name in RATES}
     last = {"p50_ms": points[-1].p50_ms, "p99_ms": points[-1].p99_ms, "workers": workers}
     most = {"waiting": max(point.waiting for point in points)}
-    return json.dumps({"at_s": at_s, **means, **most, **last}, separators=(",", ":")).encode()
+    return to_json({"at_s": at_s, **means, **most, **last})
 
 
 def add_history(router: APIRouter, console: Console) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from starlette.requests import Request
 
-from api.asgi.http import RequestHeaders, client_address
+from api.asgi.http import client_address, headers_of
 from api.errors import Problem
 from api.jobs.service import JobBackend
 from api.settings import ApiSettings
@@ -219,7 +219,7 @@ class Console:
 
     async def record(self, request: Request, action: str, **facts: Any) -> None:
         """Writes the audit line of a change, to the log and to Redis. It must not contain a text."""
-        headers: RequestHeaders = request.scope["state"]["headers"]
+        headers = headers_of(request)
         line = {
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "operator": headers.client_name,

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.admin.service import Console
-from api.asgi.http import RequestHeaders
+from api.asgi.http import headers_of
 from api.auth import LINKS, SESSION, AdminAccess
 from api.errors import Problem
 from batcher.admin.console import LINK_S, SESSION_S
@@ -40,7 +40,7 @@ def session_routes(console: Console, access: AdminAccess, page: bool) -> APIRout
     @router.delete(SESSION, status_code=204)
     async def end(request: Request) -> Response:
         """Ends the session of this browser."""
-        if session := access.session(_headers(request)):
+        if session := access.session(headers_of(request)):
             await console.call(sessions.end, session)
         return _with_cookie(request, access.cookie, "", 0)
 
@@ -57,10 +57,5 @@ def _with_cookie(request: Request, name: str, value: str, max_age_s: int) -> Res
 
 def _secure(request: Request) -> bool:
     """Whether the browser uses https, perhaps to a proxy that does not say so."""
-    origin = _headers(request).by_name.get(b"origin", b"")
+    origin = headers_of(request).by_name.get(b"origin", b"")
     return request.scope.get("scheme") == "https" or origin.startswith(b"https://")
-
-
-def _headers(request: Request) -> RequestHeaders:
-    headers: RequestHeaders = request.scope["state"]["headers"]
-    return headers

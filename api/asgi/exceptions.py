@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
-from api.asgi.http import RequestHeaders, route_path
+from api.asgi.http import headers_of, route_path
 from api.errors import Problem, internal, problem_of
 from batcher.errors import MillraceError
 
@@ -33,7 +33,7 @@ async def answer_error(request: Request, error: Exception) -> Response:
         problem = Problem(405, detail, headers=[(b"allow", allowed)])
     elif isinstance(error, HTTPException) and problem.status == 404:
         problem = _no_route(request.scope)
-    headers: RequestHeaders = request.scope["state"]["headers"]
+    headers = headers_of(request)
     problem.fields |= request.scope["state"]["error_fields"](route_path(request.scope), problem)
     named = {name.decode("latin-1"): value.decode("latin-1") for name, value in problem.headers}
     return Response(problem.body(headers.id), problem.status, named, "application/json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from sys import getsizeof
 from typing import TypeVar
 from urllib.parse import quote
 
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
 from api.asgi.encoding import ENCODINGS, unpacked
@@ -122,6 +123,22 @@ class RequestHeaders:
         if b"prefer" not in self.by_name:
             return NO_PREFERENCE
         return parse_prefer(value for name, value in self.scope["headers"] if name == b"prefer")
+
+
+def headers_of(request: Request) -> RequestHeaders:
+    """The headers of a request to a route of the framework."""
+    headers: RequestHeaders = request.scope["state"]["headers"]
+    return headers
+
+
+def to_json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def sse(name: str, data: bytes, event_id: str = "") -> bytes:
+    """A server-sent event."""
+    id_line = f"id: {event_id}\n" if event_id else ""
+    return b"event: %b\n%bdata: %b\n\n" % (name.encode(), id_line.encode(), data)
 
 
 def client_address(scope: Scope) -> str:

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
-from api.asgi.http import BodyReader, RequestHeaders, unless_disconnected
+from api.asgi.http import BodyReader, headers_of, unless_disconnected
 from api.asgi.ignored import ignored_header, refuse_unknown
 from api.batches.schemas import (
     Batch,
@@ -25,7 +24,7 @@ from api.jobs.body import Receiver
 from api.jobs.openapi import ALWAYS, NOT_FOUND, Options
 from api.jobs.service import JobService
 from api.jobs.streaming import streamed
-from api.schemas import REFERENCE, error, errors
+from api.schemas import REFERENCE, STRING, body, content, error, errors
 
 # The body of a request to create a batch, and how long it may take to arrive.
 MAX_REQUEST_BYTES = 64 * 1024
@@ -48,9 +47,7 @@ _UPLOAD: Options = {
         413: error("The file is too large; nothing is stored"),
         415: error("The content type is not multipart/form-data, or the Content-Encoding is unknown"),
     },
-    "openapi_extra": {
-        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _FORM}}}
-    },
+    "openapi_extra": body({"multipart/form-data": _FORM}),
 }
 _CREATE: Options = {
     "responses": {
@@ -59,14 +56,7 @@ _CREATE: Options = {
         **errors(408, 409, 507),
         413: error("The texts and their results are too large (job_too_large); nothing is stored"),
     },
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": BatchRequest.model_json_schema(ref_template=REFERENCE)}
-            },
-        }
-    },
+    "openapi_extra": body({"application/json": BatchRequest.model_json_schema(ref_template=REFERENCE)}),
 }
 _CONTENT: Options = {
     "responses": {
@@ -74,7 +64,7 @@ _CONTENT: Options = {
         **NOT_FOUND,
         200: {
             "description": "The file; of a batch, one line for each result",
-            "content": {"application/octet-stream": {"schema": {"type": "string"}}},
+            **content({"application/octet-stream": STRING}),
         },
     }
 }
@@ -89,7 +79,7 @@ def batch_routes(jobs: JobService, answers: BatchAnswers) -> APIRouter:
     service = BatchService(jobs, answers)
 
     def owner(request: Request) -> str:
-        return jobs.owner(request.scope["state"]["headers"])
+        return jobs.owner(headers_of(request))
 
     _add_files(router, jobs, service, owner)
     _add_batches(router, service, owner)
@@ -99,22 +89,14 @@ def batch_routes(jobs: JobService, answers: BatchAnswers) -> APIRouter:
 def _add_files(
     router: APIRouter, jobs: JobService, service: BatchService, owner: Callable[[Request], str]
 ) -> None:
-    @router.post("/files", summary="Upload the file of a batch", response_model=FileObject, **_UPLOAD)
-    async def upload(request: Request) -> Response:
+    @router.post("/files", summary="Upload the file of a batch", **_UPLOAD)
+    async def upload(request: Request) -> FileObject:
         """The form has the `purpose` "batch" and the `file`. Either the whole file is kept, or nothing."""
-        headers: RequestHeaders = request.scope["state"]["headers"]
-        try:
-            found = await service.upload(headers, request.receive)
-        except ClientDisconnect:
-            return Response(status_code=499)
-        return Response(found.model_dump_json(), media_type="application/json")
+        return await service.upload(headers_of(request), request.receive)
 
-    @router.get("/files/{file_id}", summary="A file", response_model=FileObject, **_FIND)
-    async def file(request: Request, file_id: FileId) -> FileObject | Response:
-        try:
-            return await unless_disconnected(request.receive, service.file(file_id, owner(request)))
-        except ClientDisconnect:
-            return Response(status_code=499)
+    @router.get("/files/{file_id}", summary="A file", **_FIND)
+    async def file(request: Request, file_id: FileId) -> FileObject:
+        return await unless_disconnected(request.receive, service.file(file_id, owner(request)))
 
     @router.get("/files/{file_id}/content", response_class=StreamingResponse, **_CONTENT)
     async def content(request: Request, file_id: FileId) -> Response:
@@ -136,12 +118,9 @@ def _add_batches(router: APIRouter, service: BatchService, owner: Callable[[Requ
     @router.post("/batches", summary="Create a batch", response_model=Batch, **_CREATE)
     async def create(request: Request) -> Response:
         """Each line of the file is a request with one text. The batch is a job (`/jobs`)."""
-        headers: RequestHeaders = request.scope["state"]["headers"]
-        try:
-            asked = read_request(await bodies.read(headers, request.receive))
-            record, ignored = await service.create(headers, request.receive, asked)
-        except ClientDisconnect:
-            return Response(status_code=499)
+        headers = headers_of(request)
+        asked = read_request(await bodies.read(headers, request.receive))
+        record, ignored = await service.create(headers, request.receive, asked)
         one = ignored_header(ignored)
         named = {one[0].decode(): one[1].decode()} if one else None
         return Response(batch_body(record).model_dump_json(), 200, named, "application/json")

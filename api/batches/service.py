@@ -29,7 +29,7 @@ from batcher.connection.outage import REDIS_ERRORS
 from batcher.errors import DataMissing
 from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
-from batcher.jobs.upload import NoRoom
+from batcher.jobs.upload import NoRoom, account_of
 
 # The scores of one text, as a job keeps them: label and score of each.
 Scores = list[dict[str, Any]]
@@ -118,10 +118,9 @@ class BatchService:
 
     async def upload(self, headers: RequestHeaders, receive: Receive) -> FileObject:
         """Stores the file of a form while it arrives. Raises Problem, QueueUnavailable, ClientDisconnect."""
-        self._jobs.check_sender(headers)
+        client = account_of(self._jobs.check_sender(headers))
         boundary = boundary_of(headers.by_name.get(b"content-type", b"").decode("latin-1"))
         owner = self._jobs.owner(headers)
-        client = self._jobs.account(headers)
         sender = Sender(receive, headers.left)
         form = FormReader(self._jobs.blocks(headers, sender), boundary)
         return file_body(await self._jobs.upload(sender, self._store, form, owner, client))

@@ -98,20 +98,11 @@ def described(rows: FileRows) -> JobFile:
     return JobFile.model_validate(facts | {"column": rows.column, "description": str(found)})
 
 
-class FileTexts:
-    """The texts of a file, and how it was read; iterate once. Raises Problem 422."""
-
-    def __init__(self, rows: FileRows) -> None:
-        self.rows = rows
-
-    def __iter__(self) -> Iterator[str]:
-        with refused():
-            for row in self.rows:
-                yield row.text
-
-    def described(self) -> str:
-        """The JobFile of this file as JSON. Only after the first text has been read."""
-        return described(self.rows).model_dump_json()
+def file_texts(rows: FileRows) -> Iterator[str]:
+    """The texts of a file. Raises Problem 422."""
+    with refused():
+        for row in rows:
+            yield row.text
 
 
 @contextmanager
@@ -138,7 +129,7 @@ def read_texts(kind: str, blocks: Iterable[bytes], encoding: str | None = None) 
     if form is None:
         return read_json(blocks)
     hints = Hints("text", form, "," if form == "csv" else None, encoding)
-    return iter(FileTexts(FileRows(blocks, "", hints)))
+    return file_texts(FileRows(blocks, "", hints))
 
 
 def charset(headers: RequestHeaders) -> str | None:
@@ -168,10 +159,6 @@ class Receiver:
     def __init__(self, receive: Receive) -> None:
         self.receive = receive
         self.gone = False
-
-    def leave(self) -> None:
-        """Nothing more is read for it."""
-        self.gone = True
 
     def waited_for(self, items: Iterable[T]) -> Iterator[T]:
         """Yields the items. Raises ClientDisconnect instead once the client has left."""

@@ -6,11 +6,21 @@ from typing import Any
 
 from api.jobs.pages import MEDIA_TYPES, TEXT_OUTPUTS
 from api.jobs.schemas import Job, JobPredictions
-from api.schemas import IDEMPOTENCY_KEY, Responses, ValidationFailed, error, errors
+from api.schemas import (
+    IDEMPOTENCY_KEY,
+    STRING,
+    Responses,
+    ValidationFailed,
+    body,
+    content,
+    error,
+    errors,
+    header,
+)
 
 Options = dict[str, Any]
 
-_LOCATION = {"Location": {"description": "The path of the job", "schema": {"type": "string"}}}
+_LOCATION = {"Location": header("The path of the job")}
 _WEBHOOK_URL = {
     "name": "Webhook-URL",
     "in": "header",
@@ -55,14 +65,7 @@ SUBMIT: Options = {
     },
     "openapi_extra": {
         "parameters": [IDEMPOTENCY_KEY, _WEBHOOK_URL],
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": _TEXTS},
-                "application/x-ndjson": {"schema": _LINES},
-                "text/csv": {"schema": _COLUMN},
-            },
-        },
+        **body({"application/json": _TEXTS, "application/x-ndjson": _LINES, "text/csv": _COLUMN}),
     },
 }
 LIST: Options = {"responses": ALWAYS}
@@ -73,7 +76,7 @@ EVENTS: Options = {
         **NOT_FOUND,
         200: {
             "description": "`progress` events, then `end`. The data is the job, the event id its version",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            **content({"text/event-stream": STRING}),
         },
         204: {"description": "The job has ended, and Last-Event-ID is its last event"},
     }
@@ -87,14 +90,11 @@ PREDICTIONS: Options = {
             "model": JobPredictions,
             "description": "JSON, NDJSON (one result per line) or CSV (index,label,score,error), by Accept",
             "headers": {
-                "X-Total": {"description": "Number of texts of the job", "schema": {"type": "integer"}},
-                "X-Done": {"description": "Number of texts with a result", "schema": {"type": "integer"}},
-                "Link": {"description": 'rel="next", except on the last page', "schema": {"type": "string"}},
+                "X-Total": header("Number of texts of the job", {"type": "integer"}),
+                "X-Done": header("Number of texts with a result", {"type": "integer"}),
+                "Link": header('rel="next", except on the last page'),
             },
-            "content": {
-                "application/x-ndjson": {"schema": {"type": "string"}},
-                "text/csv": {"schema": {"type": "string"}},
-            },
+            **content({"application/x-ndjson": STRING, "text/csv": STRING}),
         },
     },
 }
@@ -105,11 +105,11 @@ TEXTS: Options = {
         404: error("No such job, it has expired, or its texts are not kept (no_texts)"),
         200: {
             "description": "One JSON string per line; null for a text that was too long",
-            "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+            **content({"application/x-ndjson": STRING}),
         },
     },
 }
-PREVIEW: Options = {
+_SENDS_FILE: Options = {
     "responses": {
         **ALWAYS,
         408: error("The body stopped arriving"),
@@ -117,32 +117,21 @@ PREVIEW: Options = {
         415: error("The Content-Encoding is unknown"),
         422: error("The file cannot be read at `line`", ValidationFailed),
     },
-    "openapi_extra": {
-        "requestBody": {"required": True, "content": {"application/octet-stream": {"schema": _FILE}}}
-    },
+    "openapi_extra": body({"application/octet-stream": _FILE}),
 }
+PREVIEW = _SENDS_FILE
 LABELLED: Options = {
+    **_SENDS_FILE,
     "summary": "The rows of the file with their results",
     "responses": {
-        **ALWAYS,
+        **_SENDS_FILE["responses"],
         **NOT_FOUND,
-        408: error("The body stopped arriving"),
         409: error("The body is not the file of the job (other_file), or the job has none (no_file)"),
-        413: error("The body is too large"),
-        415: error("The Content-Encoding is unknown"),
-        422: error("The file cannot be read at `line`", ValidationFailed),
         200: {
             "description": "In the format of the file, or CSV, TSV or NDJSON by Accept",
-            "content": {
-                kind: {"schema": {"type": "string"} if form in TEXT_OUTPUTS else _FILE}
-                for form, kind in MEDIA_TYPES.items()
-            },
-        },
-    },
-    "openapi_extra": {
-        "requestBody": {
-            "required": True,
-            "content": {"application/octet-stream": {"schema": _FILE}},
+            **content(
+                {kind: STRING if form in TEXT_OUTPUTS else _FILE for form, kind in MEDIA_TYPES.items()}
+            ),
         },
     },
 }

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+from api.asgi.http import to_json
 from batcher.jobs.records import JobRecord
 from text_files.output import OutputFormat
 
@@ -111,7 +112,7 @@ def _item(result: Any, facts: Mapping[str, str | None]) -> bytes:
 def _json_page(record: JobRecord, offset: int, end: int, chunks: Iterable[Chunk]) -> Iterator[bytes]:
     following = next_offset(record, end)
     facts = {"offset": offset, "total": record.total, "done": record.done, "next_offset": following}
-    before = json.dumps(facts, separators=(",", ":")).encode()[:-1] + b',"predictions":['
+    before = to_json(facts)[:-1] + b',"predictions":['
     for chunk in chunks:
         yield before + b",".join(_items(chunk))
         before = b","

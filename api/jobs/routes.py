@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from time import monotonic
 from typing import Annotated
@@ -11,10 +10,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
-from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
-from api.asgi.http import Answer, RequestHeaders, unless_disconnected
+from api.asgi.http import Answer, RequestHeaders, headers_of, sse, to_json, unless_disconnected
 from api.asgi.ignored import refuse_unknown
 from api.errors import ResponseCut
 from api.jobs.body import FileQuery, Receiver, Sender, SubmitQuery
@@ -52,7 +50,7 @@ class PageQuery(BaseModel):
 
 
 def _owner(service: JobService, request: Request) -> str:
-    return service.owner(request.scope["state"]["headers"])
+    return service.owner(headers_of(request))
 
 
 JobId = Annotated[str, Path(description="The id of the job")]
@@ -72,22 +70,13 @@ def _add_submission(router: APIRouter, service: JobService) -> None:
     @router.post("", summary="Submit a job", status_code=202, response_model=Job, **SUBMIT)
     async def submit(request: Request, query: Annotated[SubmitQuery, Query()]) -> Response:
         """The body is read as a stream. If any part of it is invalid, no job is created."""
-        headers: RequestHeaders = request.scope["state"]["headers"]
-        try:
-            record, new = await service.take_body(headers, request.receive, query)
-        except ClientDisconnect:
-            return Response(status_code=499)
+        record, new = await service.take_body(headers_of(request), request.receive, query)
         return await _job(service, record, 202 if new else 200)
 
-    @router.post("/preview", summary="How a file would be read", response_model=FilePreview, **PREVIEW)
-    async def preview(request: Request, query: Annotated[FileQuery, Query()]) -> Response:
+    @router.post("/preview", summary="How a file would be read", **PREVIEW)
+    async def preview(request: Request, query: Annotated[FileQuery, Query()]) -> FilePreview:
         """The first rows, and what is detected. The body may be the beginning of a file of text."""
-        headers: RequestHeaders = request.scope["state"]["headers"]
-        try:
-            found = await service.preview(headers, request.receive, query)
-        except ClientDisconnect:
-            return Response(status_code=499)
-        return JSONResponse(found.model_dump(mode="json"))
+        return await service.preview(headers_of(request), request.receive, query)
 
 
 def _add_progress(router: APIRouter, service: JobService) -> None:
@@ -110,10 +99,7 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
     ) -> Response:
         """With `wait`, responds when the status or progress changes, or after that many seconds."""
         record = await service.find(job_id, _owner(service, request))
-        try:
-            changed = await unless_disconnected(request.receive, service.watch.changed(record, wait))
-        except ClientDisconnect:
-            return Response(status_code=499)
+        changed = await unless_disconnected(request.receive, service.watch.changed(record, wait))
         if changed is None:
             raise not_found()
         return await _job(service, changed, 200)
@@ -171,7 +157,7 @@ def _add_labelled(router: APIRouter, service: JobService) -> None:
     @router.post("/{job_id}/labelled", response_class=StreamingResponse, **LABELLED)
     async def labelled(request: Request, job_id: JobId, accept: Annotated[str, Header()] = "") -> Response:
         """The body is the file that the job was made from; nothing of it is kept. Only rows with a result."""
-        headers: RequestHeaders = request.scope["state"]["headers"]
+        headers = headers_of(request)
         record = await service.find(job_id, _owner(service, request))
         wanted = next((form for form in TEXT_OUTPUTS if MEDIA_TYPES[form] in accept), None)
         sender = Sender(request.receive, headers.left)
@@ -204,8 +190,8 @@ class JobDeferral:
 
 
 async def _job(service: JobService, record: JobRecord, status: int) -> JSONResponse:
-    body = service.body(record, await service.position(record)).model_dump(mode="json")
-    return JSONResponse(body, status, {"location": f"/jobs/{record.id}"})
+    body = await service.placed(record)
+    return JSONResponse(body.model_dump(mode="json"), status, {"location": f"/jobs/{record.id}"})
 
 
 async def _events(service: JobService, record: JobRecord, last_seen: str | None) -> AsyncIterator[bytes]:
@@ -218,7 +204,9 @@ async def _events(service: JobService, record: JobRecord, last_seen: str | None)
     while True:
         try:
             if record.version != shown:
-                yield _event(record, service.body(record, await service.position(record)).model_dump_json())
+                body = await service.placed(record)
+                name = "end" if record.ended else "progress"
+                yield sse(name, body.model_dump_json().encode(), record.version)
                 shown = record.version
             if record.ended or service.draining() or monotonic() > until:
                 return
@@ -227,18 +215,9 @@ async def _events(service: JobService, record: JobRecord, last_seen: str | None)
             await asyncio.sleep(PAUSE_S)
             changed = record
         if changed is None:
-            yield _gone(record)
+            gone = {"id": record.id, "code": "not_found", "detail": "the job was deleted"}
+            yield sse("gone", to_json(gone))
             raise ResponseCut("the job of an event stream was deleted")
         if changed.version == record.version:
             yield b": still here\n\n"
         record = changed
-
-
-def _gone(record: JobRecord) -> bytes:
-    data = json.dumps({"id": record.id, "code": "not_found", "detail": "the job was deleted"})
-    return f"event: gone\ndata: {data}\n\n".encode()
-
-
-def _event(record: JobRecord, data: str) -> bytes:
-    name = "end" if record.ended else "progress"
-    return f"event: {name}\nid: {record.version}\ndata: {data}\n\n".encode()

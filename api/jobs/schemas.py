@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -134,29 +135,21 @@ class JobPredictions(BaseModel):
 def job_body(record: JobRecord, position: int | None = None, waits_for: WaitsFor | None = None) -> Job:
     """The response body of GET /jobs/{id}."""
     running = record.status == "running" and record.rate > 0
-    return Job(
-        id=record.id,
-        status=record.status,
-        total=record.total,
-        done=record.done,
-        failed=record.failed,
-        truncated=record.truncated,
-        truncated_tokens=record.truncated_tokens,
-        unknown=record.unknown,
-        created_at=_time(record.created_ms),
-        started_at=_time(record.started_ms) if record.started_ms else None,
-        finished_at=_time(record.finished_ms) if record.finished_ms else None,
-        position=position if record.status == "queued" else None,
-        rate=record.rate if running else None,
-        remaining_s=record.remaining_s if running else None,
-        waits_for=waits_for,
-        model=record.model or None,
-        models=list(record.models),
-        bytes=record.held_bytes,
-        error=JobError(code=record.error_code, detail=record.error) if record.error_code else None,
-        file=JobFile.model_validate_json(record.file) if record.file else None,
-        webhook=_webhook(record) if record.webhook else None,
-    )
+    facts = {
+        "created_at": _time(record.created_ms),
+        "started_at": _time(record.started_ms) if record.started_ms else None,
+        "finished_at": _time(record.finished_ms) if record.finished_ms else None,
+        "position": position if record.status == "queued" else None,
+        "rate": record.rate if running else None,
+        "remaining_s": record.remaining_s if running else None,
+        "waits_for": waits_for,
+        "model": record.model or None,
+        "bytes": record.held_bytes,
+        "error": {"code": record.error_code, "detail": record.error} if record.error_code else None,
+        "file": JobFile.model_validate_json(record.file) if record.file else None,
+        "webhook": _webhook(record) if record.webhook else None,
+    }
+    return Job.model_validate(asdict(record) | facts)
 
 
 def _webhook(record: JobRecord) -> Webhook:

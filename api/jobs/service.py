@@ -24,11 +24,11 @@ from api.asgi.http import CLOSE, RequestHeaders, check_encoding, check_length
 from api.errors import Problem
 from api.jobs.body import (
     FileQuery,
-    FileTexts,
     Sender,
     SubmitQuery,
     charset,
     described,
+    file_texts,
     media_type,
     read_texts,
     refused,
@@ -168,9 +168,10 @@ class JobService:
         if query.filename:
             hints, counted = query.hints(charset(headers)), self.uploader.counted
             rows = FileRows(body, query.filename, hints, lambda part: sender.waited_for(counted(part)))
-            file = FileTexts(rows)
-            submission = self._submission(headers, query.keep_input, file=file.described, model=model)
-            return await self._take(headers, iter(file), submission, sender)
+            submission = self._submission(
+                headers, query.keep_input, file=lambda: described(rows).model_dump_json(), model=model
+            )
+            return await self._take(headers, file_texts(rows), submission, sender)
         kind = media_type(headers)
         texts = read_texts(kind, body, charset(headers))
         # Only the column `text` of a CSV is stored, so its Content-Length does not predict the stored size.
@@ -272,10 +273,6 @@ class JobService:
         self._hooks.check_client(client, 1)
         return client
 
-    def account(self, headers: RequestHeaders) -> str:
-        """The client whose budget of bytes a request uses."""
-        return account_of(self._keys.client(headers))
-
     async def upload(self, sender: Sender | None, function: Callable[..., T], *args: object) -> T:
         """Calls a function that reads the body of `sender`, in one of the few threads for this.
 
@@ -349,9 +346,10 @@ class JobService:
         """The job in a response."""
         return job_body(record, position, None if record.ended else self._hooks.waits_for(record.queue))
 
-    async def position(self, record: JobRecord) -> int | None:
-        """The position of a queued job, from 1; None if it is not queued."""
-        return await self.call(self.store.position, record) if record.status == "queued" else None
+    async def placed(self, record: JobRecord) -> Job:
+        """The same with the position of a queued job, from 1."""
+        position = await self.call(self.store.position, record) if record.status == "queued" else None
+        return self.body(record, position)
 
     async def cancel_or_delete(self, job_id: str, owner: str) -> JobRecord | None:
         """Cancels a job, or deletes it if it has ended and returns None. Raises Problem 404."""
@@ -363,10 +361,6 @@ class JobService:
         if record.status == "queued":
             await self.call(self._queue.forget, job_id)
         return await self.find(job_id, owner)
-
-    async def used(self, names: Sequence[str]) -> Sequence[int]:
-        """Of each of these keys, the texts that its jobs have used today, and have yet to use."""
-        return await self.call(self.store.used, names)
 
     async def newest(
         self, status: str | None, limit: int, cursor: str, owner: str, batches: bool = False

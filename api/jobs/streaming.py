@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 from starlette.requests import ClientDisconnect
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import StreamingResponse
 
 from api.asgi.http import unless_disconnected
 from api.errors import Problem, ResponseCut
@@ -20,16 +20,17 @@ async def streamed(
     blocks: Iterator[bytes],
     kind: str,
     headers: Mapping[str, str] | None = None,
-) -> Response:
+) -> StreamingResponse:
     """A response with these blocks, the first of which is read here: an error in it has its own status.
 
-    After a later error, the connection is closed before the end of the body. Raises Problem, MillraceError.
+    After a later error, the connection is closed before the end of the body. Raises Problem, MillraceError
+    and ClientDisconnect.
     """
     try:
         first = await unless_disconnected(receiver.receive, jobs.call(next, blocks, b""))
     except ClientDisconnect:
-        receiver.leave()
-        return Response(status_code=499)
+        receiver.gone = True
+        raise
 
     async def body() -> AsyncIterator[bytes]:
         block: bytes | None = first
@@ -40,6 +41,6 @@ async def streamed(
         except (Problem, MillraceError) as error:
             raise ResponseCut(f"the body of a response ends early: {error}") from error
         finally:
-            receiver.leave()
+            receiver.gone = True
 
     return StreamingResponse(body(), media_type=kind, headers=headers)

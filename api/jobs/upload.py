@@ -67,15 +67,16 @@ class JobUploader:
                 pass
             return self._same(known, _whole(digest.hexdigest(), submission)), False
         upload = self._store.upload(job_id, CHUNK_TEXTS, submission, self.budget)
-        with self._within_budget(submission):
-            upload.check(size)
         try:
-            with self._within_budget(submission):
-                self._fill(upload, texts)
+            upload.check(size)
+            self._fill(upload, texts)
             identity = _whole(digest.hexdigest(), submission)
             outcome = self._store.create(upload, identity, self._settings.max_waiting_jobs)
-        except BaseException:
-            self._drop(upload)
+        except BaseException as error:
+            with _despite_redis("delete an upload, which will expire", "job.upload_left"):
+                upload.drop()
+            if isinstance(error, NoRoom):
+                raise no_room(error, self.budget, submission.result_bytes) from None
             raise
         if outcome.outcome == "full":
             raise self._too_many()
@@ -84,7 +85,9 @@ class JobUploader:
             raise Problem(503, "Redis lost the job while it was created; try again")
         if outcome.outcome == "exists":
             return self._same(record, identity), False
-        self._enqueue(job_id)
+        # The job exists already, so if this fails, recovery enqueues it later.
+        with _despite_redis("enqueue the job, which a jobs worker will do later", "job.enqueue", job=job_id):
+            self._queue.enqueue(job_id)
         return record, True
 
     def counted(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
@@ -107,38 +110,10 @@ class JobUploader:
         if not upload.total:
             raise Problem(422, [{"type": "too_short", "loc": ["body"], "msg": NO_TEXTS}])
 
-    @contextmanager
-    def _within_budget(self, submission: Submission) -> Generator[None]:
-        try:
-            yield
-        except NoRoom as error:
-            raise no_room(error, self.budget, submission.result_bytes) from None
-
     def _same(self, record: JobRecord, digest: str) -> JobRecord:
         if record.digest != digest:
             raise Problem(409, OTHER_JOB, code="idempotency_conflict", job=record.id)
         return record
-
-    def _drop(self, upload: Upload) -> None:
-        try:
-            upload.drop()
-        except REDIS_ERRORS as error:  # its keys expire
-            log.warning(
-                "could not delete an upload, which will expire: %s",
-                reason(error),
-                extra={"action": "job.upload_left"},
-            )
-
-    def _enqueue(self, job_id: str) -> None:
-        """Enqueues the job in RQ. The job exists already, so if this fails, recovery enqueues it later."""
-        try:
-            self._queue.enqueue(job_id)
-        except REDIS_ERRORS as error:
-            log.warning(
-                "could not enqueue the job, which a jobs worker will do later: %s",
-                reason(error),
-                extra={"action": "job.enqueue", "job": job_id},
-            )
 
     def _too_many(self) -> Problem:
         """A 429 whose Retry-After is the time until the first running job is expected to end."""
@@ -151,6 +126,15 @@ class JobUploader:
             code="too_many_jobs",
             retry_after_s=retry_after_s,
         )
+
+
+@contextmanager
+def _despite_redis(what: str, action: str, **facts: str) -> Generator[None]:
+    """Logs that something could not be done, if Redis does not answer."""
+    try:
+        yield
+    except REDIS_ERRORS as error:
+        log.warning("could not %s: %s", what, reason(error), extra={"action": action, **facts})
 
 
 def digested(texts: Iterable[str], model: str, update: Callable[[bytes], None]) -> Iterator[str]:

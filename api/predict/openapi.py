@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.jobs.schemas import Job
 from api.label_order import DESCRIPTION, LabelOrder
-from api.schemas import IDEMPOTENCY_KEY, LabelScore, Responses, ValidationFailed, error, errors
+from api.schemas import IDEMPOTENCY_KEY, LabelScore, Responses, ValidationFailed, body, error, errors, header
 
 
 class Predictions(BaseModel):
@@ -31,21 +31,17 @@ class Predictions(BaseModel):
     )
 
 
-def _header(text: str) -> dict[str, Any]:
-    return {"description": text, "schema": {"type": "string"}}
-
-
 PREDICT_RESPONSES: Responses = {
     200: {
         "description": "One list of labels per text, in order; or the existing job with this Idempotency-Key "
         "(Prefer: respond-async)",
         "headers": {
-            "X-Request-ID": _header("The id from the request, or a new one"),
-            "X-Cache": _header("HIT, MISS or PARTIAL: whether all, none or some of the texts were cached"),
-            "X-Model": _header("name@revision of the model; several for a cascade, or during a rollout"),
-            "X-Truncated": _header("Number of texts cut at the model's token limit; absent if none"),
-            "X-Unknown": _header("Number of texts mostly unknown to the model; absent if none"),
-            "Server-Timing": _header(
+            "X-Request-ID": header("The id from the request, or a new one"),
+            "X-Cache": header("HIT, MISS or PARTIAL: whether all, none or some of the texts were cached"),
+            "X-Model": header("name@revision of the model; several for a cascade, or during a rollout"),
+            "X-Truncated": header("Number of texts cut at the model's token limit; absent if none"),
+            "X-Unknown": header("Number of texts mostly unknown to the model; absent if none"),
+            "Server-Timing": header(
                 "Milliseconds of cache, queue, tokenize, model and total; size of the batch"
             ),
         },
@@ -53,7 +49,7 @@ PREDICT_RESPONSES: Responses = {
     202: {
         "model": Job,
         "description": "The request became a job (Prefer: respond-async)",
-        "headers": {"Location": _header("The path of the job")},
+        "headers": {"Location": header("The path of the job")},
     },
     **errors(401, 403, 408, 409, 413, 415, 503, 504, 507),
     422: error("Invalid request, or a text that makes workers crash (poison)", ValidationFailed),
@@ -88,5 +84,4 @@ def request_body(model: type[BaseModel], order: LabelOrder) -> dict[str, Any]:
             "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
         },
     ]
-    content = {"application/json": {"schema": model.model_json_schema()}}
-    return {"parameters": parameters, "requestBody": {"required": True, "content": content}}
+    return {"parameters": parameters, **body({"application/json": model.model_json_schema()})}

@@ -1,22 +1,13 @@
-"""The parts of a frame as JSON, and frames as server-sent events."""
+"""The parts of a frame as JSON."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
 from batcher.core.pauses import Pause
 from batcher.core.snapshot import ModelRecord, Snapshot, WorkerRecord
-
-
-def to_json(value: object) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
-
-
-def sse(name: str, data: bytes) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (name.encode(), data)
 
 
 def model_facts(model: ModelRecord | None) -> dict[str, Any] | None:

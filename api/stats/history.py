@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 
+from api.asgi.http import to_json
 from batcher.jobs.store import HISTORY_S
 
 # Quantiles cover this many seconds, and rates this many: enough to be smooth, few enough to be current.
@@ -104,7 +105,7 @@ class StatsHistory:
     @staticmethod
     def line(point: StatsPoint, at_s: int) -> bytes:
         """A second as it is kept in Redis."""
-        return json.dumps([at_s, *astuple(point)], separators=(",", ":")).encode()
+        return to_json([at_s, *astuple(point)])
 
     def _quantile(self, buckets: Sequence[float], share: float) -> float | None:
         """A quantile in ms, assuming that durations are spread evenly within their bucket."""

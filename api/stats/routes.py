@@ -18,6 +18,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
+from api.asgi.http import sse, to_json
 from api.backend import Hub
 from api.errors import Problem
 from api.health import why_not_ready
@@ -105,7 +106,7 @@ class Stats:
     async def frame(self) -> bytes:
         """The newest frame as one JSON document."""
         await self._read_details()
-        return frames.to_json(self._whole())
+        return to_json(self._whole())
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yields the history, then each new frame. Ends when the process drains."""
@@ -117,7 +118,7 @@ class Stats:
                 await asyncio.wait([self._restoring], timeout=RESTORE_S)
             if stale:
                 await self._refresh_details()
-            yield b"retry: 1000\n\n" + frames.sse("history", frames.to_json(self._history.history()))
+            yield b"retry: 1000\n\n" + sse("history", to_json(self._history.history()))
             yield self._encoded()
             while not self._lifecycle.draining and time.monotonic() < ends:
                 await self._next.wait()
@@ -159,7 +160,7 @@ class Stats:
             self._event = self._encoded()
 
     def _encoded(self) -> bytes:
-        return frames.sse("frame", frames.to_json(self._whole()))
+        return sse("frame", to_json(self._whole()))
 
     def _whole(self) -> dict[str, Any]:
         """A frame of the present state, and of the rates of the last second."""

@@ -16,9 +16,8 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from api.jobs.body import FileTexts
+from api.jobs.body import described, file_texts
 from api.jobs.labelled import hints_of
-from api.jobs.schemas import JobFile
 from model_store.training.table import MAX_TEXT, Columns, read_table
 from tests.unit.text_files.typed_files import arrow, parquet, sheet_of, table_of, xlsx
 from text_files.cells import plain
@@ -78,9 +77,9 @@ def tables(draw: st.DrawFn) -> Drawn:
 @given(tables())
 def test_a_drawn_table_is_read_alike_in_every_way(drawn: Drawn) -> None:
     texts = [row[drawn.text] for row in drawn.rows[1:]]
-    upload = FileTexts(FileRows([drawn.content], drawn.name, Hints()))
-    assert list(upload) == texts, "upload"
-    stored = JobFile.model_validate_json(upload.described())
+    upload = FileRows([drawn.content], drawn.name, Hints())
+    assert list(file_texts(upload)) == texts, "upload"
+    stored = described(upload)
     assert [row.text for row in FileRows([drawn.content], drawn.name, hints_of(stored))] == texts, "page"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, drawn.name)
