@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import re
+import secrets
 from collections.abc import Mapping
 from hashlib import sha256
 
@@ -19,6 +20,15 @@ _EMPTY = frozenset(sha256(nothing).hexdigest() for nothing in (b"", b"\n"))
 DERIVED = 12
 _key = re.compile(r"(?:([A-Za-z0-9][A-Za-z0-9._-]{0,63}):)?([0-9a-fA-F]{64})").fullmatch
 _name = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}").fullmatch
+
+
+def new_key() -> str:
+    return secrets.token_urlsafe(32)
+
+
+def key_setting(name: str, key: str) -> str:
+    """A key as settings have it."""
+    return f"{name}:{sha256(key.encode()).hexdigest()}"
 
 
 def parse_keys(value: str) -> dict[str, str]:

@@ -81,7 +81,7 @@ class JobClient(ServiceClient):
         model = self._model()
         key = f"{_digest(source)} {model or self._name}"
         while True:
-            job = self._post(source, f"millrace-classify-{_sha256(key)}")
+            job = self._post(source, f"millrace-classify-{hashlib.sha256(key.encode()).hexdigest()}")
             if job["status"] in ("failed", "cancelled"):
                 self.delete(job)
             elif _answered_by(job, model):
@@ -300,7 +300,3 @@ def _digest(source: TextFile) -> str:
     for block in _body(source):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

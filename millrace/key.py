@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import secrets
-from hashlib import sha256
 
-from api.keys import valid_name
+from api.keys import key_setting, new_key, valid_name
 from millrace.errors import CommandError
-
-_KEY_BYTES = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
             f"invalid key name {args.name!r}: a name has up to 64 letters, digits, '.', '_' and '-', and "
             "begins with a letter or a digit."
         )
-    key = secrets.token_urlsafe(_KEY_BYTES)
+    key = new_key()
     print(f"key     {key}")
-    print(f"digest  {args.name}:{sha256(key.encode()).hexdigest()}")
+    print(f"digest  {key_setting(args.name, key)}")
     return 0

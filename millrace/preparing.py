@@ -28,16 +28,12 @@ class Changes:
         """Counts a state as printed."""
         self._printed[about] = state, time.monotonic()
 
+    def preparing(self, workers: Sequence[dict[str, Any]]) -> Iterator[str]:
+        """Yields a line for each worker that is in another phase than before, or still in one after a while.
 
-class PreparingLines:
-    """Yields a line for each worker that is in another phase than before, or still in one after a while."""
-
-    def __init__(self) -> None:
-        self._phases = Changes()
-
-    def due(self, preparing: Sequence[dict[str, Any]]) -> Iterator[str]:
-        """`preparing` is what `GET /admin/models` answers under this name."""
-        for one in preparing:
-            if self._phases.due(one["worker"], one["phase"]):
+        `workers` are what `GET /admin/models` answers under `preparing`.
+        """
+        for one in workers:
+            if self.due(one["worker"], one["phase"]):
                 doing = f"preparing {one['reference']} for {one['seconds']:.0f} s"
                 yield f"{one['worker']}: {doing}: {one['phase']}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from millrace.errors import CommandError
-from millrace.preparing import Changes, PreparingLines
+from millrace.preparing import Changes
 from millrace.service_client import AdminClient, add_client_arguments, add_model_argument
 
 LOOK_S = 0.5
@@ -121,7 +121,6 @@ def _loaded(client: AdminClient, args: argparse.Namespace) -> int:
     asked = client.post("/admin/models/publish", {"model": args.model, "reference": reference})
     number, began = int(asked["number"]), time.monotonic()
     print(f"{asked['model']}: workers load publication {number}")
-    lines = PreparingLines()
     changes = Changes()
     changes.note("ready", 0)
     while True:
@@ -142,7 +141,8 @@ def _loaded(client: AdminClient, args: argparse.Namespace) -> int:
                 "nothing has changed: see the workers' logs, or wait longer with --timeout.",
                 status=1,
             )
-        for line in lines.due([each for each in answer["preparing"] if each["reference"] == reference]):
+        loading = [each for each in answer["preparing"] if each["reference"] == reference]
+        for line in changes.preparing(loading):
             print(line, flush=True)
         if changes.due("ready", ready):
             print(f"waiting for {waited_s:.0f} s: {ready} of {needed} workers serve it", flush=True)

@@ -232,7 +232,7 @@ class TopKeys:
         elif key == "/":
             screen.word, screen.notice, self._next = "", "/", self._letter
         elif key == "p" and screen.paused:
-            self._attempt("All work has resumed.", self._resume)
+            self._attempt("All work has resumed.", "DELETE")
         elif key == "p":
             screen.notice = f"Pause all work for {PAUSE_S // 60} minutes? Waiting texts are kept. y: yes"
             self._next = self._confirm
@@ -251,22 +251,17 @@ class TopKeys:
     def _confirm(self, key: str) -> None:
         self._next = self._command
         if key == "y":
-            self._attempt("All work is paused; p to resume.", self._pause)
+            pause = {"waiting": "keep", "for_s": PAUSE_S}
+            self._attempt("All work is paused; p to resume.", "PUT", json=pause)
         else:
             self._screen.notice = ""
 
-    def _attempt(self, done: str, action: Callable[[], Any]) -> None:
+    def _attempt(self, done: str, method: str, **more: Any) -> None:
         try:
-            action()
+            self._connect().request(method, "/admin/pauses/all", **more)
             self._screen.notice = done
         except CommandError as error:
             self._screen.notice = str(error)
-
-    def _pause(self) -> None:
-        self._connect().request("PUT", "/admin/pauses/all", json={"waiting": "keep", "for_s": PAUSE_S})
-
-    def _resume(self) -> None:
-        self._connect().request("DELETE", "/admin/pauses/all")
 
 
 @contextlib.contextmanager

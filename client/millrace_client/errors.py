@@ -56,6 +56,11 @@ class TextError(MillraceError):
         super().__init__(detail, code=code, request_id=request_id)
         self.index = index
 
+    @classmethod
+    def of(cls, error: MillraceError, index: int) -> TextError:
+        """What is wrong with a text, as the error of the text at this position."""
+        return cls(error.detail, code=error.code, request_id=error.request_id, index=index)
+
 
 class JobError(MillraceError):
     """A job failed or was cancelled. `job_id` is its id."""
@@ -67,11 +72,7 @@ class JobError(MillraceError):
 
 def error_of(response: httpx.Response, request_id: str) -> RequestError:
     """The error of a response, also of one that a proxy has written."""
-    try:
-        body: Any = response.json()
-    except ValueError:
-        body = None
-    fields: dict[str, Any] = body if isinstance(body, dict) else {}
+    fields = _object(response)
     detail, index = fields.get("detail"), fields.get("index")
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
         detail = detail[0].get("msg")
@@ -89,13 +90,19 @@ def error_of(response: httpx.Response, request_id: str) -> RequestError:
 
 def body_of(response: httpx.Response, field: str) -> dict[str, Any]:
     """The JSON object of a successful response. Raises RequestError if it lacks `field`: another service."""
+    body = _object(response)
+    if field not in body:
+        raise not_millrace(response)
+    return body
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object of a response; an empty one if it has none."""
     try:
-        body: Any = response.json()
+        body = response.json()
     except ValueError:
         body = None
-    if isinstance(body, dict) and field in body:
-        return body
-    raise not_millrace(response)
+    return body if isinstance(body, dict) else {}
 
 
 def not_millrace(response: httpx.Response) -> RequestError:

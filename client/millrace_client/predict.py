@@ -48,11 +48,7 @@ class Batch:
         """Yields the result of every position, given that of every text."""
         for position, text in enumerate(self.order, self.first):
             result = results[text]
-            if isinstance(result, TextError):
-                result = TextError(
-                    result.detail, code=result.code, request_id=result.request_id, index=position
-                )
-            yield result
+            yield TextError.of(result, position) if isinstance(result, TextError) else result
 
 
 class Batcher:
@@ -147,7 +143,7 @@ def _without(error: RequestError, part: list[int], results: dict[int, Result]) -
     at = 0 if alone else error.index
     if at is not None and 0 <= at < len(part):
         failed = part[at]
-        results[failed] = TextError(error.detail, code=error.code, request_id=error.request_id, index=failed)
+        results[failed] = TextError.of(error, failed)
         rest = part[:at] + part[at + 1 :]
         return [rest] if rest else []
     if error.status == 413 and len(part) > 1:  # the service accepts fewer texts, or bytes, than usual

@@ -50,7 +50,7 @@ class Series:
         places = (place for place, known in enumerate(self._known) if known)
         for place, one in zip(places, results, strict=True):
             if isinstance(one, TextError) and errors == "raise":
-                raise TextError(one.detail, code=one.code, request_id=one.request_id, index=place)
+                raise TextError.of(one, place)
             yield None if isinstance(one, TextError) else one
 
     def _made(self, values: list[Any], name: str, kind: type = str) -> Any:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import tempfile
-from hashlib import sha256
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from api.keys import key_setting, new_key
 from api.settings import ApiSettings
 from millrace.errors import CommandError
 from millrace.local.embedded_redis import default_data_dir
@@ -21,7 +20,6 @@ from millrace.local.embedded_redis import default_data_dir
 NAME = "operator.key"
 # The name of the key, in the audit log and in log lines.
 OPERATOR = "local"
-_KEY_BYTES = 32
 
 
 class OperatorKey:
@@ -31,7 +29,7 @@ class OperatorKey:
     """
 
     def __init__(self, data: Path | None, url: str) -> None:
-        self.key = secrets.token_urlsafe(_KEY_BYTES)
+        self.key = new_key()
         self._files = [data / NAME] if data is not None else []
         try:
             for file in self._files:
@@ -46,7 +44,7 @@ class OperatorKey:
 
     def beside(self, settings: ApiSettings) -> dict[str, str]:
         """The variable that admits this key beside the operators' keys in the settings."""
-        own = f"{OPERATOR}:{sha256(self.key.encode()).hexdigest()}"
+        own = key_setting(OPERATOR, self.key)
         given = [f"{name}:{digest}" for digest, name in settings.admin_keys.get_secret_value().items()]
         return {"MILLRACE_ADMIN_KEYS": ",".join((*given, own))}
 

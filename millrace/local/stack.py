@@ -21,7 +21,7 @@ from millrace.addresses import base_url, reachable
 from millrace.local.embedded_redis import EmbeddedRedis
 from millrace.local.operator_key import OperatorKey
 from millrace.local.supervisor import Child, Group, Plan, say, stop_in_order
-from millrace.preparing import Changes, PreparingLines
+from millrace.preparing import Changes
 
 _PROBE_S = 0.1
 # How long to wait before printing why the service is not ready.
@@ -141,16 +141,15 @@ class LocalStack:
     async def _ready(self) -> None:
         asked_at = 0.0
         began = time.monotonic()
-        lines = PreparingLines()
-        reasons = Changes()
+        changes = Changes()
         while (reason := await asyncio.to_thread(self._why_not_ready)) is not None:
             waited_s = time.monotonic() - began
             if reason == _PREPARING and waited_s > _QUIET_S and waited_s - asked_at > _ASK_S:
                 asked_at = waited_s
-                for line in lines.due(await asyncio.to_thread(self._preparing)):
+                for line in changes.preparing(await asyncio.to_thread(self._preparing)):
                     say(line)
-                    reasons.note("reason", reason)
-            if reason and waited_s > _QUIET_S and reasons.due("reason", reason):
+                    changes.note("reason", reason)
+            if reason and waited_s > _QUIET_S and changes.due("reason", reason):
                 say(f"waiting for {waited_s:.0f} s: {reason}")
             await asyncio.sleep(_PROBE_S)
 

@@ -17,7 +17,7 @@ from api.settings import ApiSettings
 from batcher.settings import WorkerSettings
 from millrace.local.operator_key import OperatorKey
 from millrace.local.stack import LocalStack
-from millrace.preparing import PreparingLines
+from millrace.preparing import Changes
 
 ONE = {"worker": "host-1", "reference": "default", "seconds": 4.2, "phase": "proving all 75 probes"}
 
@@ -67,10 +67,10 @@ def test_up_prints_each_phase_of_preparing_a_model_once(
 
 
 def test_a_long_phase_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = PreparingLines()
-    assert len(list(lines.due([ONE]))) == 1
-    assert list(lines.due([ONE])) == []
+    changes = Changes()
+    assert len(list(changes.preparing([ONE]))) == 1
+    assert list(changes.preparing([ONE])) == []
     monkeypatch.setattr("millrace.preparing.REPEAT_S", -1.0)
-    assert list(lines.due([{**ONE, "seconds": 14.9}])) == [
+    assert list(changes.preparing([{**ONE, "seconds": 14.9}])) == [
         "host-1: preparing default for 15 s: proving all 75 probes"
     ]
