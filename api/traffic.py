@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from operator import add, attrgetter
 from secrets import token_hex
 from time import monotonic
 
@@ -24,7 +25,7 @@ from api.keys import key_name
 from api.lifecycle import Lifecycle
 from api.settings import ApiSettings
 from batcher.connection.outage import REDIS_ERRORS
-from batcher.core.commands import AddUsage, UsageRow
+from batcher.core.commands import COUNTS, AddUsage, UsageRow
 from batcher.errors import QueueUnavailable
 
 log = logging.getLogger(__name__)
@@ -59,13 +60,10 @@ class Counts:
             self.errors += 1
             self.refused += status in (429, 503)
 
-    def merge(self, more: Counts) -> None:
-        """Adds what is kept of each day."""
-        self.texts += more.texts
-        self.tokens += more.tokens
-        self.requests += more.requests
-        self.hits += more.hits
-        self.errors += more.errors
+
+# What is kept of each day.
+_of_day = attrgetter(*COUNTS)
+_NOTHING = (0,) * len(COUNTS)
 
 
 class Traffic:
@@ -184,30 +182,27 @@ class Traffic:
         now = monotonic()
         shown = self._rates(clients, max(now - self._flushed_at, 0.1))
         self._flushed_at = now
-        names = {name: Counts() for name in self._quotas}
+        totals = dict.fromkeys(self._quotas, _NOTHING)
         for client, counts in clients.items():
-            names.setdefault(key_name(client) or NO_KEY, Counts()).merge(counts)
-        if not names and not shown and not self._shown:
+            name = key_name(client) or NO_KEY
+            totals[name] = tuple(map(add, totals.get(name, _NOTHING), _of_day(counts)))
+        if not totals and not shown and not self._shown:
             return None
         self._shown = bool(shown)
         self._number += 1
         day = f"{datetime.now(UTC):%F}"
-        rows = [
-            UsageRow(name, day, one.texts, one.tokens, one.requests, one.hits, one.errors)
-            for name, one in names.items()
-        ]
+        rows = [UsageRow(name, day, *total) for name, total in totals.items()]
         encoded = json.dumps(shown, separators=(",", ":"))
         return AddUsage(self._api, self._number, encoded, self._keep_ms, rows)
 
     def _rates(self, clients: Mapping[str, Counts], seconds: float) -> Mapping[str, Mapping[str, float]]:
         """The rates per second of the clients with the most texts."""
-        waiting = dict(self._waiting)
-        texts = {client: waiting.get(client, 0) for client in waiting}
+        texts = Counter(self._waiting)
         for client, counts in clients.items():
-            texts[client] = texts.get(client, 0) + counts.texts + counts.requests
-        most = sorted(texts, key=lambda client: -texts[client])[:MAX_SHOWN]
+            texts[client] += counts.texts + counts.requests
         return {
-            client: _rate(clients.get(client, Counts()), waiting.get(client, 0), seconds) for client in most
+            client: _rate(clients.get(client, Counts()), self._waiting.get(client, 0), seconds)
+            for client, _ in texts.most_common(MAX_SHOWN)
         }
 
 

@@ -11,7 +11,7 @@ from api.admin.schemas import Forget
 from api.admin.service import Console, Replies
 from api.backend import Hub
 from api.settings import ApiSettings
-from batcher.admin.forget import Removed, total
+from batcher.admin.forget import CachedResults, Removed, total
 from batcher.messages import entry_id
 
 
@@ -75,9 +75,7 @@ async def _text(
     ids = {entry_id(text, tenant) for tenant in ("", *tenants)}
     stores = console.stores
     chunks, files = await console.call_elsewhere(stores.jobs.text, text)
-    cached = 0
-    if stores.cached is not None:
-        cached = await console.call_elsewhere(stores.cached.texts, ids)
+    cached = await _cached_elsewhere(console, lambda cache: cache.texts(ids))
     replies = await console.each(lambda shard: shard.forgetting.text(ids, models))
     own = _summed(replies, "cached", "results", "refused", "waiting")
     waiting = own.pop("waiting")
@@ -92,15 +90,18 @@ async def _client(console: Console, client: str, models: set[str]) -> tuple[Remo
 
 
 async def _revision(console: Console, revision: str) -> tuple[Removed, Replies[Removed]]:
-    stores = console.stores
-    cached = 0
-    if stores.cached is not None:
-        cached = await console.call_elsewhere(stores.cached.revision, revision)
+    cached = await _cached_elsewhere(console, lambda cache: cache.revision(revision))
     replies = await console.each(lambda shard: shard.forgetting.revision(revision))
     own = _summed(replies, "cached", "results")
     own["cached"] += cached
-    jobs = await console.call_elsewhere(stores.jobs.revision, revision)
+    jobs = await console.call_elsewhere(console.stores.jobs.revision, revision)
     return own | {"jobs": jobs}, replies
+
+
+async def _cached_elsewhere(console: Console, remove: Callable[[CachedResults], int]) -> int:
+    """How many results were removed from the cache, if that has its own Redis."""
+    cache = console.stores.cached
+    return 0 if cache is None else await console.call_elsewhere(remove, cache)
 
 
 def _summed(replies: Replies[Removed], *kinds: str) -> Removed:

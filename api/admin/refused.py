@@ -120,13 +120,15 @@ class _Model:
 
     async def release(self, records: Sequence[Record]) -> Record:
         """Removes marks of poison. Returns how many there were."""
-        ids = [record["id"] for record in records]
-        return {"released": sum((await self.each(lambda refused: refused.release(ids))).found)}
+        return {"released": await self._change(RefusedTexts.release, records)}
 
     async def delete(self, records: Sequence[Record]) -> Record:
         """Removes records. Returns how many there were."""
+        return {"deleted": await self._change(RefusedTexts.delete, records)}
+
+    async def _change(self, act: Callable[[RefusedTexts, list[str]], int], records: Sequence[Record]) -> int:
         ids = [record["id"] for record in records]
-        return {"deleted": sum((await self.each(lambda refused: refused.delete(ids))).found)}
+        return sum((await self.each(lambda refused: act(refused, ids))).found)
 
     async def retry(self, records: Sequence[Record]) -> Record:
         """Tries the texts with the revision that answers now.

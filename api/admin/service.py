@@ -31,6 +31,7 @@ from batcher.core.holds import ClientHolds
 from batcher.errors import QueueUnavailable
 from batcher.publishing.publications import PublicationStore
 from batcher.publishing.shadow import ComparisonStore
+from batcher.shards import Shard
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ async def gather(asked: Mapping[int, Awaitable[T]], down: Iterable[int] = ()) ->
     """
     found = list[T]()
     lost = set(down)
-    for number, reply in zip(asked, await _all(asked.values()), strict=True):
+    replies = await asyncio.gather(*asked.values(), return_exceptions=True)
+    for number, reply in zip(asked, replies, strict=True):
         if isinstance(reply, REDIS_ERRORS):
             if refused(reply):
                 raise not_allowed(reply)
@@ -77,10 +79,6 @@ async def gather(asked: Mapping[int, Awaitable[T]], down: Iterable[int] = ()) ->
     if not found:
         raise no_answer()
     return Replies(found, sorted(lost))
-
-
-async def _all(replies: Iterable[Awaitable[T]]) -> list[T | BaseException]:
-    return await asyncio.gather(*replies, return_exceptions=True)
 
 
 def not_allowed(error: BaseException) -> Problem:
@@ -100,19 +98,18 @@ class ShardStore:
     """What each shard keeps about its texts."""
 
     def __init__(self, queue: Redis, number: int, settings: ApiSettings) -> None:
-        def queue_name(model: str) -> str:
-            return settings.for_model(model).queue_shards[number].name
+        def shard(model: str) -> Shard:
+            return settings.for_model(model).queue_shards[number]
 
-        def cache_name(model: str) -> str:
-            return settings.for_model(model).queue_shards[number].cache_name
-
-        name = queue_name("")
-        cached = CachedResults(queue, cache_name) if settings.cache_here else None
+        name = shard("").name
+        cached = None
+        if settings.cache_here:
+            cached = CachedResults(queue, lambda model: shard(model).cache_name)
         self.answers = Answers(queue, name)
         usage = UsageStore(queue, name, settings.usage_days)
-        self.forgetting = Forgetting(queue, queue_name, cached, usage)
+        self.forgetting = Forgetting(queue, lambda model: shard(model).name, cached, usage)
         # Those of the queue of a model, by its name.
-        self.refused: Callable[[str], RefusedTexts] = lambda model: RefusedTexts(queue, queue_name(model))
+        self.refused: Callable[[str], RefusedTexts] = lambda model: RefusedTexts(queue, shard(model).name)
 
 
 class ConsoleStores:

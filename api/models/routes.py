@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
@@ -132,19 +133,9 @@ def state_of(served: ServedModel) -> State:
 def _model(served: ServedModel, first: bool) -> Model:
     snapshot = served.hub.snapshot
     waiting = WaitingTexts(interactive=snapshot.interactive.entries, bulk=snapshot.bulk.entries)
-    found = snapshot.model
-    return Model(
-        name=served.name,
-        first=first,
-        state=state_of(served),
-        workers=snapshot.workers,
-        waiting=waiting,
-        revision=found.revision if found else None,
-        labels=list(found.labels) if found else None,
-        max_tokens=found.max_tokens if found else None,
-        engine=found.engine if found else None,
-        precision=found.precision if found else None,
-    )
+    facts = {"name": served.name, "first": first, "state": state_of(served), "workers": snapshot.workers}
+    published = {} if snapshot.model is None else asdict(snapshot.model)
+    return Model.model_validate({**published, **facts, "waiting": waiting})
 
 
 def _cascade(members: Members, answered: dict[str, int]) -> CascadeModel:
@@ -152,10 +143,7 @@ def _cascade(members: Members, answered: dict[str, int]) -> CascadeModel:
     model = members.snapshot.model
     total = sum(answered.values())
     return CascadeModel(
-        name=cascade.name,
-        fast=cascade.fast,
-        sure=cascade.sure,
-        threshold=cascade.threshold,
+        **asdict(cascade),
         state=members.state,
         revision=model.revision if model else None,
         labels=list(model.labels) if model else None,

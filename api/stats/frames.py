@@ -39,19 +39,14 @@ def pause_facts(pauses: Mapping[str, Pause]) -> dict[str, Any]:
     }
 
 
+_OF_WORKER = ("id", "engine", "precision", "arithmetic", "fallback", "state", "rate", "batches", "texts")
+
+
 def worker_facts(worker: WorkerRecord, now_ms: float, silence_s: float) -> dict[str, Any]:
     """`recent` lists batches: number, size, tokens, computed tokens, reason, longest wait, duration in ms."""
     return {
-        "id": worker.id,
+        **{name: getattr(worker, name) for name in _OF_WORKER},
         "revision": worker.revision[:12],
-        "engine": worker.engine,
-        "precision": worker.precision,
-        "arithmetic": worker.arithmetic,
-        "fallback": worker.fallback,
-        "state": worker.state,
-        "rate": worker.rate,
-        "batches": worker.batches,
-        "texts": worker.texts,
         "silent_s": silence_s,
         "age_s": round(max(now_ms - worker.started_ms, 0.0) / 1000),
         "recent": [astuple(note) for note in worker.recent],
