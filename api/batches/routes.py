@@ -23,7 +23,6 @@ from api.batches.service import BatchAnswers, BatchService
 from api.jobs.body import Receiver
 from api.jobs.openapi import ALWAYS, NOT_FOUND, Options
 from api.jobs.service import JobService
-from api.jobs.streaming import streamed
 from api.schemas import REFERENCE, STRING, body, content, error, errors
 
 # The body of a request to create a batch, and how long it may take to arrive.
@@ -42,7 +41,6 @@ _FORM = {
 }
 _UPLOAD: Options = {
     "responses": {
-        **ALWAYS,
         **errors(408, 507),
         413: error("The file is too large; nothing is stored"),
         415: error("The content type is not multipart/form-data, or the Content-Encoding is unknown"),
@@ -51,7 +49,6 @@ _UPLOAD: Options = {
 }
 _CREATE: Options = {
     "responses": {
-        **ALWAYS,
         **NOT_FOUND,
         **errors(408, 409, 507),
         413: error("The texts and their results are too large (job_too_large); nothing is stored"),
@@ -60,7 +57,6 @@ _CREATE: Options = {
 }
 _CONTENT: Options = {
     "responses": {
-        **ALWAYS,
         **NOT_FOUND,
         200: {
             "description": "The file; of a batch, one line for each result",
@@ -68,14 +64,14 @@ _CONTENT: Options = {
         },
     }
 }
-_FIND: Options = {"responses": {**ALWAYS, **NOT_FOUND}}
-_DELETE: Options = {
-    "responses": {**ALWAYS, **NOT_FOUND, 409: error("The batch has not ended (batch_running)")}
-}
+_FIND: Options = {"responses": NOT_FOUND}
+_DELETE: Options = {"responses": {**NOT_FOUND, 409: error("The batch has not ended (batch_running)")}}
 
 
 def batch_routes(jobs: JobService, answers: BatchAnswers) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["batches"], dependencies=[Depends(refuse_unknown)])
+    router = APIRouter(
+        prefix="/v1", tags=["batches"], responses=ALWAYS, dependencies=[Depends(refuse_unknown)]
+    )
     service = BatchService(jobs, answers)
 
     def owner(request: Request) -> str:
@@ -103,7 +99,7 @@ def _add_files(
         """The content of a file."""
         receiver = Receiver(request.receive)
         found = await service.content(file_id, owner(request), receiver)
-        return await streamed(jobs, receiver, found, "application/octet-stream")
+        return await jobs.streamed(receiver, found, "application/octet-stream")
 
     @router.delete("/files/{file_id}", summary="Delete a file", **_DELETE)
     async def delete(request: Request, file_id: FileId) -> FileDeleted:

@@ -151,11 +151,11 @@ class BatchService:
             if record is None:
                 raise malformed("the file is empty")
             return record
-        except NoRoom as error:
-            self._discard(file_id)
-            raise no_room(error, budget, 0) from None
-        except BaseException:
-            self._discard(file_id)
+        except BaseException as error:
+            with suppress(*REDIS_ERRORS):  # else it expires
+                self._files.delete(file_id)
+            if isinstance(error, NoRoom):
+                raise no_room(error, budget, 0) from None
             raise
 
     def _ttl_s(self, fields: Mapping[str, str]) -> int:
@@ -166,10 +166,6 @@ class BatchService:
         if fields.get(ANCHOR) != "created_at" or not re.fullmatch("[1-9][0-9]{0,9}", seconds):
             raise malformed(f"{ANCHOR} must be created_at, and {SECONDS} a number of seconds from 1 on")
         return shorter(int(seconds), self._files.ttl_s, SECONDS)
-
-    def _discard(self, file_id: str) -> None:
-        with suppress(*REDIS_ERRORS):  # else it expires
-            self._files.delete(file_id)
 
     async def file(self, file_id: str, owner: str) -> FileObject:
         """A file of `owner`. Raises Problem 404."""

@@ -40,6 +40,7 @@ _COLUMN = {"type": "string", "example": 'text\n"I hate you."\n"I love you."\n'}
 
 _FILE = {"type": "string", "format": "binary"}
 
+# What every route may answer.
 ALWAYS: Responses = {
     **errors(401, 403, 429),
     422: error("Invalid parameter", ValidationFailed),
@@ -49,7 +50,6 @@ NOT_FOUND: Responses = {404: error("No such job, or it has expired")}
 
 SUBMIT: Options = {
     "responses": {
-        **ALWAYS,
         200: {
             "model": Job,
             "description": "The existing job with this Idempotency-Key",
@@ -68,11 +68,9 @@ SUBMIT: Options = {
         **body({"application/json": _TEXTS, "application/x-ndjson": _LINES, "text/csv": _COLUMN}),
     },
 }
-LIST: Options = {"responses": ALWAYS}
-FIND: Options = {"responses": {**ALWAYS, **NOT_FOUND}}
+FIND: Options = {"responses": NOT_FOUND}
 EVENTS: Options = {
     "responses": {
-        **ALWAYS,
         **NOT_FOUND,
         200: {
             "description": "`progress` events, then `end`. The data is the job, the event id its version",
@@ -84,7 +82,6 @@ EVENTS: Options = {
 PREDICTIONS: Options = {
     "summary": "Results, in the order of the texts",
     "responses": {
-        **ALWAYS,
         **NOT_FOUND,
         200: {
             "model": JobPredictions,
@@ -101,7 +98,6 @@ PREDICTIONS: Options = {
 TEXTS: Options = {
     "summary": "Texts, in their order",
     "responses": {
-        **ALWAYS,
         404: error("No such job, it has expired, or its texts are not kept (no_texts)"),
         200: {
             "description": "One JSON string per line; null for a text that was too long",
@@ -111,7 +107,6 @@ TEXTS: Options = {
 }
 _SENDS_FILE: Options = {
     "responses": {
-        **ALWAYS,
         408: error("The body stopped arriving"),
         413: error("The body is too large"),
         415: error("The Content-Encoding is unknown"),
@@ -137,7 +132,6 @@ LABELLED: Options = {
 }
 CANCEL: Options = {
     "responses": {
-        **ALWAYS,
         **NOT_FOUND,
         200: {"model": Job, "description": "Cancelled"},
         204: {"description": "Deleted, because it had ended"},

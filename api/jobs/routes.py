@@ -17,11 +17,20 @@ from api.asgi.ignored import refuse_unknown
 from api.errors import ResponseCut
 from api.jobs.body import FileQuery, Receiver, Sender, SubmitQuery
 from api.jobs.labelled import JobFiles
-from api.jobs.openapi import CANCEL, EVENTS, FIND, LABELLED, LIST, PREDICTIONS, PREVIEW, SUBMIT, TEXTS
+from api.jobs.openapi import (
+    ALWAYS,
+    CANCEL,
+    EVENTS,
+    FIND,
+    LABELLED,
+    PREDICTIONS,
+    PREVIEW,
+    SUBMIT,
+    TEXTS,
+)
 from api.jobs.pages import MEDIA_TYPES, TEXT_OUTPUTS, next_offset, page, page_type
 from api.jobs.schemas import FilePreview, Job, JobList, JobPredictions
 from api.jobs.service import JobService, not_found
-from api.jobs.streaming import streamed
 from api.label_order import DESCRIPTION, LabelOrder, line_by_score
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import JobRecord, JobStatus
@@ -57,7 +66,9 @@ JobId = Annotated[str, Path(description="The id of the job")]
 
 
 def job_routes(service: JobService, order: LabelOrder) -> APIRouter:
-    router = APIRouter(prefix="/jobs", tags=["jobs"], dependencies=[Depends(refuse_unknown)])
+    router = APIRouter(
+        prefix="/jobs", tags=["jobs"], responses=ALWAYS, dependencies=[Depends(refuse_unknown)]
+    )
     _add_submission(router, service)
     _add_progress(router, service)
     _add_results(router, service, order)
@@ -80,7 +91,7 @@ def _add_submission(router: APIRouter, service: JobService) -> None:
 
 
 def _add_progress(router: APIRouter, service: JobService) -> None:
-    @router.get("", summary="Jobs, newest first", **LIST)
+    @router.get("", summary="Jobs, newest first")
     async def list_jobs(
         request: Request,
         status: JobStatus | None = None,
@@ -141,14 +152,14 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
         if order == "score" and kind != "text/csv":
             chunks = (chunk._replace(lines=[*map(line_by_score, chunk.lines)]) for chunk in chunks)
         body = page(kind, record, offset, end, chunks, more)
-        return await streamed(service, Receiver(request.receive), body, kind, headers)
+        return await service.streamed(Receiver(request.receive), body, kind, headers)
 
     @router.get("/{job_id}/texts", response_class=StreamingResponse, **TEXTS)
     async def texts(request: Request, job_id: JobId) -> Response:
         """Available until the job ends, and afterwards if it was submitted with `keep_input`."""
         record = await service.find(job_id, _owner(service, request))
         found = await service.texts(record)
-        return await streamed(service, Receiver(request.receive), found, "application/x-ndjson")
+        return await service.streamed(Receiver(request.receive), found, "application/x-ndjson")
 
 
 def _add_labelled(router: APIRouter, service: JobService) -> None:
@@ -162,7 +173,7 @@ def _add_labelled(router: APIRouter, service: JobService) -> None:
         wanted = next((form for form in TEXT_OUTPUTS if MEDIA_TYPES[form] in accept), None)
         sender = Sender(request.receive, headers.left)
         form, rows = await files.labelled(record, sender, service.blocks(headers, sender), wanted)
-        return await streamed(service, sender, rows, MEDIA_TYPES[form], {"vary": "accept"})
+        return await service.streamed(sender, rows, MEDIA_TYPES[form], {"vary": "accept"})
 
 
 def _add_cancel(router: APIRouter, service: JobService) -> None:

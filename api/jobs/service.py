@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +17,16 @@ from hashlib import sha256
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
+from starlette.requests import ClientDisconnect
+from starlette.responses import StreamingResponse
 from starlette.types import Receive
 
 from api.asgi.encoding import unpacked
-from api.asgi.http import CLOSE, RequestHeaders, check_encoding, check_length
-from api.errors import Problem
+from api.asgi.http import CLOSE, RequestHeaders, check_encoding, check_length, unless_disconnected
+from api.errors import Problem, ResponseCut
 from api.jobs.body import (
     FileQuery,
+    Receiver,
     Sender,
     SubmitQuery,
     charset,
@@ -42,7 +45,7 @@ from api.settings import ApiSettings
 from batcher import tracing
 from batcher.admin.job_eraser import JobEraser
 from batcher.connection.outage import REDIS_ERRORS, unavailable
-from batcher.errors import QueueUnavailable
+from batcher.errors import MillraceError, QueueUnavailable
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore, connect_jobs
@@ -326,6 +329,37 @@ class JobService:
             models = store.models(record, at, len(lines)) if "model" in more else None
             yield Chunk(lines, texts, models)
             at += len(lines)
+
+    async def streamed(
+        self,
+        receiver: Receiver,
+        blocks: Iterator[bytes],
+        kind: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> StreamingResponse:
+        """A response with these blocks, the first of which is read here: an error in it has its own status.
+
+        After a later error, the connection is closed before the end of the body. Raises Problem,
+        MillraceError and ClientDisconnect.
+        """
+        try:
+            first = await unless_disconnected(receiver.receive, self.call(next, blocks, b""))
+        except ClientDisconnect:
+            receiver.gone = True
+            raise
+
+        async def body() -> AsyncIterator[bytes]:
+            block: bytes | None = first
+            try:
+                while block is not None:
+                    yield block
+                    block = await self.call(next, blocks, None)
+            except (Problem, MillraceError) as error:
+                raise ResponseCut(f"the body of a response ends early: {error}") from error
+            finally:
+                receiver.gone = True
+
+        return StreamingResponse(body(), media_type=kind, headers=headers)
 
     async def _first_texts(self, record: JobRecord) -> list[str | None]:
         first = await self.call(self.store.input, record.id, 0)

@@ -23,11 +23,6 @@ class JobWatch:
         self._waiting: dict[asyncio.Future[JobRecord | None], tuple[str, str]] = {}
         self._polling: asyncio.Task[None] | None = None
 
-    @property
-    def waiting(self) -> int:
-        """How many requests wait."""
-        return len(self._waiting)
-
     async def changed(self, record: JobRecord, timeout_s: float) -> JobRecord | None:
         """Waits until the version of a job changes, and returns its new record; None if it was deleted.
 

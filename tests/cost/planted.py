@@ -110,16 +110,16 @@ PLANTED = (
         "the first part of an answer is read on after its client has left",
         [
             Edit(
-                "api/jobs/streaming.py",
-                'unless_disconnected(receiver.receive, jobs.call(next, blocks, b""))',
-                'jobs.call(next, blocks, b"")',
+                "api/jobs/service.py",
+                'unless_disconnected(receiver.receive, self.call(next, blocks, b""))',
+                'self.call(next, blocks, b"")',
             )
         ],
         ["tests/unit/api/jobs/test_streaming.py"],
     ),
     Planted(
         "the rest of an answer is read on after its client has left",
-        [Edit("api/jobs/streaming.py", "        finally:\n            receiver.gone = True\n", "")],
+        [Edit("api/jobs/service.py", "            finally:\n                receiver.gone = True\n", "")],
         ["tests/unit/api/jobs/test_streaming.py"],
     ),
     Planted(

@@ -46,7 +46,7 @@ class JobsApi:
     async def all_wait(self, requests: int) -> None:
         """Returns once so many requests wait for changes."""
         async with asyncio.timeout(60):
-            while self.watch.waiting != requests:  # noqa: ASYNC110  # the service sets no event for tests
+            while len(self.watch._waiting) != requests:  # noqa: ASYNC110  # the service sets no event for tests
                 await asyncio.sleep(0.005)
 
     async def submit(self, *texts: str, **headers: str) -> httpx.Response:

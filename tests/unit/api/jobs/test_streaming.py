@@ -13,7 +13,6 @@ from starlette.responses import StreamingResponse
 
 from api.jobs.body import Receiver
 from api.jobs.service import JobService
-from api.jobs.streaming import streamed
 
 
 class Threads:
@@ -58,14 +57,14 @@ async def test_the_first_part_of_an_answer_was_read_on_after_its_client_had_left
     """A file of results whose lines begin behind megabytes of blank ones."""
     blocks = SlowBlocks()
     with pytest.raises(ClientDisconnect):
-        await streamed(THREADS, blocks.receiver, blocks.blocks(), "text/plain")
+        await JobService.streamed(THREADS, blocks.receiver, blocks.blocks(), "text/plain")
     await blocks.ended.wait()
     assert not blocks.whole
 
 
 async def test_the_rest_of_an_answer_was_read_on_after_its_client_had_left() -> None:
     blocks = SlowBlocks()
-    answer = await streamed(THREADS, blocks.receiver, blocks.blocks(b"first"), "text/plain")
+    answer = await JobService.streamed(THREADS, blocks.receiver, blocks.blocks(b"first"), "text/plain")
     assert isinstance(answer, StreamingResponse)
     sent: list[Any] = []
 
