@@ -9,7 +9,7 @@ import sys
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
-from millrace.errors import CommandError
+from millrace.errors import CommandError, saying
 from millrace.job_client import JobClient, add_job_arguments
 from text_files.errors import BadFile
 from text_files.formats import FileFormat, stem
@@ -168,11 +168,9 @@ def _check_writable(target: Target) -> None:
     path, part = _part(target)
     if target.path == "-" or part == path:
         return
-    try:
+    with saying(f"cannot write {target.path}"):
         part.touch()
         part.unlink()
-    except OSError as error:
-        raise CommandError(f"cannot write {target.path}: {error.strerror}.") from None
 
 
 def _write(target: Target, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
@@ -183,12 +181,11 @@ def _write(target: Target, source: TextFile, client: JobClient, job: dict[str, A
         return
     path, part = _part(target)
     try:
-        with part.open("wb") as file:
-            _join(file, target.output, source, client, job)
-        if part != path:
-            os.replace(part, path)
-    except OSError as error:
-        raise CommandError(f"cannot write {target.path}: {error.strerror}.") from None
+        with saying(f"cannot write {target.path}"):
+            with part.open("wb") as file:
+                _join(file, target.output, source, client, job)
+            if part != path:
+                os.replace(part, path)
     finally:
         if part != path:
             part.unlink(missing_ok=True)

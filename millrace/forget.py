@@ -7,7 +7,7 @@ import sys
 from ipaddress import ip_network
 from pathlib import Path
 
-from millrace.errors import CommandError
+from millrace.errors import CommandError, saying
 from millrace.service_client import AdminClient, add_client_arguments
 
 
@@ -67,10 +67,9 @@ def _text(file: str) -> str:
     """
     if file == "-" and sys.stdin is None:
         raise CommandError("standard input is closed: name a file.")
-    try:
+    with saying(f"{file} cannot be read"):
         raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    try:
         return raw.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
-    except OSError as error:
-        raise CommandError(f"{file} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise CommandError(f"{file} is not UTF-8: save the text in this encoding.") from None

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from millrace.errors import CommandError
+from millrace.errors import CommandError, saying
 from millrace.job_client import JobClient, add_job_arguments
 from text_files.source import TextFile, hints, opened
 
@@ -68,10 +68,8 @@ def run(args: argparse.Namespace) -> int:
             ) from None
     if not chosen:
         raise CommandError("none of the texts has a result, so there is nothing to choose from.")
-    try:
+    with saying(f"cannot write {args.output}"):
         _write(args, chosen)
-    except OSError as error:
-        raise CommandError(f"cannot write {args.output}: {error.strerror}.") from None
     print(f"{args.output}: {len(chosen)} texts; fill in the column {args.label_column}.")
     return 0
 

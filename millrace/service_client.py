@@ -14,9 +14,10 @@ from typing import Any, ClassVar, Self
 import httpx
 
 from api.origins import is_loopback
-from millrace.addresses import api_address, with_scheme
-from millrace.errors import CommandError
+from api.settings import ApiSettings
+from millrace.errors import CommandError, saying
 from millrace.local.operator_key import NAME, find_key
+from millrace.settings_loader import base_url, load_settings
 
 # How long to wait for a connection.
 CONNECT_S = 5.0
@@ -144,14 +145,23 @@ class AdminClient(ServiceClient):
         return self._object(path, self.request("POST", path, json=body).text)
 
 
+def api_address() -> str:
+    """The address of the API by the settings. Raises CommandError if they are invalid."""
+    settings = load_settings(ApiSettings)
+    return base_url(settings.host, settings.port)
+
+
+def with_scheme(url: str) -> str:
+    """`url` without a slash at its end; `host:port` means http."""
+    return url.rstrip("/") if "://" in url else f"http://{url.rstrip('/')}"
+
+
 def read_key(file: Path | None) -> str:
     """The key that a file holds, or an empty string without one. Raises CommandError."""
     if file is None:
         return ""
-    try:
+    with saying(f"{file} cannot be read"):
         key = file.read_bytes().removeprefix(BOM_UTF8).strip().decode("ascii", "replace")
-    except OSError as error:
-        raise CommandError(f"{file} cannot be read: {error.strerror}.") from None
     if not (key.isascii() and key.isprintable()):
         raise CommandError(f"{file} does not hold an API key: it must be one line of ASCII characters.")
     return key

@@ -1,4 +1,4 @@
-"""Checks made before a process starts: settings, unknown variables, the port. Errors are one sentence."""
+"""Settings, and checks made before a process starts: unknown variables, the port. Errors are one sentence."""
 
 from __future__ import annotations
 
@@ -85,6 +85,17 @@ def check_port(host: str, port: int) -> None:
             f"cannot listen on {host} port {port}: {(error.strerror or str(error)).lower()}; "
             "choose another with --port or MILLRACE_PORT."
         ) from None
+
+
+def base_url(host: str, port: int) -> str:
+    """The URL by which this machine reaches a server that listens there."""
+    host = reachable(host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def reachable(host: str) -> str:
+    """The address of this machine for a server that listens on `host`, which may stand for all addresses."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # read, not bound
 
 
 def free_port(host: str = "127.0.0.1") -> int:

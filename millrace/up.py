@@ -15,13 +15,12 @@ from batcher.models import ELSEWHERE
 from batcher.settings import WorkerSettings
 from batcher.shards import MAX_SHARDS
 from millrace import jobs
-from millrace.addresses import base_url
 from millrace.errors import CommandError
 from millrace.local.embedded_redis import DataDir, EmbeddedRedis, default_data_dir
 from millrace.local.operator_key import OperatorKey
 from millrace.local.redis_server import find_server
 from millrace.local.stack import LocalStack
-from millrace.settings_loader import check_port, free_port, load_settings
+from millrace.settings_loader import base_url, check_port, free_port, load_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,11 +17,11 @@ from typing import Any
 
 from api.settings import ApiSettings
 from batcher.settings import WorkerSettings
-from millrace.addresses import base_url, reachable
 from millrace.local.embedded_redis import EmbeddedRedis
 from millrace.local.operator_key import OperatorKey
 from millrace.local.supervisor import Child, Group, Plan, say, stop_in_order
 from millrace.preparing import Changes
+from millrace.settings_loader import base_url, reachable
 
 _PROBE_S = 0.1
 # How long to wait before printing why the service is not ready.

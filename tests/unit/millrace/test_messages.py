@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from millrace.__main__ import main
-from millrace.addresses import api_address
 from millrace.local.stack import typed
-from millrace.service_client import http_client
+from millrace.service_client import api_address, http_client
 from text_files.output import OUTPUTS
 
 
