@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import perf_counter
 
 from starlette.requests import ClientDisconnect
@@ -42,6 +43,7 @@ class ASGIResponse(Response):
         await self._app(scope, receive, send)
 
 
+@dataclass(eq=False)
 class RequestMiddleware:
     """Wraps the framework. `health` answers GET /health.
 
@@ -49,57 +51,48 @@ class RequestMiddleware:
     `bodies` reads those of operators' requests: FastAPI has no limit for them.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        health: ASGIApp,
-        auth: Authenticator,
-        metrics: Metrics,
-        error_fields: Callable[[str, Problem], Mapping[str, object]],
-        bodies: Callable[[], BodyReader],
-    ) -> None:
-        self._app = app
-        self._error_fields = error_fields
-        self._health = health
-        self._auth = auth
-        self._metrics = metrics
-        self._bodies = bodies
+    app: ASGIApp
+    health: ASGIApp
+    auth: Authenticator
+    metrics: Metrics
+    error_fields: Callable[[str, Problem], Mapping[str, object]]
+    bodies: Callable[[], BodyReader]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         path = route_path(scope)
         if path == "/health" and scope["method"] in READ:
-            await self._health(scope, receive, send)
+            await self.health(scope, receive, send)
         else:
             await self._through(path, scope, receive, send)
 
     async def _through(self, path: str, scope: Scope, receive: Receive, send: Send) -> None:
         started = perf_counter()
         headers = RequestHeaders(scope)
-        scope.setdefault("state", {}).update(headers=headers, error_fields=self._error_fields)
+        scope.setdefault("state", {}).update(headers=headers, error_fields=self.error_fields)
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, head_only(send)
         send = DefaultHeaders(headers.request_id, LingeringClose(send, receive))
         try:
-            await self._auth.admit_path(path, headers)
+            await self.auth.admit_path(path, headers)
             if is_admin_path(path):
                 receive = await self._read(headers, receive)
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
         except ClientDisconnect:
             pass
         except Exception as error:
             problem = reported(error, headers.id)
             if not send.status:
-                problem.fields |= self._error_fields(path, problem)
+                problem.fields |= self.error_fields(path, problem)
                 await send_problem(send, problem, headers.request_id)
         finally:
             self._record(scope, headers, send.status or 499, perf_counter() - started)
 
     async def _read(self, headers: RequestHeaders, receive: Receive) -> Receive:
         """Reads the body, and returns a `receive` for it. Raises what `BodyReader.read` raises."""
-        bodies = self._bodies()
+        bodies = self.bodies()
         body = await bodies.read(headers, receive)
         messages = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -110,9 +103,9 @@ class RequestMiddleware:
 
     def _record(self, scope: Scope, headers: RequestHeaders, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        self._metrics.request(route, status, seconds)
+        self.metrics.request(route, status, seconds)
         if headers.client_name:
-            self._metrics.client(headers.client_name, status)
+            self.metrics.client(headers.client_name, status)
         quiet = route == "/readyz" or (route in QUIET_ROUTES and status < 400)
         level = logging.DEBUG if quiet else logging.INFO
         if log.isEnabledFor(level):

@@ -18,7 +18,7 @@ from api.backend import Cache, Hub
 from api.compat.routes import OF_HEALTH, Compat
 from api.compat.service import DialectService
 from api.health import Health, why_no_answers
-from api.jobs.routes import JobDeferral
+from api.jobs.routes import defer
 from api.jobs.service import JobBackend, JobHooks, JobService
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
@@ -157,7 +157,7 @@ class Parts:
     def _alternatives(self, model: str) -> Alternatives:
         deferral = self._backends.deferral
         if deferral is None and self.has("jobs"):
-            deferral = JobDeferral(self.jobs, model)
+            deferral = partial(defer, self.jobs, model)
         # The dialects need the models, whose handlers need this.
         return Alternatives(
             deferral, lambda context, body, receive: self.dialects.answer(context, body, receive, model)
@@ -171,7 +171,7 @@ class Parts:
             ServedModel("", self.hub, self.lookup, self.predict, self.cache),
             self._open_queue,
             divide=self.candidates.divide,
-            cascades=lambda models: cascades(self.settings.cascades, models, self._handle, self.metrics),
+            make_cascades=lambda models: cascades(self.settings.cascades, models, self._handle, self.metrics),
             on_sweep=Confirming(self.console).confirm,
         )
 

@@ -37,10 +37,20 @@ SWEPT_S = 1.5
 def publication_routes(console: Console, models: ServedModels) -> APIRouter:
     router = APIRouter(prefix="/admin/models")
     _add_show(router, console, models)
-    _add_publish(router, console, models)
     _add_move(router, console, models)
     _add_try_out(router, console, models)
     _add_compare(router, console, models)
+
+    @router.post("/publish")
+    async def publish(request: Request, what: Publish) -> dict[str, Any]:
+        """Asks workers to load a model beside the publication that answers."""
+        model = models.model(what.model)
+        number = await console.call(console.stores.publications.publish, model, what.reference)
+        await asyncio.sleep(SWEPT_S)  # until then, processes register for the move
+        facts = {"model": models.name(model), "number": number}
+        await console.record(request, "publish", **facts, reference=what.reference)
+        return facts
+
     return router
 
 
@@ -73,19 +83,6 @@ def _add_show(router: APIRouter, console: Console, models: ServedModels) -> None
         with suppress(QueueUnavailable, Problem):  # the rest is known as long as any shard answers
             preparing = await console.call(console.stores.preparing.read)
         return {"models": found, "preparing": [asdict(one) for one in preparing]}
-
-
-def _add_publish(router: APIRouter, console: Console, models: ServedModels) -> None:
-    @router.post("/publish")
-    async def publish(request: Request, what: Publish) -> dict[str, Any]:
-        """Asks workers to load a model beside the publication that answers."""
-        model = models.model(what.model)
-        number = await console.call(console.stores.publications.publish, model, what.reference)
-        await asyncio.sleep(SWEPT_S)  # until then, processes register for the move
-        await console.record(
-            request, "publish", model=models.name(model), reference=what.reference, number=number
-        )
-        return {"model": models.name(model), "number": number}
 
 
 def _add_move(router: APIRouter, console: Console, models: ServedModels) -> None:

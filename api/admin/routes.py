@@ -44,7 +44,12 @@ def admin_routers(
     add_history(router, console)
     add_traces(router, traces)
     add_forget(router, console, settings, forget_here)
-    _add_audit(router, console)
+
+    @router.get("/admin/audit")
+    async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
+        """What operators did, newest first."""
+        return {"audit": await console.call(console.stores.audit.newest, limit)}
+
     return [
         router,
         refused_routes(console, models, settings.keep_refused_texts),
@@ -52,13 +57,6 @@ def admin_routers(
         publication_routes(console, models),
         pause_routes(console, models),
     ]
-
-
-def _add_audit(router: APIRouter, console: Console) -> None:
-    @router.get("/admin/audit")
-    async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
-        """What operators did, newest first."""
-        return {"audit": await console.call(console.stores.audit.newest, limit)}
 
 
 def _add_jobs(router: APIRouter, service: JobService) -> None:

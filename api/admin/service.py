@@ -22,6 +22,7 @@ from api.jobs.service import JobBackend
 from api.settings import ApiSettings
 from batcher.admin.console import Answers, AuditLog, MinuteHistory, SessionStore
 from batcher.admin.forget import CachedResults, Forgetting
+from batcher.admin.job_eraser import JobEraser
 from batcher.admin.preparing import PreparingStore
 from batcher.admin.refused import RefusedTexts
 from batcher.admin.usage import UsageStore
@@ -132,7 +133,7 @@ class ConsoleStores:
         self.preparing = PreparingStore(queue, name)
         self.comparisons = ComparisonStore(queue, name)
         self.sessions = SessionStore(queue, name)
-        self.jobs = jobs.eraser(name)
+        self.jobs = JobEraser(jobs.store.client, name, jobs.store, jobs.queue.forget)
         self.cached = None
         if cache is not None:
             self.cached = CachedResults(cache, lambda model: settings.for_model(model).name)

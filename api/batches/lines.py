@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import pairwise
 from typing import Any
@@ -28,6 +29,7 @@ def first_model(blocks: Iterable[bytes]) -> str | None:
     return next((_model(line, number) for number, line, _ in json_lines(blocks)), None)
 
 
+@dataclass(eq=False)
 class BatchLines:
     """The lines of a batch: their texts, and their custom ids, of which none is empty or given twice.
 
@@ -35,17 +37,12 @@ class BatchLines:
     does, and `is_same` says whether a line that asks for this model asks for that of the batch.
     """
 
-    def __init__(
-        self,
-        open_file: Callable[[], Iterable[bytes]],
-        endpoint: str,
-        texts_of: Callable[[bytes], Sequence[str]],
-        is_same: Callable[[str | None], bool] = lambda model: True,
-    ) -> None:
-        self._open_file = open_file
-        self._endpoint = endpoint
-        self._texts_of = texts_of
-        self._is_same = is_same
+    open_file: Callable[[], Iterable[bytes]]
+    endpoint: str
+    texts_of: Callable[[bytes], Sequence[str]]
+    is_same: Callable[[str | None], bool] = lambda model: True
+
+    def __post_init__(self) -> None:
         self._hashes = array("q")  # there may be a million ids
         self._digest = sha256()
 
@@ -54,10 +51,10 @@ class BatchLines:
 
         A line is valid if the route accepts its body, with one text, and the batch its custom id and model.
         """
-        for number, line, source in json_lines(self._open_file()):
+        for number, line, source in json_lines(self.open_file()):
             self._add(_custom_id(line, number))
             text = self._text(line, source, number)
-            if not self._is_same(_model(line, number)):
+            if not self.is_same(_model(line, number)):
                 why = "this line asks for another model than the first one: make a batch for each model"
                 raise invalid_body("value_error", why, line=number)
             yield text
@@ -79,7 +76,7 @@ class BatchLines:
         if not twice:
             return
         seen: dict[str, int] = {}
-        for number, line, _ in json_lines(self._open_file()):
+        for number, line, _ in json_lines(self.open_file()):
             custom_id = line["custom_id"]
             if hash(custom_id) in twice and (first := seen.setdefault(custom_id, number)) != number:
                 why = f"line {first} has the same custom_id {json.dumps(custom_id[:64])}: give each its own"
@@ -89,13 +86,13 @@ class BatchLines:
         if unknown := [name for name in line if name not in FIELDS]:
             why = f'unknown field "{unknown[0][:MAX_NAME]}"; known are {", ".join(FIELDS)}'
             raise invalid_body("unknown_field", why, line=number)
-        if line.get("method") != "POST" or line.get("url") != self._endpoint:
-            raise invalid_body("value_error", f"expected method POST and url {self._endpoint}", line=number)
+        if line.get("method") != "POST" or line.get("url") != self.endpoint:
+            raise invalid_body("value_error", f"expected method POST and url {self.endpoint}", line=number)
         body = line.get("body")
         if not isinstance(body, dict):
             raise invalid_body("dict_type", 'the field "body" must be an object', line=number)
         try:
-            texts = self._texts_of(written(source)["body"].encode())
+            texts = self.texts_of(written(source)["body"].encode())
         except Problem as problem:
             kind = "value_error" if isinstance(problem.detail, str) else problem.detail[0]["type"]
             raise invalid_body(kind, sentence(problem), line=number) from None

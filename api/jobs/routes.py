@@ -73,7 +73,13 @@ def job_routes(service: JobService, order: LabelOrder) -> APIRouter:
     _add_progress(router, service)
     _add_results(router, service, order)
     _add_labelled(router, service)
-    _add_cancel(router, service)
+
+    @router.delete("/{job_id}", summary="Cancel a job, or delete one that has ended", **CANCEL)
+    async def cancel(request: Request, job_id: JobId) -> Response:
+        """Cancels a queued or running job (200), or deletes an ended job and its data (204)."""
+        record = await service.cancel_or_delete(job_id, _owner(service, request))
+        return Response(status_code=204) if record is None else await _job(service, record, 200)
+
     return router
 
 
@@ -176,28 +182,16 @@ def _add_labelled(router: APIRouter, service: JobService) -> None:
         return await service.streamed(sender, rows, MEDIA_TYPES[form], {"vary": "accept"})
 
 
-def _add_cancel(router: APIRouter, service: JobService) -> None:
-    @router.delete("/{job_id}", summary="Cancel a job, or delete one that has ended", **CANCEL)
-    async def cancel(request: Request, job_id: JobId) -> Response:
-        """Cancels a queued or running job (200), or deletes an ended job and its data (204)."""
-        record = await service.cancel_or_delete(job_id, _owner(service, request))
-        return Response(status_code=204) if record is None else await _job(service, record, 200)
+async def defer(service: JobService, model: str, headers: RequestHeaders, texts: list[str]) -> Answer:
+    """Turns a POST /predict with `Prefer: respond-async` into a job.
 
-
-class JobDeferral:
-    """Turns a POST /predict with `Prefer: respond-async` into a job."""
-
-    def __init__(self, service: JobService, model: str = "") -> None:
-        self._service = service
-        self._model = model
-
-    async def __call__(self, headers: RequestHeaders, texts: list[str]) -> Answer:
-        """Responds with 202 for a new job, or 200 for an existing one. Raises Problem or QueueUnavailable."""
-        record, new = await self._service.take_texts(headers, texts, self._model)
-        response = await _job(self._service, record, 202 if new else 200)
-        location = [(name, value) for name, value in response.raw_headers if name == b"location"]
-        applied = (b"preference-applied", b"respond-async")
-        return Answer(response.status_code, [*location, applied], bytes(response.body))
+    Responds with 202 for a new job, or 200 for an existing one. Raises Problem or QueueUnavailable.
+    """
+    record, new = await service.take_texts(headers, texts, model)
+    response = await _job(service, record, 202 if new else 200)
+    location = [(name, value) for name, value in response.raw_headers if name == b"location"]
+    applied = (b"preference-applied", b"respond-async")
+    return Answer(response.status_code, [*location, applied], bytes(response.body))
 
 
 async def _job(service: JobService, record: JobRecord, status: int) -> JSONResponse:

@@ -43,7 +43,6 @@ from api.jobs.watcher import JobWatch
 from api.keys import Keys, key_name
 from api.settings import ApiSettings
 from batcher import tracing
-from batcher.admin.job_eraser import JobEraser
 from batcher.connection.outage import REDIS_ERRORS, unavailable
 from batcher.errors import MillraceError, QueueUnavailable
 from batcher.jobs.records import JobRecord
@@ -83,10 +82,6 @@ class JobBackend:
         queue = JobQueue.connect(settings, timeout_s=REDIS_TIMEOUT_S)
         store = JobStore(client, settings.name, settings.job_ttl_s, usage_days=settings.usage_days)
         return cls(store, queue)
-
-    def eraser(self, name: str) -> JobEraser:
-        """Erases what the jobs of the service `name` contain."""
-        return JobEraser(self.store.client, name, self.store, self.queue.forget)
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,40 +61,35 @@ class ServedModel(Served):
     cache: Cache
 
 
+@dataclass(eq=False)
 class ServedModels:
     """All models. `open_queue` connects to another queue than that of the first model.
 
     What answers for a model is one of its publications. It changes in all places at once, between two
-    requests. `divide` makes it of the publication and, if there is one, its candidate. `cascades` makes
+    requests. `divide` makes it of the publication and, if there is one, its candidate. `make_cascades` makes
     further names, of which each asks several models. `on_sweep` is called after each sweep with the count of
     moves.
     """
 
-    def __init__(
-        self,
-        first: ServedModel,
-        open_queue: Callable[[str], ServedModel],
-        *,
-        divide: Divide = lambda answering, candidates: answering,
-        cascades: Callable[[ServedModels], Mapping[str, Served]] = lambda models: {},
-        on_sweep: Callable[[int], None] = lambda moves: None,
-    ) -> None:
-        self.first = first
-        self._divide = divide
+    first: ServedModel
+    open_queue: Callable[[str], ServedModel]
+    divide: Divide
+    make_cascades: Callable[[ServedModels], Mapping[str, Served]]
+    on_sweep: Callable[[int], None]
+
+    def __post_init__(self) -> None:
         self._followers: list[Callable[[ASGIApp], None]] = []
-        self._on_sweep = on_sweep
         # The publications beside those that answer, by the names of models (decision 0017).
         self.candidates: Mapping[str, ServedModel] = {}
         # Until when what the last sweeps said holds, by the monotonic clock.
         self.known_until = math.inf
         self._swept_at: dict[str, float] = {}
         self._heard = asyncio.Event()
-        self._open_queue = open_queue
         self._others: dict[str, ServedModel] = {}
-        self._answering = {"": first}
+        self._answering = {"": self.first}
         self._ambiguous = frozenset[str]()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.cascades = cascades(self)
+        self.cascades = self.make_cascades(self)
 
     def __iter__(self) -> Iterator[ServedModel]:
         """What answers for each model, the first one first."""
@@ -218,7 +213,7 @@ class ServedModels:
             self._others[name] = self._open(name)
         before = self.current
         self.candidates = {model: self._others[queue] for model, queue in tried.items()}
-        self._answering = self._divide(
+        self._answering = self.divide(
             {model: self._others[queue] if queue else self.first for model, queue in answering.items()},
             {model: (self._others[queue], beside[model]) for model, queue in tried.items()},
         )
@@ -226,7 +221,7 @@ class ServedModels:
         if self.current is not before:
             for follow in self._followers:
                 follow(self.current.handler)
-        self._on_sweep(publications.moves)
+        self.on_sweep(publications.moves)
 
     def _note_ambiguous(self) -> None:
         """Logs each name that has become ambiguous, before a request is refused for it."""
@@ -271,7 +266,7 @@ class ServedModels:
             log.exception("could not follow the models of the workers", extra={"action": "model.lost"})
 
     def _open(self, name: str) -> ServedModel:
-        served = self._open_queue(name)
+        served = self.open_queue(name)
         hub = served.hub
         hub.on_sweep = partial(self._other_swept, name)
         self._later(hub.start())

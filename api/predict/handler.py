@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
 from time import monotonic, perf_counter
 from typing import NamedTuple, Protocol
 
@@ -118,22 +119,19 @@ class Alternatives(NamedTuple):
     foreign: Foreign
 
 
+@dataclass(eq=False)
 class Predictor:
     """Reads the texts of requests and finds their predictions, for all models and dialects."""
 
-    def __init__(
-        self,
-        settings: ApiSettings,
-        auth: Authenticator,
-        limits: ClientLimits,
-        request_log: RequestLog,
-        foreign_keys: Callable[[], Collection[bytes]] = lambda: (),
-    ) -> None:
-        self.settings = settings
-        self.auth = auth
-        self.limits = limits
-        self.request_log = request_log
-        self.reader = RequestReader(settings.max_texts, settings.max_text_chars, foreign_keys)
+    settings: ApiSettings
+    auth: Authenticator
+    limits: ClientLimits
+    request_log: RequestLog
+    foreign_keys: Callable[[], Collection[bytes]] = lambda: ()
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.reader = RequestReader(settings.max_texts, settings.max_text_chars, self.foreign_keys)
         self.bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
 
     def admit(self, headers: RequestHeaders) -> str:
@@ -201,27 +199,22 @@ class Predictor:
         return [answer.by_text[text] for text in request.texts]
 
 
+@dataclass(eq=False)
 class PredictHandler:
     """An ASGI application that answers POST /predict, or the route of another model: `route` is its name.
 
     Bodies that have one of the foreign keys in place of "text" are answered in another dialect.
     """
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        lookup: Lookup,
-        lifecycle: Lifecycle,
-        alternatives: Alternatives,
-        route: str = ROUTE,
-    ) -> None:
-        self.route = route
-        self._predictor = predictor
-        self._lookup = lookup
-        self._lifecycle = lifecycle
-        self._alternatives = alternatives
-        self._label_order = predictor.settings.label_order
-        self.request_log = predictor.request_log
+    predictor: Predictor
+    lookup: Lookup
+    lifecycle: Lifecycle
+    alternatives: Alternatives
+    route: str = ROUTE
+
+    def __post_init__(self) -> None:
+        self.label_order = self.predictor.settings.label_order
+        self.request_log = self.predictor.request_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = RequestContext(RequestHeaders(scope))
@@ -232,7 +225,7 @@ class PredictHandler:
             context.code = "client_gone"
             self.request_log.add(context, self.route, 499)
         except (Exception, asyncio.CancelledError) as error:
-            problem = context.fail(error, self._lifecycle)
+            problem = context.fail(error, self.lifecycle)
             self.request_log.add(context, self.route, problem.status)
             await send_problem(LingeringClose(send, receive), problem, request_id)
         else:
@@ -240,14 +233,14 @@ class PredictHandler:
             headers += (JSON, (b"x-request-id", request_id), NOSNIFF)
             if answer.status >= 400:  # of a dialect that shares the route
                 headers = with_defaults(headers, request_id)
-            if self._lifecycle.draining:
+            if self.lifecycle.draining:
                 headers.append(CLOSE)  # the process ends soon, so the client must not reuse the connection
             await send_answer(send, answer.status, headers, answer.body)
             self.request_log.add(context, self.route, answer.status)
 
     async def _answer(self, context: RequestContext, receive: Receive) -> Answer:
         headers = context.headers
-        predictor = self._predictor
+        predictor = self.predictor
         context.client = predictor.admit(headers)
         check_json(headers)
         preference = headers.preference
@@ -256,24 +249,24 @@ class PredictHandler:
             context.texts = texts = read_texts(predictor.reader, body)
             foreign = None
         except ForeignBody as error:
-            foreign = self._alternatives.foreign(context, error.body, receive)
+            foreign = self.alternatives.foreign(context, error.body, receive)
         if foreign is not None:
             return await foreign
-        order, ignored = _parameters(headers, self._label_order)
+        order, ignored = _parameters(headers, self.label_order)
         context.by_score = order == "score"
-        deferral = self._alternatives.deferral
+        deferral = self.alternatives.deferral
         if preference.respond_async and preference.wait_s is None and deferral is not None:
             return await deferral(headers, texts)
         budget_s = predictor.budget_s(preference)
         try:
-            results, described = await predictor.find(self._lookup, context, receive, budget_s)
+            results, described = await predictor.find(self.lookup, context, receive, budget_s)
         except (BudgetExceeded, QueueFull, Paused):
             if preference.respond_async and deferral is not None:
                 return await deferral(headers, texts)
             raise
         body = joined(results, ordered=context.by_score)
-        if self._lookup.names_models:
-            body = _with_models(body, self._lookup.models, results)
+        if self.lookup.names_models:
+            body = _with_models(body, self.lookup.models, results)
         if budget_s is not None:
             described.append((b"preference-applied", b"wait=%g" % budget_s))
         return Answer(200, described + ignored, body)
