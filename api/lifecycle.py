@@ -11,7 +11,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from types import FrameType
 from typing import Any
 
@@ -78,11 +78,17 @@ class Lifecycle:
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: asyncio.Task[None] | None = None
 
-    def watch(self, task: asyncio.Task[None]) -> asyncio.Task[None]:
-        """Watches a task that must run until it is cancelled. If it ends early, /livez fails."""
+    @contextlib.asynccontextmanager
+    async def running(self, work: Coroutine[Any, Any, None], name: str) -> AsyncIterator[None]:
+        """Runs a task while it is open, and cancels it then. If the task ends before that, /livez fails."""
+        task = asyncio.create_task(work, name=name)
         self._tasks.append(task)
         task.add_done_callback(self._ended)
-        return task
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled():

@@ -115,7 +115,8 @@ async def _running(parts: Parts, _: FastAPI) -> AsyncIterator[dict[str, Lifecycl
     await parts.hub.start()
     await parts.models.start()
     traffic = parts.limits.traffic
-    async with _published(parts.publish, lifecycle), parts.stats.running(), traffic.running(lifecycle):
+    publishing = lifecycle.running(_publish(parts.publish), "metrics")
+    async with publishing, parts.stats.running(), traffic.running(lifecycle):
         yield {LIFECYCLE: lifecycle}
     await parts.candidates.stop()
     if parts.has("jobs"):
@@ -177,16 +178,8 @@ def _predict_route(predict: PredictHandler, reader: RequestReader, order: LabelO
     return router
 
 
-@contextlib.asynccontextmanager
-async def _published(publish: Callable[[], None], lifecycle: Lifecycle) -> AsyncIterator[None]:
-    """Publishes the counters every second while it is open, so that all processes can report them."""
-
-    async def repeat() -> None:
-        while True:
-            publish()
-            await asyncio.sleep(PUBLISH_EVERY_S)
-
-    publisher = lifecycle.watch(asyncio.create_task(repeat(), name="metrics"))
-    yield
-    publisher.cancel()
-    await asyncio.wait([publisher])
+async def _publish(publish: Callable[[], None]) -> None:
+    """Publishes the counters every second, so that all processes can report them."""
+    while True:
+        publish()
+        await asyncio.sleep(PUBLISH_EVERY_S)

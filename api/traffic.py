@@ -66,25 +66,21 @@ _of_day = attrgetter(*COUNTS)
 _NOTHING = (0,) * len(COUNTS)
 
 
+@dataclass(eq=False)
 class Traffic:
     """The counters of one process. `waiting` has the texts of each client that wait now.
 
     `jobs_used` returns what jobs of keys use today: the texts that they have used, and have yet to use.
     """
 
-    def __init__(
-        self,
-        settings: ApiSettings,
-        hub: Hub,
-        waiting: Mapping[str, int],
-        jobs_used: Callable[[Sequence[str]], Awaitable[Sequence[int]]] | None = None,
-    ) -> None:
-        self._hub = hub
-        self._waiting = waiting
-        self._jobs_used = jobs_used
-        self._quotas = settings.quotas
+    settings: ApiSettings
+    hub: Hub
+    waiting: Mapping[str, int]
+    jobs_used: Callable[[Sequence[str]], Awaitable[Sequence[int]]] | None = None
+
+    def __post_init__(self) -> None:
+        self._quotas = self.settings.quotas
         self.has_quotas = bool(self._quotas)
-        self._keep_ms = settings.usage_days * 86_400_000
         self._api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
         self._clients: dict[str, Counts] = {}
         self._flushed_at = monotonic()
@@ -135,12 +131,10 @@ class Traffic:
     @contextlib.asynccontextmanager
     async def running(self, lifecycle: Lifecycle) -> AsyncIterator[None]:
         """Flushes every FLUSH_S while it is open, and once more when it closes."""
-        flusher = lifecycle.watch(asyncio.create_task(self._run(), name="traffic"))
         try:
-            yield
+            async with lifecycle.running(self._run(), "traffic"):
+                yield
         finally:
-            flusher.cancel()
-            await asyncio.wait([flusher])
             await self.flush()
 
     async def _run(self) -> None:
@@ -153,7 +147,7 @@ class Traffic:
 
     async def flush(self) -> None:
         """Adds what was counted to Redis. What Redis does not take is sent again later, under its number."""
-        if not self._hub.reachable:
+        if not self.hub.reachable:
             return
         await self._look_at_jobs()
         command = self._unsent or self._next()
@@ -161,7 +155,7 @@ class Traffic:
             return
         self._unsent = command
         with contextlib.suppress(*REDIS_ERRORS):
-            texts = await self._hub.console.run(command)
+            texts = await self.hub.console.run(command)
             self._unsent = None
             self._day = f"{datetime.now(UTC):%F}"
             rows = zip(command.rows, texts, strict=True)
@@ -169,11 +163,11 @@ class Traffic:
 
     async def _look_at_jobs(self) -> None:
         """Learns what the jobs of keys with a quota use, unless their Redis does not answer."""
-        if self._jobs_used is None or not self._quotas:
+        if self.jobs_used is None or not self._quotas:
             return
         names, new = list(self._quotas), self._new_jobs.copy()
         with contextlib.suppress(QueueUnavailable):
-            self._of_jobs = dict(zip(names, await self._jobs_used(names), strict=True))
+            self._of_jobs = dict(zip(names, await self.jobs_used(names), strict=True))
             self._new_jobs -= new
 
     def _next(self) -> AddUsage | None:
@@ -193,15 +187,15 @@ class Traffic:
         day = f"{datetime.now(UTC):%F}"
         rows = [UsageRow(name, day, *total) for name, total in totals.items()]
         encoded = json.dumps(shown, separators=(",", ":"))
-        return AddUsage(self._api, self._number, encoded, self._keep_ms, rows)
+        return AddUsage(self._api, self._number, encoded, self.settings.usage_days * 86_400_000, rows)
 
     def _rates(self, clients: Mapping[str, Counts], seconds: float) -> Mapping[str, Mapping[str, float]]:
         """The rates per second of the clients with the most texts."""
-        texts = Counter(self._waiting)
+        texts = Counter(self.waiting)
         for client, counts in clients.items():
             texts[client] += counts.texts + counts.requests
         return {
-            client: _rate(clients.get(client, Counts()), self._waiting.get(client, 0), seconds)
+            client: _rate(clients.get(client, Counts()), self.waiting.get(client, 0), seconds)
             for client, _ in texts.most_common(MAX_SHOWN)
         }
 

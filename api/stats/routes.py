@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -49,6 +49,7 @@ NO_POINT = StatsPoint(0, 0, 0, 0, 0, p50_ms=None, p99_ms=None, waiting=0)
 DETAIL_FRAMES = 5
 
 
+@dataclass(eq=False)
 class Stats:
     """Computes a frame every second while `running` is open, and streams frames to viewers.
 
@@ -57,28 +58,19 @@ class Stats:
     and the history begins with the process.
     """
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        hub: Hub,
-        service: JobService | None,
-        lifecycle: Lifecycle,
-        lease_s: float = 2.0,
-        *,
-        model: Callable[[], ModelRecord | None] | None = None,
-        models: Callable[[], list[dict[str, Any]]] = list,
-        on_point: Callable[[StatsPoint, Snapshot], None] = lambda point, snapshot: None,
-    ) -> None:
+    metrics: Metrics
+    hub: Hub
+    service: JobService | None
+    lifecycle: Lifecycle
+    lease_s: float = 2.0
+    model: Callable[[], ModelRecord | None] | None = None
+    models: Callable[[], list[dict[str, Any]]] = list
+    on_point: Callable[[StatsPoint, Snapshot], None] = lambda point, snapshot: None
+
+    def __post_init__(self) -> None:
         self.viewers = 0
-        self._model = model or (lambda: hub.snapshot.model)
-        self._models = models
-        self._on_point = on_point
-        self._metrics = metrics
-        self._hub = hub
-        self._service = service
-        self._lifecycle = lifecycle
-        self._history = StatsHistory(metrics.bounds)
-        self._silences = frames.Silences(lease_s)
+        self._history = StatsHistory(self.metrics.bounds)
+        self._silences = frames.Silences(self.lease_s)
         self._next = asyncio.Event()
         self._point = NO_POINT
         self._event = b""
@@ -93,14 +85,12 @@ class Stats:
     async def running(self) -> AsyncIterator[None]:
         """Computes frames while it is open, and ends all streams when it closes."""
         self._restoring = asyncio.create_task(self._restore())
-        ticking = self._lifecycle.watch(asyncio.create_task(self._run(), name="stats"))
         try:
-            yield
+            async with self.lifecycle.running(self._run(), "stats"):
+                yield
         finally:
-            ticking.cancel()
             others = (self._restoring, self._reading, self._keeping)
-            tasks = [ticking, *(task for task in others if task is not None)]
-            await asyncio.wait(tasks, timeout=1.0)
+            await asyncio.wait([task for task in others if task is not None], timeout=1.0)
             self._wake_streams()
 
     async def frame(self) -> bytes:
@@ -120,7 +110,7 @@ class Stats:
                 await self._refresh_details()
             yield b"retry: 1000\n\n" + sse("history", to_json(self._history.history()))
             yield self._encoded()
-            while not self._lifecycle.draining and time.monotonic() < ends:
+            while not self.lifecycle.draining and time.monotonic() < ends:
                 await self._next.wait()
                 yield self._event
         finally:
@@ -136,8 +126,8 @@ class Stats:
             await asyncio.sleep(EVERY_S - time.time() % EVERY_S)
 
     def _tick(self) -> None:
-        snapshot = self._hub.snapshot
-        outcomes, durations = self._metrics.read()
+        snapshot = self.hub.snapshot
+        outcomes, durations = self.metrics.read()
         sample = CounterSample(
             at=time.monotonic(),
             hits=outcomes["hit_local"] + outcomes["hit_shared"],
@@ -149,7 +139,7 @@ class Stats:
             durations=durations,
         )
         self._point = point = self._history.add(sample)
-        self._on_point(point, snapshot)
+        self.on_point(point, snapshot)
         kept = self._keeping is None or self._keeping.done()
         if snapshot.swept and kept:  # one process of the service sweeps
             self._keeping = asyncio.create_task(self._keep(self._history.line(point, round(time.time()))))
@@ -164,19 +154,19 @@ class Stats:
 
     def _whole(self) -> dict[str, Any]:
         """A frame of the present state, and of the rates of the last second."""
-        snapshot = self._hub.snapshot
-        problem = why_not_ready(self._hub, self._lifecycle)
+        snapshot = self.hub.snapshot
+        problem = why_not_ready(self.hub, self.lifecycle)
         return {
             "at_ms": round(time.time() * 1000),
             "ready": problem is None,
             "reason": "" if problem is None else problem.detail,
-            "model": frames.model_facts(self._model()),
-            "models": self._models(),
+            "model": frames.model_facts(self.model() if self.model else snapshot.model),
+            "models": self.models(),
             "lanes": frames.lanes_facts(snapshot),
             "pauses": frames.pause_facts(snapshot.pauses),
             "solo": snapshot.solo,
             "in_flight": snapshot.in_flight,
-            "shards": frames.shard_facts(self._hub.shards_up),
+            "shards": frames.shard_facts(self.hub.shards_up),
             "rate": round(snapshot.rate, 1),
             "now": asdict(self._point),
             "workers": self._workers,
@@ -189,15 +179,15 @@ class Stats:
 
     async def _restore(self) -> None:
         """Reads what earlier processes have kept. Without Redis, the history begins now."""
-        if self._service is not None:
+        if self.service is not None:
             with contextlib.suppress(MillraceError):
-                lines = await self._service.call(self._service.store.remembered)
+                lines = await self.service.call(self.service.store.remembered)
                 self._history.restore(lines, round(time.time()))
 
     async def _keep(self, line: bytes) -> None:
-        if self._service is not None:
+        if self.service is not None:
             with contextlib.suppress(MillraceError):
-                await self._service.call(self._service.store.remember, line)
+                await self.service.call(self.service.store.remember, line)
 
     async def _refresh_details(self) -> None:
         """Reads the details for a new viewer, unless a frame does so already."""
@@ -219,7 +209,7 @@ class Stats:
         """Reads the records of all workers. If Redis does not answer, the last ones are shown."""
         with contextlib.suppress(*REDIS_ERRORS):
             now_ms = time.time() * 1000
-            workers = await self._hub.workers()
+            workers = await self.hub.workers()
             silences = self._silences.take(workers, time.monotonic())
             self._workers = [
                 frames.worker_facts(worker, now_ms, silence_s)
@@ -231,7 +221,7 @@ class Stats:
 
         All viewers get the same frame, so no jobs are shown if jobs may have several owners.
         """
-        service = self._service
+        service = self.service
         if service is None or service.shown_owner is None:
             self._jobs = []
             return

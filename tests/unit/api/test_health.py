@@ -92,10 +92,10 @@ async def test_livez_sees_the_loops_of_the_edge_itself(
     async def broken() -> None:
         raise RuntimeError("broken")
 
-    service.lifecycle.watch(asyncio.create_task(broken(), name="metrics"))
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    assert_problem(await service.client.get("/livez"), 503, "loop_ended")
+    async with service.lifecycle.running(broken(), "metrics"):
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert_problem(await service.client.get("/livez"), 503, "loop_ended")
     assert [record.__dict__["loop"] for record in caplog.records if "loop" in record.__dict__] == ["metrics"]
 
 
