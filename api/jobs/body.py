@@ -160,6 +160,10 @@ class Receiver:
         self.receive = receive
         self.gone = False
 
+    def leave(self) -> None:
+        """Nothing more is read for it."""
+        self.gone = True
+
     def waited_for(self, items: Iterable[T]) -> Iterator[T]:
         """Yields the items. Raises ClientDisconnect instead once the client has left."""
         for item in items:

@@ -340,7 +340,7 @@ class JobService:
         try:
             first = await unless_disconnected(receiver.receive, self.call(next, blocks, b""))
         except ClientDisconnect:
-            receiver.gone = True
+            receiver.leave()
             raise
 
         async def body() -> AsyncIterator[bytes]:
@@ -352,7 +352,7 @@ class JobService:
             except (Problem, MillraceError) as error:
                 raise ResponseCut(f"the body of a response ends early: {error}") from error
             finally:
-                receiver.gone = True
+                receiver.leave()
 
         return StreamingResponse(body(), media_type=kind, headers=headers)
 

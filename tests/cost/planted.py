@@ -119,7 +119,7 @@ PLANTED = (
     ),
     Planted(
         "the rest of an answer is read on after its client has left",
-        [Edit("api/jobs/service.py", "            finally:\n                receiver.gone = True\n", "")],
+        [Edit("api/jobs/service.py", "            finally:\n                receiver.leave()\n", "")],
         ["tests/unit/api/jobs/test_streaming.py"],
     ),
     Planted(
