@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import ctypes
 import logging
+import os
 import select
 import signal
 import socket
 import struct
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
+from secrets import token_hex
 from types import FrameType
 from typing import Any
 
@@ -60,6 +62,11 @@ class SynFilter:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         return bool(poll.poll(0))
+
+
+def process_name() -> str:
+    """What tells this process from all others of the service, also before and after a restart."""
+    return f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
 
 
 class Lifecycle:

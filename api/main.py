@@ -57,7 +57,7 @@ def create_app(
     runs the application passes its own `lifecycle`, so that on SIGTERM /readyz fails before the server stops.
     The routes of the capabilities in `without` are left out.
     """
-    return assemble(Parts(settings, backends, lifecycle, metrics_dir, without))
+    return assemble(Parts(settings, backends or Backends(), lifecycle or Lifecycle(), metrics_dir, without))
 
 
 def app() -> PredictMiddleware:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -57,6 +57,7 @@ class Backends:
     deferral: Deferral | None = None
 
 
+@dataclass(eq=False)
 class Parts:
     """The parts of one application, each made when it is first asked for.
 
@@ -64,32 +65,26 @@ class Parts:
     that asks for the other later.
     """
 
-    def __init__(
-        self,
-        settings: ApiSettings,
-        backends: Backends | None = None,
-        lifecycle: Lifecycle | None = None,
-        metrics_dir: Path | None = None,
-        without: Collection[Capability] = (),
-    ) -> None:
-        self.settings = settings
-        self.lifecycle = lifecycle or Lifecycle()
-        self._backends = backends = backends or Backends()
-        self._metrics_dir = metrics_dir
-        self._without = without
-        self.hub = backends.hub or ReplyHub.connect(settings)
-        self.cache = backends.cache or connect_cache(settings)
+    settings: ApiSettings
+    backends: Backends = field(default_factory=Backends)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    metrics_dir: Path | None = None
+    without: Collection[Capability] = ()
+
+    def __post_init__(self) -> None:
+        self.hub = self.backends.hub or ReplyHub.connect(self.settings)
+        self.cache = self.backends.cache or connect_cache(self.settings)
 
     def has(self, capability: Capability) -> bool:
         """Whether the application has the routes of this capability."""
-        return capability not in self._without
+        return capability not in self.without
 
     # -- what all capabilities use -----------------------------------------------------------------
 
     @cached_property
     def metrics(self) -> Metrics:
         queues = ByModel(lambda: queue_metrics(self.models))
-        return Metrics(self.settings.default_budget_s, self._metrics_dir, queues)
+        return Metrics(self.settings.default_budget_s, self.metrics_dir, queues)
 
     @cached_property
     def auth(self) -> Authenticator:
@@ -155,7 +150,7 @@ class Parts:
         return self._handle("", self.lookup)
 
     def _alternatives(self, model: str) -> Alternatives:
-        deferral = self._backends.deferral
+        deferral = self.backends.deferral
         if deferral is None and self.has("jobs"):
             deferral = partial(defer, self.jobs, model)
         # The dialects need the models, whose handlers need this.
@@ -177,11 +172,11 @@ class Parts:
 
     @cached_property
     def candidates(self) -> Candidates:
-        store = partial(self.console.call, self.console.stores.comparisons.add)
+        store = partial(self.console.attempt, self.console.stores.comparisons.add)
         return Candidates(store, self._handle, self.metrics)
 
     def _open_queue(self, name: str) -> ServedModel:
-        hub, cache = (self._backends.connect or self._connect)(name)
+        hub, cache = (self.backends.connect or self._connect)(name)
         lookup = self.lookup.for_model(hub, cache)
         return ServedModel(name, hub, lookup, self._handle(name, lookup), cache)
 
@@ -199,7 +194,7 @@ class Parts:
 
     @cached_property
     def job_backend(self) -> JobBackend:
-        return self._backends.jobs or JobBackend.connect(self.settings)
+        return self.backends.jobs or JobBackend.connect(self.settings)
 
     @cached_property
     def jobs(self) -> JobService:
@@ -217,7 +212,7 @@ class Parts:
 
     @cached_property
     def console(self) -> Console:
-        stores = self._backends.stores or ConsoleStores.connect(self.job_backend, self.settings)
+        stores = self.backends.stores or ConsoleStores.connect(self.job_backend, self.settings)
         return Console(stores, lambda: self.hub.shards_up)
 
     @cached_property

@@ -9,20 +9,17 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import add, attrgetter
-from secrets import token_hex
 from time import monotonic
 
 from api.backend import Hub
 from api.errors import Problem
 from api.keys import key_name
-from api.lifecycle import Lifecycle
+from api.lifecycle import Lifecycle, process_name
 from api.settings import ApiSettings
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.commands import COUNTS, AddUsage, UsageRow
@@ -81,7 +78,7 @@ class Traffic:
     def __post_init__(self) -> None:
         self._quotas = self.settings.quotas
         self.has_quotas = bool(self._quotas)
-        self._api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
+        self._api = process_name()
         self._clients: dict[str, Counts] = {}
         self._flushed_at = monotonic()
         self._shown = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import time
 from collections.abc import Callable
@@ -13,11 +12,9 @@ from fastapi import APIRouter, Query
 
 from api.admin.service import Console
 from api.asgi.http import to_json
-from api.errors import Problem
 from api.stats.history import StatsPoint
 from batcher.admin.console import MINUTES
 from batcher.core.snapshot import Snapshot
-from batcher.errors import QueueUnavailable
 
 MINUTE_S = 60
 RATES = ("answered", "hits", "refused", "shed", "worked")
@@ -31,7 +28,7 @@ class Minutes:
         self._clock_s = clock_s
         self._points: list[StatsPoint] = []
         self._minute = 0
-        self.writing: asyncio.Task[None] | None = None
+        self.writing: asyncio.Task[bool] | None = None
 
     def take(self, point: StatsPoint, snapshot: Snapshot) -> None:
         """Takes the point of a second."""
@@ -39,14 +36,12 @@ class Minutes:
         if minute != self._minute and self._points:
             if snapshot.swept:
                 line = _line(self._minute * MINUTE_S, self._points, snapshot.workers)
-                self.writing = asyncio.get_running_loop().create_task(self._write(line))
+                self.writing = asyncio.create_task(
+                    self._console.attempt(self._console.stores.minutes.add, line)
+                )
             self._points = []
         self._minute = minute
         self._points.append(point)
-
-    async def _write(self, line: bytes) -> None:
-        with contextlib.suppress(QueueUnavailable, Problem):
-            await self._console.call(self._console.stores.minutes.add, line)
 
 
 def _line(at_s: int, points: list[StatsPoint], workers: int) -> bytes:

@@ -6,12 +6,9 @@ A candidate is a publication that has a share of the texts, or is compared with 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from secrets import token_hex
 from time import monotonic
 from typing import Annotated, Any
 
@@ -21,10 +18,11 @@ from starlette.responses import JSONResponse, Response
 from api.admin.schemas import CompareQuery, Move, Publish, TryOut
 from api.admin.service import Console
 from api.errors import Problem
+from api.lifecycle import process_name
 from api.models.served import ServedModels
 from batcher.admin.preparing import Preparing
 from batcher.core.publications import Candidate, publication_queue
-from batcher.errors import MillraceError, QueueUnavailable
+from batcher.errors import QueueUnavailable
 from batcher.publishing.shadow import report
 
 # How long processes that do not confirm a move are waited for.
@@ -215,16 +213,12 @@ class Confirming:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._api = f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
-        self._task: asyncio.Task[None] | None = None
+        self._api = process_name()
+        self._task: asyncio.Task[bool] | None = None
 
     def confirm(self, moves: int) -> None:
         """Confirms that this process answers by the state after so many moves. Called after each sweep."""
         if moves and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._write(moves))
-
-    async def _write(self, moves: int) -> None:
-        try:
-            await self._console.call(self._console.stores.publications.seen, self._api, moves)
-        except (MillraceError, Problem):
-            return  # the next sweep confirms it
+            seen = self._console.stores.publications.seen
+            # Otherwise the next sweep confirms it.
+            self._task = asyncio.create_task(self._console.attempt(seen, self._api, moves))

@@ -6,7 +6,6 @@ A shard that is down is named, and stops no other.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from batcher.admin.usage import UsageStore
 from batcher.connection.clients import Redis, connect, connect_shards
 from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason, refused
 from batcher.core.holds import ClientHolds
-from batcher.errors import QueueUnavailable
+from batcher.errors import MillraceError, QueueUnavailable
 from batcher.publishing.publications import PublicationStore
 from batcher.publishing.shadow import ComparisonStore
 from batcher.shards import Shard
@@ -184,6 +183,14 @@ class Console:
         """
         return await self._run(self._kept_there(), function, *args)
 
+    async def attempt(self, function: Callable[..., object], *args: object) -> bool:
+        """Calls as `call` does, and returns whether Redis has done it."""
+        try:
+            await self.call(function, *args)
+        except (MillraceError, Problem):
+            return False
+        return True
+
     async def call_elsewhere(self, function: Callable[..., T], *args: object) -> T:
         """Calls a function of `stores` that uses another Redis than the queue's. Raises as `call` does."""
         return await self._run(NO_ANSWER, function, *args)
@@ -226,5 +233,4 @@ class Console:
             **facts,
         }
         log.warning("an operator changed something", extra={**line, "action": f"admin.{action}"})
-        with contextlib.suppress(QueueUnavailable, Problem):
-            await self.call(self.stores.audit.add, line)
+        await self.attempt(self.stores.audit.add, line)

@@ -224,16 +224,17 @@ class BatchService:
             for result, model, custom_id in results:
                 request_id = f"{record.id}-{index}"
                 index += 1
-                if isinstance(result, dict) and failed:
+                if isinstance(result, dict) != failed:
+                    continue
+                if failed:
                     error = result["error"]
                     status = STATUS_OF.get(error["code"], 500)
                     body = error_body(error["code"], error["detail"], status)
-                    written.append(output_line(request_id, custom_id, status, body))
-                elif not isinstance(result, dict) and not failed:
+                else:
                     # An earlier version did not note which model has answered a text.
                     model = model or record.model
                     status, body = self._answers.write(endpoint, request_id, model, created_s, result)
-                    written.append(output_line(request_id, custom_id, status, body))
+                written.append(output_line(request_id, custom_id, status, body))
             read += len(chunk.lines)
             if index < read:
                 raise DataMissing(f"file {batch['file']} has fewer lines than the batch has results")

@@ -9,17 +9,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from secrets import token_hex
 
-from api.errors import Problem
 from api.metrics import Metrics
 from api.models.served import Answering, Handle, ServedModel
 from batcher.core.publications import Candidate, number_of
-from batcher.errors import MillraceError
 from batcher.lookup.queue import Lookup
 from batcher.lookup.share import Choices, ShadowedLookup, ShareLookup
 from batcher.publishing.shadow import Shadow
 
 # Adds the counts of one report: which model, current and candidate; by which shadow; its number; the counts.
-Store = Callable[[tuple[str, int, int], str, int, Counter[str]], Awaitable[object]]
+# Returns whether they are stored.
+Store = Callable[[tuple[str, int, int], str, int, Counter[str]], Awaitable[bool]]
 
 
 @dataclass(slots=True)
@@ -98,7 +97,7 @@ class Candidates:
     def _make(self, model: str, current: ServedModel, candidate: ServedModel, setting: Candidate) -> _Made:
         if setting.shadow:
             pair = model, number_of(current.queue), setting.number
-            report = partial(self._report, pair, token_hex(8))
+            report = partial(self._store, pair, token_hex(8))
             shadow = Shadow(
                 candidate.hub, report, lambda counts: self._metrics.shadow(candidate.name, counts)
             )
@@ -111,15 +110,6 @@ class Candidates:
 
     def _with(self, current: ServedModel, lookup: Lookup) -> ServedModel:
         return replace(current, lookup=lookup, handler=self._handle(current.queue, lookup))
-
-    async def _report(
-        self, pair: tuple[str, int, int], shadow: str, number: int, counts: Counter[str]
-    ) -> bool:
-        try:
-            await self._store(pair, shadow, number, counts)
-        except (MillraceError, Problem):
-            return False
-        return True
 
     def _end(self, model: str) -> None:
         made = self._made.pop(model, None)

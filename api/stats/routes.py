@@ -45,8 +45,6 @@ RESTORE_S = 1.0
 JOBS = 8
 # The rates before the first second.
 NO_POINT = StatsPoint(0, 0, 0, 0, 0, p50_ms=None, p99_ms=None, waiting=0)
-# For this many frames after the last viewer has left, jobs and workers are still read from Redis.
-DETAIL_FRAMES = 5
 
 
 @dataclass(eq=False)
@@ -77,7 +75,6 @@ class Stats:
         self._jobs: list[dict[str, Any]] | None = None
         self._workers: list[dict[str, Any]] = []
         self._reading: asyncio.Task[None] | None = None
-        self._wanted = 0
         self._keeping: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
 
@@ -100,14 +97,14 @@ class Stats:
 
     async def stream(self) -> AsyncIterator[bytes]:
         """Yields the history, then each new frame. Ends when the process drains."""
-        stale = not self._wanted  # details that were read for the last viewer are old
+        if not self.viewers:
+            self._jobs = None  # those that were read for the last viewer are old
         self.viewers += 1
         try:
             ends = time.monotonic() + MAX_STREAM_S
             if self._restoring is not None:
                 await asyncio.wait([self._restoring], timeout=RESTORE_S)
-            if stale:
-                await self._refresh_details()
+            await asyncio.wait([self._begin_reading()], timeout=RESTORE_S)
             yield b"retry: 1000\n\n" + sse("history", to_json(self._history.history()))
             yield self._encoded()
             while not self.lifecycle.draining and time.monotonic() < ends:
@@ -143,10 +140,8 @@ class Stats:
         kept = self._keeping is None or self._keeping.done()
         if snapshot.swept and kept:  # one process of the service sweeps
             self._keeping = asyncio.create_task(self._keep(self._history.line(point, round(time.time()))))
-        self._wanted = DETAIL_FRAMES if self.viewers else max(self._wanted - 1, 0)
-        if self._wanted:
-            self._begin_reading()
         if self.viewers:
+            self._begin_reading()
             self._event = self._encoded()
 
     def _encoded(self) -> bytes:
@@ -188,12 +183,6 @@ class Stats:
         if self.service is not None:
             with contextlib.suppress(MillraceError):
                 await self.service.call(self.service.store.remember, line)
-
-    async def _refresh_details(self) -> None:
-        """Reads the details for a new viewer, unless a frame does so already."""
-        self._wanted = DETAIL_FRAMES
-        self._jobs = None
-        await asyncio.wait([self._begin_reading()], timeout=RESTORE_S)
 
     def _begin_reading(self) -> asyncio.Task[None]:
         """Begins to read the details, unless that is under way."""
