@@ -135,16 +135,12 @@ class ApiSettings(JobSettings):
     """The route of Vertex AI's probe."""
 
     @model_validator(mode="after")
-    def _check_budgets(self) -> Self:
+    def _check_together(self) -> Self:
         if self.default_budget_s > self.max_budget_s:
             raise ValueError(
                 f"MILLRACE_DEFAULT_BUDGET_S={self.default_budget_s:g} is above "
                 f"MILLRACE_MAX_BUDGET_S={self.max_budget_s:g}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_open(self) -> Self:
         closed = self.open == "false" or (self.open == "auto" and not is_loopback(self.host))
         if closed and not self.api_keys.get_secret_value():
             raise ValueError(
@@ -152,10 +148,6 @@ class ApiSettings(JobSettings):
                 "set MILLRACE_API_KEYS (`millrace key new NAME` creates a key), or MILLRACE_OPEN=true to "
                 "allow requests without a key"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_separate(self) -> Self:
         if self.separate_clients and not self.api_keys.get_secret_value():
             raise ValueError(
                 "MILLRACE_SEPARATE_CLIENTS=true distinguishes clients by API key: set MILLRACE_API_KEYS"
