@@ -65,7 +65,7 @@ class SynFilter:
 
 
 def process_name() -> str:
-    """What tells this process from all others of the service, also before and after a restart."""
+    """The name of this process, which no other one of the service has, nor this one after a restart."""
     return f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
 
 

@@ -198,10 +198,5 @@ class Traffic:
 
 
 def _rate(counts: Counts, waiting: int, seconds: float) -> Mapping[str, float]:
-    return {
-        "waiting": waiting,
-        "texts_s": round(counts.texts / seconds, 1),
-        "requests_s": round(counts.requests / seconds, 1),
-        "hits_s": round(counts.hits / seconds, 1),
-        "refused_s": round(counts.refused / seconds, 1),
-    }
+    names = ("texts", "requests", "hits", "refused")
+    return {"waiting": waiting, **{f"{name}_s": round(getattr(counts, name) / seconds, 1) for name in names}}

@@ -87,15 +87,15 @@ def _check_output(args: argparse.Namespace) -> None:
 def choose(results: Iterable[Choice], count: int, *, at_random: bool) -> list[Choice]:
     """The `count` different texts with the least certain results, or any; those with errors are left out."""
     rng, seen = Random(_SEED), set[int]()
-    kept: list[tuple[float, int, Choice]] = []
-    for number, (text, result) in enumerate(results):
-        if isinstance(result, dict) or (known := hash(" ".join(text.casefold().split()))) in seen:
-            continue
-        seen.add(known)
-        heapq.heappush(kept, (rng.random() if at_random else doubt(result), -number, (text, result)))
-        if len(kept) > count:
-            heapq.heappop(kept)
-    return [entry[2] for entry in sorted(kept, reverse=True)]
+
+    def different() -> Iterator[Choice]:
+        for text, result in results:
+            known = hash(" ".join(text.casefold().split()))
+            if not isinstance(result, dict) and known not in seen:
+                seen.add(known)
+                yield text, result
+
+    return heapq.nlargest(count, different(), lambda one: rng.random() if at_random else doubt(one[1]))
 
 
 def doubt(result: list[dict[str, Any]]) -> float:

@@ -67,17 +67,11 @@ class JobUploader:
                 pass
             return self._same(known, _whole(digest.hexdigest(), submission)), False
         upload = self._store.upload(job_id, CHUNK_TEXTS, submission, self.budget)
-        try:
+        with self._kept(upload):
             upload.check(size)
             self._fill(upload, texts)
             identity = _whole(digest.hexdigest(), submission)
             outcome = self._store.create(upload, identity, self._settings.max_waiting_jobs)
-        except BaseException as error:
-            with _despite_redis("delete an upload, which will expire", "job.upload_left"):
-                upload.drop()
-            if isinstance(error, NoRoom):
-                raise no_room(error, self.budget, submission.result_bytes) from None
-            raise
         if outcome.outcome == "full":
             raise self._too_many()
         record = None if outcome.outcome == "lost" else self._store.record(job_id)
@@ -109,6 +103,18 @@ class JobUploader:
                 upload.add(chunk)
         if not upload.total:
             raise Problem(422, [{"type": "too_short", "loc": ["body"], "msg": NO_TEXTS}])
+
+    @contextmanager
+    def _kept(self, upload: Upload) -> Generator[None]:
+        """Removes an upload that does not become a job. Raises Problem 413 or 507 instead of NoRoom."""
+        try:
+            yield
+        except BaseException as error:
+            with _despite_redis("delete an upload, which will expire", "job.upload_left"):
+                upload.drop()
+            if isinstance(error, NoRoom):
+                raise no_room(error, self.budget, upload.submission.result_bytes) from None
+            raise
 
     def _same(self, record: JobRecord, digest: str) -> JobRecord:
         if record.digest != digest:

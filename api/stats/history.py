@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from array import array
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from itertools import accumulate
 
 from api.asgi.http import to_json
 from batcher.jobs.store import HISTORY_S
@@ -113,11 +115,10 @@ class StatsHistory:
         if total < 1:
             return None
         rank = share * total
-        below = 0.0
-        lower = 0.0
-        for upper, count in zip(self._bounds, buckets, strict=False):
-            if count > 0 and below + count >= rank:
-                return round((lower + (upper - lower) * (rank - below) / count) * 1e3, 2)
-            lower = upper
-            below += count
-        return round(lower * 1e3, 2)
+        sums = list(accumulate(buckets))
+        at = bisect_left(sums, rank)
+        if at == len(self._bounds):
+            return round(self._bounds[-1] * 1e3, 2)
+        lower = self._bounds[at - 1] if at else 0.0
+        part = 1 - (sums[at] - rank) / buckets[at]
+        return round((lower + (self._bounds[at] - lower) * part) * 1e3, 2)
