@@ -78,15 +78,15 @@ class Health:
 
 def why_not_ready(hub: Queue, lifecycle: Lifecycle) -> Problem | None:
     """None if the service can answer requests, otherwise the reason why not."""
-    if not lifecycle.started:
-        return not_started()
     if lifecycle.draining:
         return Problem(503, "this process is stopping", code="draining")
-    return why_no_answers(hub)
+    return why_no_answers(hub, lifecycle)
 
 
-def why_no_answers(hub: Queue) -> Problem | None:
-    """The same without what concerns only this process."""
+def why_no_answers(hub: Queue, lifecycle: Lifecycle) -> Problem | None:
+    """The same of a process that is not stopping, and of one that answers until it has stopped."""
+    if not lifecycle.started:
+        return not_started()
     if not hub.reachable:
         return Problem(503, hub.trouble, code="redis_unavailable")
     if not hub.snapshot.workers or hub.snapshot.model is None:

@@ -105,7 +105,10 @@ class Parts:
     @cached_property
     def health(self) -> Health:
         ready = bool(OF_HEALTH & {*self.settings.compat}) and self.has("dialects")
-        return Health(self.metrics, lambda: why_no_answers(self.hub) if ready else None)
+        own = self.lifecycle
+        return Health(
+            self.metrics, lambda: why_no_answers(self.hub, own) if ready or not own.started else None
+        )
 
     @cached_property
     def stats(self) -> Stats:

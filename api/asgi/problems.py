@@ -26,12 +26,10 @@ def reported(error: BaseException, request_id: str, lifecycle: Lifecycle | None 
 
     Raises the error if the server has cancelled the request, unless because the process is draining.
     """
-    if lifecycle is not None and not lifecycle.started and isinstance(error, MillraceError):
-        return not_started()
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, MillraceError):
-        return problem_of(error)
+    problem = problem_of(error) if isinstance(error, MillraceError) else error
+    if isinstance(problem, Problem):
+        unstarted = lifecycle is not None and not lifecycle.started and problem.status >= 500
+        return not_started() if unstarted else problem
     if isinstance(error, asyncio.CancelledError):
         if lifecycle is None or not lifecycle.draining:
             raise error

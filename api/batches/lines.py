@@ -141,9 +141,3 @@ def output_line(request_id: str, custom_id: str, status: int, body: dict[str, An
 
 # The status of a text's error, as /predict has it; 500 for the others.
 STATUS_OF = {"text_too_long": 413, "text_unknown": 422, "poison": 422}
-
-
-def error_body(code: str, detail: str, status: int) -> dict[str, Any]:
-    """An error as OpenAI's clients expect it."""
-    kind = "server_error" if status >= 500 else "invalid_request_error"
-    return {"error": {"message": detail, "type": kind, "param": None, "code": code}}

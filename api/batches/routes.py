@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response, StreamingResponse
 
-from api.asgi.http import BodyReader, headers_of, unless_disconnected
+from api.asgi.http import BodyReader, check_json, headers_of, unless_disconnected
 from api.asgi.ignored import ignored_header, refuse_unknown
 from api.batches.schemas import (
     Batch,
@@ -17,9 +17,9 @@ from api.batches.schemas import (
     FileDeleted,
     FileObject,
     batch_body,
-    read_request,
 )
 from api.batches.service import BatchAnswers, BatchService
+from api.compat.reading import parse
 from api.jobs.body import Receiver
 from api.jobs.openapi import ALWAYS, NOT_FOUND, Options
 from api.jobs.service import JobService
@@ -50,7 +50,7 @@ _UPLOAD: Options = {
 _CREATE: Options = {
     "responses": {
         **NOT_FOUND,
-        **errors(408, 409, 507),
+        **errors(408, 409, 415, 507),
         413: error("The texts and their results are too large (job_too_large); nothing is stored"),
     },
     "openapi_extra": body({"application/json": BatchRequest.model_json_schema(ref_template=REFERENCE)}),
@@ -115,7 +115,8 @@ def _add_batches(router: APIRouter, service: BatchService, owner: Callable[[Requ
     async def create(request: Request) -> Response:
         """Each line of the file is a request with one text. The batch is a job (`/jobs`)."""
         headers = headers_of(request)
-        asked = read_request(await bodies.read(headers, request.receive))
+        check_json(headers)
+        asked = parse(await bodies.read(headers, request.receive), BatchRequest)
         record, ignored = await service.create(headers, request.receive, asked)
         one = ignored_header(ignored)
         named = {one[0].decode(): one[1].decode()} if one else None

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-from codecs import BOM_UTF8
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.compat.fields import ClosedFields
-from api.errors import invalid_body
 from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
 
@@ -120,15 +118,6 @@ class BatchList(BaseModel):
     first_id: str | None
     last_id: str | None
     has_more: bool
-
-
-def read_request(body: bytes) -> BatchRequest:
-    """Parses the body of a request to create a batch. Raises Problem 422."""
-    try:
-        return BatchRequest.model_validate_json(body.removeprefix(BOM_UTF8))
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        raise invalid_body(found["type"], found["msg"], *map(str, found["loc"])) from None
 
 
 def file_body(record: FileRecord) -> FileObject:

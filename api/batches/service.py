@@ -14,11 +14,12 @@ from starlette.types import Receive
 
 from api.asgi.http import RequestHeaders
 from api.asgi.ignored import MAX_NAMES
-from api.batches.lines import STATUS_OF, BatchLines, custom_ids, error_body, first_model, output_line
+from api.batches.lines import STATUS_OF, BatchLines, custom_ids, first_model, output_line
 from api.batches.multipart import FormReader, boundary_of, malformed
 from api.batches.schemas import BatchRequest, FileObject, file_body, output_body
 from api.compat import openai, vllm
 from api.compat.fields import ignored_in
+from api.compat.openai_error import openai_error
 from api.compat.reading import parse, texts_of
 from api.compat.service import DialectService
 from api.errors import Problem, invalid_body
@@ -87,7 +88,8 @@ class BatchAnswers:
             try:
                 categories = self._moderation.categories(label for label, _ in pairs)
             except Problem as problem:
-                return problem.status, error_body(problem.code, str(problem.detail), problem.status)
+                error = openai_error(str(problem.detail), problem.status, problem.code)
+                return problem.status, error.model_dump()
             result = self._moderation.result(pairs, categories)
             return 200, {"id": f"modr-{request_id}", "model": model, "results": [result]}
         return 200, {
@@ -134,15 +136,14 @@ class BatchService:
             fields = dict[str, str]()
             stored: tuple[int, int] | None = None
             for part in form.parts():
-                if part.name in FIELDS[1:]:
-                    fields[part.name] = part.value()
-                elif part.name == "file":
-                    if stored is not None:
-                        raise malformed("the form has more than one file")
+                if part.name not in FIELDS:
+                    raise malformed(f'unknown field "{part.name[:MAX_NAME]}"; known are {", ".join(FIELDS)}')
+                if part.name in fields:
+                    raise malformed(f"the form has more than one {part.name}")
+                if part.name == "file":
                     name = (part.filename or "").encode("utf-8", "replace").decode()[:MAX_NAME]
                     stored = self._files.put(file_id, part.content, client, budget)
-                else:
-                    raise malformed(f'unknown field "{part.name[:MAX_NAME]}"; known are {", ".join(FIELDS)}')
+                fields[part.name] = "" if part.name == "file" else part.value()
             if stored is None or fields.get("purpose") != "batch":
                 raise malformed(
                     'the form must have the fields "file" and "purpose", and the purpose must be batch'
@@ -229,7 +230,7 @@ class BatchService:
                 if failed:
                     error = result["error"]
                     status = STATUS_OF.get(error["code"], 500)
-                    body = error_body(error["code"], error["detail"], status)
+                    body = openai_error(error["detail"], status, error["code"]).model_dump()
                 else:
                     # An earlier version did not note which model has answered a text.
                     model = model or record.model

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, RootModel, WithJsonSchema
 
 from api.asgi.http import PROBES, Answer
-from api.compat.dialect import Dialect, Route, json_answer
+from api.compat.dialect import Alive, Dialect, Route, json_answer
 from api.compat.fields import Fields
-from api.compat.huggingface import HuggingFaceError, HuggingFaceParameters, as_asked
+from api.compat.huggingface import HuggingFaceParameters, HuggingFaceRequest, as_asked
 from api.compat.reading import TextList, TextOrTexts, invalid_text, refused, text_list, texts_of
 from api.compat.service import Call
 from api.errors import invalid_body
@@ -19,23 +19,20 @@ from api.schemas import LabelScore, optional
 
 # The keys under which an instance that is an object may have its text.
 TEXT_KEYS = ("text", "inputs", "content")
+# What would have no effect within an instance.
+BESIDE = ("model", "parameters", *HuggingFaceParameters.model_fields)
 
 
-class Invocation(Fields):
+class Invocation(HuggingFaceRequest):
     """Either `inputs`, as containers for transformers read it, or `text`, as /predict does."""
 
     inputs: TextOrTexts = optional()
     text: TextList | None = None
-    parameters: HuggingFaceParameters | None = None
 
 
 class InvocationAnswer(RootModel[list[LabelScore] | list[list[LabelScore]] | dict[str, Any]]):
     """Labels, the most probable first: a list for one text, a list of lists for several. With `text`, the
     answer of /predict."""
-
-
-class Ready(BaseModel):
-    pass
 
 
 class Instances(Fields):
@@ -51,20 +48,11 @@ class InstancesAnswer(BaseModel):
     predictions: list[list[LabelScore]]
 
 
-class _Cloud(Dialect):
-    error = HuggingFaceError
-
-    async def ready(self, call: Call) -> Answer:
-        """200 only if a request sent now would be answered. Platforms send no API key."""
-        self.service.check_ready()
-        return json_answer({})
-
-
-class SageMaker(_Cloud):
+class SageMaker(Dialect):
     def routes(self) -> Sequence[Route]:
         invoke = "Classify texts as a SageMaker endpoint does"
         return [
-            Route("/ping", self.ready, "Readiness for SageMaker", answer=Ready, open=True),
+            Route("/ping", self.ready, "Readiness for SageMaker", answer=Alive, open=True),
             Route("/invocations", self._invoke, invoke, Invocation, InvocationAnswer),
         ]
 
@@ -77,21 +65,20 @@ class SageMaker(_Cloud):
                 raise refused("parameters are for inputs: text is answered as by /predict", "parameters")
             found = await self.service.classify(call, text_list(asked.text, "text"))
             ordered = self.service.settings.label_order == "score"
-            body = joined(found.results, ordered=ordered)
-            return Answer(200, [*found.headers], body)
+            return Answer(200, [*found.headers], joined(found.results, ordered=ordered))
         found = await self.service.classify(call, texts_of(asked.inputs, "inputs"))
         answers = as_asked(asked.parameters, found)
         single = isinstance(asked.inputs, str)
         return json_answer(next(answers) if single else answers, [*found.headers, found.tokens_header])
 
 
-class Vertex(_Cloud):
+class Vertex(Dialect):
     """Its routes may be those of other services: /predict is shared, and /health stays unchanged."""
 
     def routes(self) -> Sequence[Route]:
         settings = self.service.settings
         predict = "Classify instances as a Vertex AI endpoint does"
-        ready = Route(settings.vertex_health, self.ready, "Readiness for Vertex AI", answer=Ready, open=True)
+        ready = Route(settings.vertex_health, self.ready, "Readiness for Vertex AI", answer=Alive, open=True)
         return [
             *([] if ready.path in PROBES else [ready]),
             Route(settings.vertex_predict, self._predict, predict, Instances, InstancesAnswer),
@@ -103,8 +90,8 @@ class Vertex(_Cloud):
         objects = (one for one in asked.instances if isinstance(one, dict))
         call.ignored += [f"instances.{key}" for one in objects for key in one if key not in TEXT_KEYS]
         found = await self.service.classify(call, texts)
-        predictions = as_asked(asked.parameters, found)
-        return json_answer({"predictions": predictions}, [*found.headers, found.tokens_header])
+        answer = {"predictions": as_asked(asked.parameters, found)}
+        return json_answer(answer, [*found.headers, found.tokens_header])
 
 
 def _text(instance: Any, index: int) -> Any:
@@ -115,6 +102,6 @@ def _text(instance: Any, index: int) -> Any:
     if len(found) != 1:
         keys = ", ".join(TEXT_KEYS)
         raise invalid_text("missing", f"an object must have one of the keys {keys}", "instances", index)
-    if "parameters" in instance:
-        raise refused("parameters belong beside instances, not into one of them", "instances")
+    if beside := [name for name in BESIDE if name in instance]:
+        raise refused(f"{beside[0]} must be beside instances, not in one of them", "instances")
     return found[0]

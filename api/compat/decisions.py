@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, WithJsonSchema
 
 from api.asgi.http import Answer
 from api.compat.dialect import Route, json_answer
 from api.compat.fields import ClosedFields, Ignored
 from api.compat.openai_error import OpenAIDialect
-from api.compat.reading import refused
-from api.compat.service import Call, Classified
+from api.compat.reading import refuse_others, refused, text_of_part
+from api.compat.service import Call
 
 
 class Labels:
@@ -117,11 +117,14 @@ class Scale(ClosedFields):
 Question = Annotated[Predicate | Choice | Scale, Field(discriminator="type")]
 
 
+TEXT_OR_MESSAGE = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+
+
 class DecisionRequest(ClosedFields):
     """`input` is a text, or one user message with a text."""
 
     model: str | None = None
-    input: Any
+    input: Annotated[Any, WithJsonSchema(TEXT_OR_MESSAGE)]
     questions: list[Question] = Field(min_length=1, max_length=MAX_QUESTIONS)
     prompt_cache_key: Ignored = None
     prompt_cache_options: Ignored = None
@@ -141,7 +144,7 @@ class Decisions(OpenAIDialect):
 
     async def _decide(self, call: Call) -> Answer:
         asked = await self.service.read(call, DecisionRequest)
-        self.service.choose(call, asked.model)
+        call.served = self.service.find(asked.model)
         found = await self.service.classify(call, [_text(asked.input)])
         labels = Labels(found.scores[0], self.service.settings.questions)
         answers = [
@@ -151,7 +154,10 @@ class Decisions(OpenAIDialect):
         tokens = sum(found.tokens)
         usage = {
             "input_tokens": tokens,
-            "input_tokens_details": {"cached_tokens": _cached(found), "cache_write_tokens": 0},
+            "input_tokens_details": {
+                "cached_tokens": 0 if found.computed else tokens,
+                "cache_write_tokens": 0,
+            },
             "output_tokens": 0,
             "output_tokens_details": {"reasoning_tokens": 0},
             "total_tokens": tokens,
@@ -163,17 +169,13 @@ def _text(given: Any) -> str:
     """The text of an input: a string, or one user message with one text. Raises Problem 422."""
     if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
         message = given[0]
+        refuse_others(message, ("type", "role", "content"), "input")
         given = message.get("content") if message.get("role") == "user" else None
-        if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
-            given = given[0].get("text")
+        if isinstance(given, list) and len(given) == 1:
+            return text_of_part(given[0], "input_text", "input")
     if not isinstance(given, str):
         raise refused("input: must be a string, or one user message with one text", "input")
     return given
-
-
-def _cached(found: Classified) -> int:
-    """The tokens of a single text if it was known."""
-    return 0 if found.computed else sum(found.tokens)
 
 
 def _decision(question: Predicate | Choice | Scale, labels: Labels) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel
 from pydantic_core import to_json
@@ -22,7 +22,7 @@ from api.asgi.ignored import ignored_header, ignored_in_query
 from api.asgi.problems import LingeringClose
 from api.compat.fields import places
 from api.compat.reading import sentence
-from api.compat.service import Call, DialectService
+from api.compat.service import HOW_TO_NAME, Call, DialectService
 from api.errors import Header, Problem
 from api.predict.request import RequestContext
 
@@ -32,15 +32,18 @@ BINARY: Header = (b"content-type", b"application/octet-stream")
 BAD_REQUEST = {422: 400}
 # Parameters of other routes.
 NOT_READ = {
-    "model": "docs/clients.md says how clients of this service name a model",
+    "model": HOW_TO_NAME,
     "order": "answers have the order of the service whose form they have",
 }
 
 
 class _ModelName(StringConvertor):
-    """The name of a model: org/name, or without a slash. A colon begins what follows it (`:predict`)."""
+    """The name of a model: org/name, or without a slash. A colon begins what follows it (`:predict`).
 
-    regex = "[^/:]+(?:/[^/:]+)?"
+    What ends in /infer is another route, which has another method.
+    """
+
+    regex = "[^/:]+(?:/(?!infer$)[^/:]+)?"
 
 
 register_url_convertor("model", _ModelName())
@@ -68,13 +71,21 @@ class Route:
         return "GET" if self.body is None else "POST"
 
 
+class ErrorText(BaseModel):
+    error: str
+
+
+class Alive(BaseModel):
+    status: Literal["alive"]
+
+
 class Dialect:
     """Translates the requests and answers of one kind of service.
 
     `error` is the form of its errors, and `statuses` has the statuses that differ from those of /predict.
     """
 
-    error: ClassVar[type[BaseModel]]
+    error: ClassVar[type[BaseModel]] = ErrorText
     statuses: ClassVar[Mapping[int, int]] = {}
 
     def __init__(self, service: DialectService) -> None:
@@ -82,6 +93,11 @@ class Dialect:
 
     def routes(self) -> Sequence[Route]:
         raise NotImplementedError
+
+    async def ready(self, call: Call) -> Answer:
+        """Answers probes: 200 only if a request sent now would be answered."""
+        self.service.check_ready(call)
+        return json_answer({"status": "alive"})
 
     def error_body(self, problem: Problem, status: int) -> BaseModel:
         """The problem in the form of the dialect: in most of them, one sentence."""

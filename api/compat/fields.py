@@ -8,8 +8,9 @@ in the header X-Ignored. An unknown field of a closed object is refused.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from inspect import isclass
 from typing import Annotated, Any, Self, get_args
 
@@ -24,9 +25,27 @@ UNSUPPORTED, UNKNOWN = "unsupported", "unknown_field"
 
 
 class Fields(BaseModel):
-    """An object of a request. Fields that it does not declare are ignored, and named in X-Ignored."""
+    """An object of a request. Fields that it does not declare are ignored, and named in X-Ignored.
+
+    Those of its objects of parameters are refused: beside or around them, they would have no effect.
+    """
 
     model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _refuse_unknown(self) -> Self:
+        for name, value in (self.__pydantic_extra__ or {}).items():
+            if hint := self._instead(name, value):
+                message = f'unknown field "{name[:MAX_NAME]}"; {hint}'
+                raise PydanticCustomError(UNKNOWN, "{message}", {"message": message})
+        return self
+
+    def _instead(self, name: str, value: Any) -> str:
+        """What to send in place of an unknown field; empty if it is ignored."""
+        inside = _parameters(type(self))
+        names = (name, *value) if isinstance(value, dict) else (name,)
+        found = next((one for one in names if one in inside), None)
+        return "" if found is None else f"send {'it' if found == name else found} in {inside[found]}"
 
 
 class ClosedFields(Fields):
@@ -34,18 +53,23 @@ class ClosedFields(Fields):
 
     model_config = ConfigDict(json_schema_extra={"additionalProperties": False})
 
-    @model_validator(mode="after")
-    def _refuse_unknown(self) -> Self:
-        for name in self.__pydantic_extra__ or ():
-            fields = type(self).model_fields
-            close = difflib.get_close_matches(
-                name[:MAX_NAME].lower().replace("-", "_"), fields, n=1, cutoff=0.5
-            )
-            known = [one for one, about in fields.items() if not any(map(_is_undescribed, about.metadata))]
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-            message = f'unknown field "{name[:MAX_NAME]}"; {hint}'
-            raise PydanticCustomError(UNKNOWN, "{message}", {"message": message})
-        return self
+    def _instead(self, name: str, value: Any) -> str:
+        fields = type(self).model_fields
+        close = difflib.get_close_matches(name[:MAX_NAME].lower().replace("-", "_"), fields, n=1, cutoff=0.5)
+        known = [one for one, about in fields.items() if not any(map(_is_undescribed, about.metadata))]
+        return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+
+
+@cache
+def _parameters(model: type[Fields]) -> Mapping[str, str]:
+    """The names in the objects of parameters of an object, and in which field they belong."""
+    return {
+        inner: name
+        for name, about in model.model_fields.items()
+        for kind in _models_in(about.annotation)
+        if issubclass(kind, ClosedFields)
+        for inner in kind.model_fields
+    }
 
 
 class _Undescribed:

@@ -17,15 +17,12 @@ from api.errors import Problem
 
 # The header in which the orchestrator names the detector: here the model.
 DETECTOR = b"detector-id"
-DEFAULT_THRESHOLD = 0.5
 # What a detection has in JSON beside the text and what /predict writes.
 _BYTES_OF_DETECTION = 80
 
 
 class DetectorParameters(ClosedFields):
-    threshold: float = Field(
-        default=DEFAULT_THRESHOLD, ge=0, le=1, description="Only labels with this score or more"
-    )
+    threshold: float = Field(default=0.5, ge=0, le=1, strict=True, description="The least score of a label")
 
 
 class DetectorRequest(Fields):
@@ -65,13 +62,14 @@ class FmsDetector(Dialect):
 
     async def _detect(self, call: Call) -> Answer:
         asked = await self.service.read(call, DetectorRequest)
-        self.service.choose(call, call.context.headers.by_name.get(DETECTOR, b"").decode("latin-1"))
+        call.served = self.service.find(call.context.headers.by_name.get(DETECTOR, b"").decode("latin-1"))
         threshold = (asked.detector_params or DetectorParameters()).threshold
         texts = text_list(asked.contents, "contents")
         all_labels = 0 if threshold else len(self.service.labels(call))
         found = await self.service.classify(call, texts, least=_repeated(texts, [all_labels] * len(texts)))
         reached = [sum(score >= threshold for _, score in scores) for scores in found.scores]
-        check_size(found.size + _repeated(texts, reached), self.service.settings.max_answer_bytes)
+        size = sum([len(result.fragment) for result in found.results])
+        check_size(size + _repeated(texts, reached), self.service.settings.max_answer_bytes)
         answer = (
             _detections(text, scores, threshold) for text, scores in zip(texts, found.scores, strict=True)
         )

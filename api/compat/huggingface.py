@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, RootModel
+from pydantic import Field, RootModel
 
 from api.asgi.http import Answer
-from api.compat.dialect import Dialect, Route, json_answer
+from api.compat.dialect import Alive, Dialect, Route, json_answer
 from api.compat.fields import ClosedFields, Fields, Ignored, Unsupported
 from api.compat.reading import TextOrTexts, refused, texts_of
 from api.compat.service import Call, Classified, Scores
@@ -17,15 +17,12 @@ from batcher.core.snapshot import ModelRecord
 from batcher.errors import RevisionsMixed
 
 ZERO_SHOT = Annotated[Any, Unsupported("zero-shot classification is not supported by this model")]
-INSIDE = Annotated[Any, Unsupported("not a field of the request itself: send it in parameters")]
 
 
 class HuggingFaceParameters(ClosedFields):
     """Parameters of a pipeline of transformers."""
 
-    top_k: int | None = Field(
-        default=None, ge=1, description="Only this many labels, the most probable first"
-    )
+    top_k: int | None = Field(default=None, ge=1, strict=True, description="Only so many, the best first")
     function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
     candidate_labels: ZERO_SHOT = None
     hypothesis_template: ZERO_SHOT = None
@@ -51,31 +48,22 @@ class HuggingFaceRequest(Fields):
     inputs: TextOrTexts
     parameters: HuggingFaceParameters | None = None
     options: HuggingFaceOptions | None = None
-    top_k: INSIDE = None
-    function_to_apply: INSIDE = None
-    return_all_scores: INSIDE = None
-    max_length: INSIDE = None
-    candidate_labels: INSIDE = None
+    stream: Annotated[Any, Unsupported("answers are not streamed", (False,))] = None
 
 
 class HuggingFaceAnswer(RootModel[list[list[LabelScore]]]):
     """One list per text: labels with their scores, the most probable first."""
 
 
-class HuggingFaceError(BaseModel):
-    error: str
-
-
 class HuggingFace(Dialect):
     """Answers are nested also for one text, because the clients take the first element."""
 
-    error = HuggingFaceError
-
     def routes(self) -> Sequence[Route]:
         summary = "Classify texts as a Hugging Face endpoint does"
+        forms = (self._classify, summary, HuggingFaceRequest, HuggingFaceAnswer)
         return [
-            Route(path, self._classify, summary, HuggingFaceRequest, HuggingFaceAnswer)
-            for path in ("/", "/models/{model:path}")
+            *(Route(path, *forms) for path in ("/", "/models/{model:path}")),
+            Route("/models/{model}/health", self.ready, "Health of a model", answer=Alive),
         ]
 
     async def _classify(self, call: Call) -> Answer:

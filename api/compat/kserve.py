@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel
 
 from api.asgi.http import Answer
-from api.compat.dialect import BAD_REQUEST, Dialect, Route, json_answer
+from api.compat.dialect import BAD_REQUEST, Alive, Dialect, Route, json_answer
 from api.compat.fields import Fields, Unsupported
 from api.compat.reading import TextList, text_list
 from api.compat.service import Call
@@ -28,16 +28,7 @@ class KServeAnswer(BaseModel):
     predictions: list[dict[str, float]]
 
 
-class KServeLive(BaseModel):
-    status: Literal["alive"]
-
-
-class KServeError(BaseModel):
-    error: str
-
-
 class KServe(Dialect):
-    error = KServeError
     statuses = BAD_REQUEST
 
     def routes(self) -> Sequence[Route]:
@@ -45,14 +36,14 @@ class KServe(Dialect):
             Route(
                 "/v1/models/{model}:predict", self._predict, "Classify instances", KServeRequest, KServeAnswer
             ),
-            Route("/", self._live, "Liveness", answer=KServeLive, open=True, beside_page=True),
+            Route("/", self._live, "Liveness", answer=Alive, open=True, beside_page=True),
         ]
 
     async def _live(self, call: Call) -> Answer:
+        self.service.check_started()
         return json_answer({"status": "alive"})
 
     async def _predict(self, call: Call) -> Answer:
         asked = await self.service.read(call, KServeRequest)
         found = await self.service.classify(call, text_list(asked.instances, "instances"))
-        predictions = [dict(scores) for scores in found.scores]
-        return json_answer({"predictions": predictions}, [*found.headers, found.tokens_header])
+        return json_answer({"predictions": [*map(dict, found.scores)]}, [*found.headers, found.tokens_header])

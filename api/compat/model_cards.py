@@ -41,11 +41,10 @@ def card_routes(service: DialectService) -> Sequence[Route]:
         service.model(call)  # 503 before the first worker
         served = [*service.models, *service.models.cascades.values()]
         cards = [_card(one.name, model) for one in served if (model := one.hub.snapshot.model) is not None]
-        names = [card.id for card in cards]
-        return json_answer(ModelCards(object="list", data=cards, models=names).model_dump())
+        return json_answer({"object": "list", "data": cards, "models": [card.id for card in cards]})
 
     async def one_model(call: Call) -> Answer:
-        service.check_ready(service.served(call).hub)
+        service.check_ready(call)
         return json_answer(_card(call.model, service.model(call)).model_dump())
 
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from itertools import chain
 from math import prod
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, StrictBool
+from pydantic import BaseModel, Field, StrictBool, StrictInt, WithJsonSchema
 
 from api.asgi.http import MAX_DIGITS, Answer, RequestHeaders, check_json, route_path
 from api.asgi.json_reader import NOT_UTF8, is_unicode
@@ -34,11 +35,6 @@ def split(headers: RequestHeaders, body: bytes) -> tuple[bytes, bytes]:
     return body[: int(given)], body[int(given) :]
 
 
-def as_element(data: bytes) -> bytes:
-    """The binary data of type BYTES whose only element is `data`."""
-    return _length.pack(len(data)) + data
-
-
 def strings_of(data: bytes, name: str) -> list[str]:
     """The elements of binary data of type BYTES: each is its length in four bytes, then UTF-8.
 
@@ -61,11 +57,7 @@ def strings_of(data: bytes, name: str) -> list[str]:
 
 def flat(data: Any) -> Iterable[Any]:
     """The elements of nested lists in row-major order, two levels deep."""
-    for part in data:
-        if isinstance(part, list):
-            yield from part
-        else:
-            yield part
+    return chain.from_iterable(part if isinstance(part, list) else (part,) for part in data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +102,13 @@ class OipTensorParameters(ClosedFields):
 
 
 class OipInputParameters(OipTensorParameters):
-    binary_data_size: int | None = None
+    binary_data_size: StrictInt | None = None
 
 
 class OipInput(Fields):
     name: str
-    shape: list[int] = Field(max_length=8)
-    datatype: str
+    shape: list[StrictInt] = Field(max_length=8)
+    datatype: Annotated[str, WithJsonSchema({"type": "string", "enum": ["BYTES"]})]
     parameters: OipInputParameters = Field(default_factory=OipInputParameters)
     data: Any = None
 
@@ -127,7 +119,7 @@ class OipOutputParameters(OipTensorParameters):
 
 
 class OipOutput(Fields):
-    name: str
+    name: Annotated[str, WithJsonSchema({"type": "string", "enum": ["scores", "label"]})]
     parameters: OipOutputParameters = Field(default_factory=OipOutputParameters)
 
 
@@ -165,10 +157,6 @@ class OipAnswer(BaseModel):
     id: str | None = None
     parameters: dict[str, Any]
     outputs: list[OipTensor]
-
-
-class OipError(BaseModel):
-    error: str
 
 
 class OipServer(BaseModel):
@@ -213,10 +201,23 @@ RAW = OipRequest.model_construct(
 )
 
 
-class OpenInferenceProtocol(Dialect):
-    """The version in a path is not checked: there is one, the revision that workers publish."""
+# A version of a path that is one of ours, and not a number of Triton's.
+_is_revision = re.compile(r"[0-9a-f]{12,64}").fullmatch
 
-    error = OipError
+
+def check_version(call: Call, revision: str) -> None:
+    """Raises Problem 404 if the path names another revision than the one that answers.
+
+    There is one version, the revision that workers publish. Other names of versions stand for it.
+    """
+    asked = call.context.headers.scope.get("path_params", {}).get("version", "")
+    other = not revision.startswith(asked)
+    if other and _is_revision(asked):
+        raise Problem(404, f"the version {asked} does not answer now, but {revision[:12]}")
+    call.ignored += ["version"] if other else []
+
+
+class OpenInferenceProtocol(Dialect):
     statuses = BAD_REQUEST
 
     def routes(self) -> Sequence[Route]:
@@ -243,14 +244,16 @@ class OpenInferenceProtocol(Dialect):
         return json_answer({"name": "millrace", "version": own_version(), "extensions": extensions})
 
     async def _live(self, call: Call) -> Answer:
+        self.service.check_started()
         return json_answer({"live": True})
 
     async def _ready(self, call: Call) -> Answer:
-        self.service.check_ready()
+        self.service.check_ready(call)
         return json_answer({"ready": True})
 
     async def _model_ready(self, call: Call) -> Answer:
-        self.service.check_ready(self.service.served(call).hub)
+        self.service.check_ready(call)
+        check_version(call, self.service.model(call).revision)
         return json_answer({"name": call.model, "ready": True})
 
     async def _not_offered(self, call: Call) -> Answer:
@@ -258,18 +261,18 @@ class OpenInferenceProtocol(Dialect):
 
     async def _model(self, call: Call) -> Answer:
         model = self.service.model(call)
-        outputs = [
-            OipDescription(name="scores", datatype="FP32", shape=[-1, len(model.labels)]),
-            OipDescription(name="label", datatype="BYTES", shape=[-1]),
-        ]
-        described = OipModel(
-            name=call.model,
-            versions=[model.revision[:12]],
-            platform=f"{model.engine}_{model.precision}",
-            inputs=[OipDescription(name="text", datatype="BYTES", shape=[-1])],
-            outputs=outputs,
-        )
-        return json_answer(described.model_dump())
+        check_version(call, model.revision)
+        described = {
+            "name": call.model,
+            "versions": [model.revision[:12]],
+            "platform": f"{model.engine}_{model.precision}",
+            "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
+            "outputs": [
+                {"name": "scores", "datatype": "FP32", "shape": [-1, len(model.labels)]},
+                {"name": "label", "datatype": "BYTES", "shape": [-1]},
+            ],
+        }
+        return json_answer(described)
 
     async def _infer(self, call: Call) -> Answer:
         asked, texts = await self._read(call)
@@ -280,6 +283,7 @@ class OpenInferenceProtocol(Dialect):
         most_us = self.service.settings.max_budget_s * MICROSECONDS
         budget_s = min(wanted_us, most_us) / MICROSECONDS if wanted_us else None
         found = await self.service.classify(call, texts, budget_s)
+        check_version(call, found.revision)
         return _answer(asked, call.model, found)
 
     async def _read(self, call: Call) -> tuple[OipRequest, list[str]]:
@@ -288,11 +292,13 @@ class OpenInferenceProtocol(Dialect):
             check_json(headers)
         document, data = split(headers, await self.service.read_bytes(call))
         if data and not document:
-            return RAW, text_list(strings_of(as_element(data), "inputs"), "inputs")
+            return RAW, text_list(strings_of(_length.pack(len(data)) + data, "inputs"), "inputs")
         asked = self.service.parse(call, document, OipRequest)
         names = [output.name for output in asked.outputs]
         if not {*names} <= {*OUTPUTS}:
             raise refused("outputs: the outputs of this model are scores and label", "outputs")
+        if any(one.name == "label" and one.parameters.classification for one in asked.outputs):
+            raise refused("outputs: classification is for scores; label has the best one", "outputs")
         if twice := [name for name in OUTPUTS if names.count(name) > 1]:
             raise refused(f"outputs: {twice[0]} is requested more than once", "outputs")
         return asked, _texts(asked, data)
@@ -313,6 +319,8 @@ def _texts(asked: OipRequest, data: bytes) -> list[str]:
         if given.parameters.binary_data_size != len(data):
             raise refused("inputs: binary_data_size is not the size of the binary data", "inputs")
         values: list[Any] = list(strings_of(data, "inputs"))
+    elif data:
+        raise refused("inputs: there is binary data behind the JSON, and no binary_data_size", "inputs")
     elif isinstance(given.data, list):
         values = list(flat(given.data))
     else:

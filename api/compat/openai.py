@@ -16,7 +16,7 @@ from api.asgi.http import Answer, check_size
 from api.compat.dialect import BAD_REQUEST, Route, json_answer
 from api.compat.fields import ClosedFields
 from api.compat.openai_error import OpenAIDialect
-from api.compat.reading import TextOrTexts, refused, texts_of
+from api.compat.reading import TextOrTexts, refused, text_of_part, texts_of
 from api.compat.service import Call
 from api.settings import ApiSettings
 
@@ -120,7 +120,7 @@ class OpenAI(OpenAIDialect):
 
     async def _moderate(self, call: Call) -> Answer:
         asked = await self.service.read(call, ModerationRequest)
-        self.service.choose(call, asked.model, of_first=is_name_of_openai(asked.model))
+        call.served = self.service.find(asked.model, of_first=is_name_of_openai(asked.model))
         moderation = Moderation(self.service.settings)
         texts = texts_in(asked)
         found = await self.service.classify(call, texts, least=len(texts) * moderation.result_bytes({}))
@@ -139,13 +139,9 @@ def texts_in(asked: ModerationRequest) -> list[str]:
     """The texts; a list of parts is one input, of which the text is used. Raises Problem 422."""
     given = asked.input
     if isinstance(given, list) and given and isinstance(given[0], dict):
-        if any(not isinstance(part, dict) or part.get("type") != "text" for part in given):
-            raise refused("input: images are not supported, only parts of type text", "input")
-        if len(given) > 1:
+        given, *others = [text_of_part(part, "text", "input") for part in given]
+        if others:
             raise refused(
                 "input: more than one part of type text is not supported; send a list of strings", "input"
             )
-        given = given[0].get("text")
-        if not isinstance(given, str):
-            raise refused("input: the text of a part must be a string", "input")
     return texts_of(given, "input")

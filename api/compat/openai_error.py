@@ -20,12 +20,16 @@ class OpenAIError(BaseModel):
     error: OpenAIErrorDetail
 
 
+def openai_error(message: str, status: int, code: str, param: str | None = None) -> OpenAIError:
+    """An error as OpenAI's clients expect it."""
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    return OpenAIError(error=OpenAIErrorDetail(message=message, type=kind, param=param, code=code))
+
+
 class OpenAIDialect(Dialect):
     error = OpenAIError
 
     def error_body(self, problem: Problem, status: int) -> BaseModel:
         place = [] if isinstance(problem.detail, str) else problem.detail[0]["loc"]
-        kind = "invalid_request_error" if status < 500 else "server_error"
         param = str(place[1]) if len(place) > 1 else None
-        detail = OpenAIErrorDetail(message=sentence(problem), type=kind, param=param, code=problem.code)
-        return OpenAIError(error=detail)
+        return openai_error(sentence(problem), status, problem.code, param)

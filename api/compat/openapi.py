@@ -38,8 +38,9 @@ def describe(schema: dict[str, Any], endpoints: Mapping[str, Sequence[Endpoint]]
                 served.setdefault((endpoint.path, endpoint.route.method, shared), (name, endpoint))
     all_endpoints = list(served.values())
     models = {pair for _, endpoint in all_endpoints for pair in _models(endpoint)}
-    ordered = sorted(models, key=lambda pair: pair[0].__name__)
-    _, document = models_json_schema(ordered, ref_template=REFERENCE)
+    _, document = models_json_schema(
+        sorted(models, key=lambda pair: pair[0].__name__), ref_template=REFERENCE
+    )
     schema["components"]["schemas"].update(document.get("$defs", {}))
     for name, endpoint in all_endpoints:
         operation = _operation(name, endpoint.route, endpoint.dialect, keys=keys)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError, WithJsonSchema
 
+from api.asgi.ignored import MAX_NAME
 from api.asgi.json_reader import EMPTY, HALF_PAIR, NOT_UTF8, is_unicode
 from api.compat.fields import UNKNOWN, UNSUPPORTED
 from api.errors import Problem, invalid_body
@@ -46,7 +47,7 @@ TextList = Annotated[list[Any], WithJsonSchema({"type": "array", "items": {"type
 def parse(body: bytes, model: type[M]) -> M:
     """The body as `model`. Raises Problem 422 for the first error, and 413 if it holds too many values.
 
-    Texts that are given twice, by one name or by two, are an error in every dialect.
+    Texts that are given by two names, and fields that are given twice, are an error in every dialect.
     """
     if len(body) > LARGE_BODY and _has_too_many_values(body):
         raise Problem(413, f"the request has more than {MAX_VALUES} values")
@@ -55,7 +56,8 @@ def parse(body: bytes, model: type[M]) -> M:
     problem = None
     try:
         found: M = model.__pydantic_validator__.validate_json(body)
-        if sum(map(body.lower().count, _KEYS)) > 1 or any(letter in body for letter in _ESCAPED):
+        several = len(found.model_fields_set) > 1 or sum(map(body.lower().count, _KEYS)) > 1
+        if several or any(letter in body for letter in _ESCAPED):
             refuse_second(json.loads(body, object_pairs_hook=_Pairs))
         return found
     except ValidationError as error:
@@ -71,14 +73,14 @@ def _has_too_many_values(body: bytes) -> bool:
 
 
 class _Pairs(list[tuple[str, Any]]):
-    """The fields of an object. Raises Problem 422 if a text may be in two of the same name."""
+    """The fields of an object. Raises Problem 422 if two have the same name."""
 
     def __init__(self, fields: list[tuple[str, Any]]) -> None:
         super().__init__(fields)
         seen: set[str] = set()
         for name, _ in fields:
-            if name in seen and name in NAMES + _WITHIN:
-                raise invalid_body("duplicate_key", f'the field "{name}" is given twice', name)
+            if name in seen:
+                raise invalid_body("duplicate_key", f'the field "{name[:MAX_NAME]}" is given twice', name)
             seen.add(name)
 
 
@@ -143,6 +145,24 @@ def invalid_text(kind: str, message: str, name: str, index: int) -> Problem:
     """A 422 for one text of the field `name`."""
     error = {"type": kind, "loc": ["body", name, index], "msg": f"text {index}: {message}"}
     return Problem(422, [error], index=index)
+
+
+def refuse_others(fields: Mapping[str, Any], known: Collection[str], name: str) -> None:
+    """Raises Problem 422 if an object within the field `name` has an unknown field."""
+    for other in fields:
+        if other not in known:
+            why = f'{name}: unknown field "{other[:MAX_NAME]}"; known are {", ".join(known)}'
+            raise invalid_body(UNKNOWN, why, name)
+
+
+def text_of_part(part: Any, kind: str, name: str) -> str:
+    """The text of a part of a message, {"type": `kind`, "text": "..."}. Raises Problem 422."""
+    if not isinstance(part, dict) or part.get("type") != kind:
+        raise refused(f"{name}: images are not supported, only parts of type {kind}", name)
+    refuse_others(part, ("type", "text"), name)
+    if not isinstance(part.get("text"), str):
+        raise refused(f"{name}: the text of a part must be a string", name)
+    return str(part["text"])
 
 
 def refused(message: str, *place: str) -> Problem:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from time import perf_counter
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from pydantic_core import from_json
@@ -14,10 +14,9 @@ from starlette.types import Receive
 
 from api.asgi.http import check_json, check_size
 from api.auth import Authenticator
-from api.backend import Queue
 from api.compat.fields import ignored_in
-from api.compat.reading import parse
-from api.errors import Header, Problem
+from api.compat.reading import parse, refused
+from api.errors import Header, Problem, not_started
 from api.health import why_not_ready
 from api.lifecycle import Lifecycle
 from api.models.served import Served, ServedModels
@@ -29,6 +28,7 @@ from batcher.lookup.queue import Result
 from batcher.messages import Prediction
 
 M = TypeVar("M", bound=BaseModel)
+HOW_TO_NAME = "docs/clients.md says how clients of this service name a model"
 # A label and its score, in the order of the label ids.
 Scores = Sequence[tuple[str, float]]
 # Results whose scores are kept decoded, if they have at most so many bytes: a common one costs less than its
@@ -41,8 +41,9 @@ _DECODED_BYTES = 1024
 class Call:
     """One request. `body` is set if it has been read already.
 
-    `model` is the name in its path, and `served` its model, once `DialectService.choose` has run. `ignored`
-    are the places of fields without effect.
+    `model` is the name in its path, and `served` its model, once the name has been found. `named` is
+    what its body calls the model where the dialect has no such field. `ignored` are the places of fields
+    without effect.
     """
 
     context: RequestContext
@@ -50,6 +51,7 @@ class Call:
     model: str = ""
     served: Served | None = None
     body: bytes | None = None
+    named: Any = None
     ignored: list[str] = field(default_factory=list)
 
 
@@ -70,11 +72,6 @@ class Classified:
     revision: str
     # What workers published about that revision; None if this process has not seen it.
     record: ModelRecord | None
-
-    @property
-    def size(self) -> int:
-        """The bytes of the results in the form of /predict."""
-        return sum([len(result.fragment) for result in self.results])
 
     @property
     def tokens(self) -> list[int]:
@@ -144,6 +141,7 @@ class DialectService:
         """The body as `model`; notes in the call which of its fields have no effect. Raises Problem."""
         found = parse(body, model)
         call.ignored += ignored_in(found)
+        call.named = (found.__pydantic_extra__ or {}).get("model")
         return found
 
     async def read_bytes(self, call: Call) -> bytes:
@@ -158,6 +156,8 @@ class DialectService:
         check_size(least, self.settings.max_answer_bytes)
         # Looked up once: while the texts are computed, the name may move to another revision.
         served = self.served(call)
+        if call.named is not None and (type(call.named) is not str or self.find(call.named) is not served):
+            raise refused(f"model: {served.name} would answer; {HOW_TO_NAME}", "model")
         context, lookup = call.context, served.lookup
         context.texts = texts
         if budget_s is None:
@@ -178,8 +178,7 @@ class DialectService:
 
     def labels(self, call: Call) -> Sequence[str]:
         """The labels of the model that a request is for; none while they are not known."""
-        published = self.served(call).lookup.models.published
-        return published.labels if published else ()
+        return published.labels if (published := self.served(call).lookup.models.published) else ()
 
     def model(self, call: Call) -> ModelRecord:
         """What workers published about the model of a request. Raises Problem 503 before the first one."""
@@ -188,23 +187,25 @@ class DialectService:
             raise Problem(503, "no worker is running", code="no_worker")
         return model
 
-    def check_ready(self, hub: Queue | None = None) -> None:
-        """Raises Problem 503 unless a request sent now would be answered, by default by the first model."""
-        if (problem := why_not_ready(hub or self.models.first.hub, self.lifecycle)) is not None:
+    def check_started(self) -> None:
+        """Raises Problem 503 if the lifespan of the application has not begun."""
+        if not self.lifecycle.started:
+            raise not_started()
+
+    def check_ready(self, call: Call) -> None:
+        """Raises Problem 503 unless a request sent now would be answered, by the model that is asked for."""
+        hub = call.served.hub if call.served else self.models.first.hub
+        if (problem := why_not_ready(hub, self.lifecycle)) is not None:
             raise problem
 
     def choose_by_path(self, call: Call, name: str) -> None:
-        """As `choose`, for a name in a path. Also raises Problem 404 for a route that no model has."""
+        """As `find`, for a name in a path. Also raises Problem 404 for a route that no model has."""
         above, _, last = name.rpartition("/")
         known = name in self.settings.compat_models or self.models.get(name) is not None
         if above and not known and self.models.get(above) is not None:
             hint = f"did you mean /jobs?model={above}? " if last == "jobs" else ""
             raise Problem(404, f"no such route of the model {above}; {hint}/docs lists all routes")
-        self.choose(call, name)
-
-    def choose(self, call: Call, name: str | None, *, of_first: bool = False) -> None:
-        """Notes which model the client asks for, as `find` says."""
-        call.served = self.find(name, of_first=of_first)
+        call.served = self.find(name)
 
     def find(self, name: str | None, *, of_first: bool = False) -> Served:
         """The model of a name that a client uses. Raises Problem 404 if it is not served.

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, RootModel, WithJsonSchema
 
 from api.asgi.http import Answer
-from api.compat.dialect import Dialect, Route, json_answer
+from api.compat.dialect import Alive, Dialect, Route, json_answer
 from api.compat.fields import Fields, Unsupported
 from api.compat.huggingface import best_first
 from api.compat.reading import refused, sentence, text_list
@@ -78,12 +78,6 @@ class TeiModelType(BaseModel):
     classifier: TeiClassifier
 
 
-class TeiHealth(BaseModel):
-    """A request sent now would be answered. `status` is for clients of KServe v1, which ask at `/` too."""
-
-    status: Literal["alive"]
-
-
 class TeiInfo(BaseModel):
     model_id: str
     model_sha: str
@@ -109,8 +103,9 @@ class TextEmbeddingsInference(Dialect):
         return [
             Route(ROUTE, self._predict, "Classify texts", TeiRequest, TeiAnswer),
             Route("/info", self._info, "The model and the limits", answer=TeiInfo),
-            Route("/ping", self._health, "Health", answer=TeiHealth, open=True),
-            Route("/", self._health, "Health", answer=TeiHealth, open=True, beside_page=True),
+            Route("/models/{model}/info", self._info, "A model and the limits", answer=TeiInfo),
+            Route("/ping", self.ready, "Health", answer=Alive, open=True),
+            Route("/", self.ready, "Health", answer=Alive, open=True, beside_page=True),
             Route("/tokenize", self._tokenize, "Not supported", TokenizeRequest),
         ]
 
@@ -124,33 +119,26 @@ class TextEmbeddingsInference(Dialect):
             error=sentence(problem), error_type="Empty" if empty else _TYPES.get(status, "Validation")
         )
 
-    async def _health(self, call: Call) -> Answer:
-        self.service.check_ready()
-        return json_answer({"status": "alive"})
-
     async def _info(self, call: Call) -> Answer:
         model = self.service.model(call)
         settings = self.service.settings
-        labels = {str(number): label for number, label in enumerate(model.labels)}
-        info = TeiInfo(
-            model_id=model.name,
-            model_sha=model.revision,
-            model_dtype={"f32": "float32", "bf16": "bfloat16"}.get(model.precision, model.precision),
-            served_model_name=model.name,
-            model_type=TeiModelType(
-                classifier=TeiClassifier(
-                    id2label=labels, label2id={label: int(number) for number, label in labels.items()}
-                )
-            ),
-            max_concurrent_requests=settings.max_connections,
-            max_input_length=model.longest,
-            max_batch_tokens=settings.max_waiting_cost,
-            max_client_batch_size=settings.max_texts,
-            auto_truncate=True,
-            tokenization_workers=1,
-            version=own_version(),
-        )
-        return json_answer(info.model_dump())
+        labels = dict(enumerate(model.labels))
+        numbers = {label: number for number, label in labels.items()}
+        info = {
+            "model_id": model.name,
+            "model_sha": model.revision,
+            "model_dtype": {"f32": "float32", "bf16": "bfloat16"}.get(model.precision, model.precision),
+            "served_model_name": model.name,
+            "model_type": {"classifier": {"id2label": labels, "label2id": numbers}},
+            "max_concurrent_requests": settings.max_connections,
+            "max_input_length": model.longest,
+            "max_batch_tokens": settings.max_waiting_cost,
+            "max_client_batch_size": settings.max_texts,
+            "auto_truncate": True,
+            "tokenization_workers": 1,
+            "version": own_version(),
+        }
+        return json_answer(info)
 
     async def _tokenize(self, call: Call) -> Answer:
         raise refused(NO_TOKENS)
@@ -186,7 +174,9 @@ def _check_truncation(asked: TeiRequest, found: Classified) -> None:
         return
     index = found.truncated.index(True)
     if asked.truncate is False:
-        detail = f"text {index} is longer than the {found.tokens[index]} tokens that the model can read"
-        raise refused(f"{detail}, and truncate is false")
+        most = found.record.longest if found.record else found.tokens[index]
+        raise refused(
+            f"text {index} is longer than the {most} tokens that the model can read, and truncate is false"
+        )
     if asked.truncation_direction == "left":
         raise refused(f"text {index} is too long, and truncation_direction left is not supported")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -27,7 +28,7 @@ class ClassifyRequest(Fields):
 
     model: str | None = None
     input: TextOrTexts
-    truncate_prompt_tokens: int | None = Field(default=None, ge=-1)
+    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, strict=True)
     truncation_side: Literal["left", "right"] | None = None
     messages: CHAT = None
     chat_template: CHAT = None
@@ -83,7 +84,7 @@ class Vllm(OpenAIDialect):
 
     async def _classify(self, call: Call) -> Answer:
         asked = await self.service.read(call, ClassifyRequest)
-        self.service.choose(call, asked.model)
+        call.served = self.service.find(asked.model)
         found = await self.service.classify(call, texts_of(asked.input, "input"))
         _check_truncation(asked, found)
         tokens = sum(found.tokens)
@@ -115,8 +116,8 @@ def check_uncut(asked: ClassifyRequest, texts: Sequence[str]) -> None:
 
 def _check_truncation(asked: ClassifyRequest, found: Classified) -> None:
     """Raises Problem 400 if the client asked to cut a text elsewhere than at the model's limit."""
-    most = asked.truncate_prompt_tokens
-    if most is not None and most >= 0 and max(found.tokens) > most:
+    most, longest = asked.truncate_prompt_tokens, found.record.longest if found.record else math.inf
+    if most is not None and 0 <= most < longest and max(found.tokens) > most:
         detail = f"truncate_prompt_tokens: a text has more than {most} tokens; leave it out, or send -1"
         raise refused(detail, "truncate_prompt_tokens")
     if asked.truncation_side == "left" and True in found.truncated:

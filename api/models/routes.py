@@ -86,8 +86,9 @@ class ModelPaths:
         app = self._app
         if scope["type"] == "http" and scope["method"] == "POST":
             path = route_path(scope).removesuffix("/")
-            if path.startswith(PREFIX) and path.endswith(SUFFIX):
-                served = self._models.get(path[len(PREFIX) : -len(SUFFIX)])
+            name = path[len(PREFIX) : -len(SUFFIX)]
+            if name and path.startswith(PREFIX) and path.endswith(SUFFIX):
+                served = self._models.get(name)
                 app = self._unknown if served is None else served.handler
         await app(scope, receive, send)
 

@@ -87,7 +87,7 @@ def test_vertex_answers_instances_in_their_order(service: Service) -> None:
     [
         ({"txt": "a"}, "text 0: an object must have one of the keys text, inputs, content"),
         ({"text": "a", "inputs": "b"}, "text 0: an object must have one of the keys text, inputs, content"),
-        ({"inputs": "a", "parameters": {}}, "parameters belong beside instances, not into one of them"),
+        ({"inputs": "a", "parameters": {}}, "parameters must be beside instances, not in one of them"),
         ({"inputs": ["a", "b"]}, "text 0: must be a string, not a list"),
     ],
 )

@@ -222,6 +222,20 @@ def test_the_same_output_twice_is_refused(client: Any) -> None:
         client.infer("stub", [tensor(["one"])], outputs=[triton.InferRequestedOutput("scores")] * 2)
 
 
+def test_classes_of_the_labels_were_the_labels(client: Any) -> None:
+    asked = [triton.InferRequestedOutput("label", class_count=2)]
+    with pytest.raises(InferenceServerException, match="classification is for scores"):
+        client.infer("stub", [tensor(["a"])], outputs=asked)
+
+
+def test_binary_data_that_no_input_has_was_left_out(service: Service) -> None:
+    body = b'{"inputs": [{"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}'
+    headers = {"inference-header-content-length": str(len(body))}
+    answer = service.http.post("/v2/models/stub/infer", content=body + b"more", headers=headers)
+    assert answer.status_code == 400
+    assert "no binary_data_size" in answer.json()["error"]
+
+
 def test_a_raw_binary_request_is_one_text(service: Service) -> None:
     """Its length of JSON is 0. It was an empty body."""
     text = "one \U0001f600 text"

@@ -39,7 +39,7 @@ PLANTED = (
             Edit("api/compat/fms.py", "least=_repeated(texts, [all_labels] * len(texts))", "least=0"),
             Edit(
                 "api/compat/fms.py",
-                "check_size(found.size + _repeated(texts, reached), self.service",
+                "check_size(size + _repeated(texts, reached), self.service",
                 "check_size(0, self.service",
             ),
         ],

@@ -191,6 +191,63 @@ async def test_other_servers_routes_take_the_name(client: httpx.AsyncClient) -> 
     assert described["name"] == "spam"
 
 
+async def test_a_model_in_the_body_was_not_listened_to(client: httpx.AsyncClient) -> None:
+    """Where clients name the model in the path or nowhere, the answer was that of another model."""
+    tensor = {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}
+    bodies = {
+        "/": {"inputs": "a"},
+        "/predict": {"inputs": "a"},
+        "/models/spam": {"inputs": "a"},
+        "/models/spam/predict": {"inputs": "a"},
+        "/v1/models/spam:predict": {"instances": ["a"]},
+        "/v2/models/spam/infer": {"inputs": [tensor]},
+        "/api/v1/text/contents": {"contents": ["a"]},
+    }
+    for path, body in bodies.items():
+        answers = "spam" if "spam" in path else "stub"
+        for model in ("topics", 7):
+            refused = await client.post(path, json={**body, "model": model})
+            assert refused.status_code in (400, 422), (path, refused.text)
+            assert f"model: {answers} would answer" in refused.text
+        assert (await client.post(path, json={**body, "model": "nothing"})).status_code == 404
+        assert named(await client.post(path, json={**body, "model": answers})) == answers
+
+
+async def test_a_model_called_predict_was_answered_by_the_first_one(many: Many) -> None:
+    many.worker("stub,predict=stub@p")
+    client = await many.api()
+    await ready(client, "stub", "predict")
+    assert named(await client.post("/models/predict", json={"inputs": "a"})) == "predict"
+    assert named(await client.post("/models/predict/predict", json={"text": ["a"]})) == "predict"
+    assert (await client.post("/models//predict", json={"text": ["a"]})).status_code == 404
+
+
+async def test_health_and_limits_of_one_model_were_not_found(client: httpx.AsyncClient) -> None:
+    """`health_check()` of a client of one model was false, though the model answers."""
+    assert (await client.get("/models/topics/health")).json() == {"status": "alive"}
+    assert (await client.get("/models/topics/info")).json()["model_id"] == "topics"
+    for path in ("/models/nothing/health", "/models/nothing/info"):
+        assert (await client.get(path)).status_code == 404
+
+
+async def test_a_version_that_another_revision_has_replaced_was_answered_by_it(
+    client: httpx.AsyncClient,
+) -> None:
+    asked = {"inputs": [{"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}]}
+    (version,) = (await client.get("/v2/models/topics")).json()["versions"]
+    for given, status in ((version, 200), ("1", 200), ("0123456789ab", 404)):
+        path = f"/v2/models/topics/versions/{given}"
+        answers = [
+            await client.get(path),
+            await client.get(f"{path}/ready"),
+            await client.post(f"{path}/infer", json=asked),
+        ]
+        for answer in answers:
+            assert answer.status_code == status, answer.text
+            assert answer.headers.get("x-ignored") == ("version" if given == "1" else None)
+            assert status == 200 or f"does not answer now, but {version}" in answer.json()["error"]
+
+
 async def test_a_job_runs_on_the_model_that_it_names(many: Many, client: httpx.AsyncClient) -> None:
     store = many.job_store()
     for query, name in (("?model=topics", "topics"), ("?model=stub", "stub"), ("", "stub")):

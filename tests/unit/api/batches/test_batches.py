@@ -373,6 +373,31 @@ async def test_a_body_that_is_not_a_batch(api: JobsApi, body: bytes) -> None:
     assert answer.status_code == (413 if len(body) > 1000 else 422)
 
 
+async def test_of_a_field_of_a_form_that_was_given_twice_the_last_one_counted(api: JobsApi) -> None:
+    fields = [("expires_after[anchor]", "created_at"), *(("expires_after[seconds]", n) for n in ("60", "90"))]
+    form = [*fields, ("purpose", "batch")]
+    files = [*((name, (None, value)) for name, value in form), ("file", ("in.jsonl", b"{}"))]
+    problem = assert_problem(await api.client.post("/v1/files", files=files), 422, "invalid_request")
+    assert "more than one expires_after[seconds]" in str(problem["detail"])
+    assert api.held() == []
+
+
+async def test_the_body_of_a_batch_was_read_whatever_its_type(api: JobsApi) -> None:
+    kind = {"content-type": "text/plain"}
+    answer = await api.client.post("/v1/batches", content=b"{}", headers=kind)
+    assert_problem(answer, 415, "unsupported_media_type")
+
+
+async def test_an_error_of_a_batch_did_not_name_the_field(api: JobsApi) -> None:
+    for body, name in (
+        (b"{}", "input_file_id"),
+        (b'{"input_file_id": "a", "endpoint": "/v1/embeddings"}', "endpoint"),
+    ):
+        answer = await api.client.post("/v1/batches", content=body)
+        assert_problem(answer, 422, "invalid_request")
+        assert name in answer.json()["error"]["message"]
+
+
 async def test_a_file_that_is_not_for_a_batch(api: JobsApi) -> None:
     answers = [
         await upload(api, b"x", purpose="fine-tune"),

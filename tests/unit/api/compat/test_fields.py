@@ -30,7 +30,7 @@ BODIES: dict[str, Any] = {
     "/models/stub": {"inputs": "a"},
     "/predict": {"inputs": "a"},
     "/v2/models/stub/infer": {"inputs": [TENSOR], "outputs": [{"name": "scores"}]},
-    "/v2/models/stub/versions/1/infer": {"inputs": [TENSOR], "outputs": [{"name": "scores"}]},
+    "/v2/models/stub/versions/a1b2c3d4e5f6/infer": {"inputs": [TENSOR], "outputs": [{"name": "scores"}]},
     "/v1/models/stub:predict": {"instances": ["a"]},
     "/classify": {"input": "a"},
     "/v1/classify": {"input": "a"},
@@ -72,7 +72,9 @@ def put(body: Any, place: Place, name: str, value: Any) -> str:
 
 def model_of(path: str) -> type[Fields]:
     """The schema of a route's body."""
-    template = path.replace("/models/stub", "/models/{model}").replace("/versions/1", "/versions/{version}")
+    template = path.replace("/models/stub", "/models/{model}").replace(
+        "/versions/a1b2c3d4e5f6", "/versions/{version}"
+    )
     template = "/models/{model:path}" if template == "/models/{model}" else template
     routes = [route for kind in CLASSES.values() for route in kind(SERVICE).routes()]
     models = {route.body for route in routes if route.path == template and route.body}
@@ -170,10 +172,16 @@ async def test_a_known_field_that_is_not_supported_had_no_effect_and_no_client_w
         ("/", {"parameters": {"return_all_scores": False}}, "return_all_scores"),
         ("/", {"options": {"use_cache": False}}, "use_cache"),
         ("/", {"top_k": 1}, "send it in parameters"),
+        ("/", {"stream": True}, "answers are not streamed"),
+        ("/invocations", {"top_k": 1}, "send it in parameters"),
+        ("/invocations", {"options": {"use_cache": False}}, "use_cache"),
+        ("/vertex/predict", {"instances": [{"text": "a", "top_k": 1}]}, "top_k"),
+        ("/vertex/predict", {"instances": [{"text": "a", "model": "b"}]}, "model"),
         ("/classify", {"add_special_tokens": False}, "add_special_tokens"),
         ("/classify", {"raw_scores": True}, "raw_scores"),
         ("/v1/models/stub:predict", {"parameters": {"top_k": 1}}, "parameters"),
         ("/api/v1/text/contents", {"detector_params": {"treshold": 0.99}}, "did you mean threshold?"),
+        ("/api/v1/text/contents", {"detector_params": {"threshold": False}}, "threshold"),
         ("/v1/moderations", {"user": "me"}, 'unknown field "user"'),
         ("/predict", {"parameters": {"top_k": 1}}, "only POST / has parameters"),
     ],
@@ -208,3 +216,68 @@ async def test_many_unknown_fields_make_a_short_header(service: Service) -> None
     answer = await service.client.post("/", json={"inputs": "a", **{f"f{n}": n for n in range(5000)}})
     assert answer.status_code == 200
     assert answer.headers["x-ignored"].endswith("f15, and 4984 more")
+
+
+@every_object
+async def test_a_parameter_beside_or_around_its_object_had_no_effect(
+    service: Service, path: str, place: Place, kind: type[Fields]
+) -> None:
+    """`detector_param` with a threshold, as one letter was missing, was answered by the threshold 0.5."""
+    for name, about in kind.model_fields.items():
+        closed = issubclass(kind, ClosedFields)  # refuses every unknown field
+        inside = (
+            []
+            if closed
+            else [one for one in fields_within(about.annotation) if issubclass(one, ClosedFields)]
+        )
+        for parameter in {key for one in inside for key in one.model_fields} - {*kind.model_fields}:
+            for given in ({parameter: 1}, {f"{name}x": {parameter: 1}}):
+                ((key, value),) = given.items()
+                answer = await service.client.post(path, content=put(BODIES[path], place, key, value))
+                assert answer.status_code in (400, 422), (given, answer.text)
+                assert any(f"in {one}" in answer.text for one in kind.model_fields), answer.text
+    assert service.hub.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/", '"inputs": "a", "parameters": {"top_k": 1}, "parameters": {"top_k": 2}'),
+        ("/", '"inputs": "a", "parameters": {"top_k": 1, "top_k": 2}'),
+        ("/api/v1/text/contents", '"contents": ["a"], "detector_params": {"threshold": 0.9, "threshold": 0}'),
+        ("/predict", '"truncate": false, "inputs": "a", "truncate": true'),
+        ("/classify", '"model": "stub", "input": "a", "model": "stub"'),
+        ("/v2/models/stub/infer", f'"inputs": [{json.dumps(TENSOR)}], "id": "a", "id": "b"'),
+    ],
+)
+async def test_of_a_parameter_that_was_given_twice_the_last_one_counted(
+    service: Service, path: str, fields: str
+) -> None:
+    answer = await service.client.post(path, content=f"{{{fields}}}")
+    assert answer.status_code in (400, 422), answer.text
+    assert "is given twice" in answer.text
+    assert service.hub.asked == []
+
+
+async def test_parts_of_messages_had_fields_without_effect(service: Service) -> None:
+    question = {"questions": QUESTIONS[:1]}
+    part = {"type": "input_text", "text": "a"}
+    for path, body, said in (
+        ("/v1/moderations", {"input": [{"type": "text", "text": "a", "lang": "de"}]}, "lang"),
+        ("/v1/decisions", {"input": [{"role": "user", "content": "a", "lang": "de"}], **question}, "lang"),
+        (
+            "/v1/decisions",
+            {"input": [{"role": "user", "content": [{**part, "lang": "de"}]}], **question},
+            "lang",
+        ),
+        (
+            "/v1/decisions",
+            {"input": [{"role": "user", "content": [{**part, "type": "input_image"}]}], **question},
+            "only parts of type input_text",
+        ),
+    ):
+        answer = await service.client.post(path, json=body)
+        assert answer.status_code in (400, 422), answer.text
+        assert said in answer.text
+    message = {"type": "message", "role": "user", "content": [part]}
+    assert (await service.client.post("/v1/decisions", json={"input": [message], **question})).is_success

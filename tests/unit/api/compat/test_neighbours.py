@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
+from api.compat.dialect import ErrorText
 from api.compat.fms import DetectorError
-from api.compat.kserve import KServeError
-from api.compat.oip import OipError
 from api.compat.openai_error import OpenAIError
 from api.dialect_names import DIALECTS
 from batcher.core.snapshot import NO_SNAPSHOT
@@ -20,9 +19,9 @@ from tests.unit.fakes import MODEL, RUNNING, FakeHub, prediction
 
 KEY = "k" * 43
 FORMS: dict[str, Any] = {
-    "/v2/nothing": OipError,
-    "/v2/models/stub/infer": OipError,
-    "/v2/repository/index": OipError,
+    "/v2/nothing": ErrorText,
+    "/v2/models/stub/infer": ErrorText,
+    "/v2/repository/index": ErrorText,
     "/v1/nothing": OpenAIError,
     "/v1/files": OpenAIError,
     "/v1/files/file-1": OpenAIError,
@@ -31,7 +30,7 @@ FORMS: dict[str, Any] = {
     "/v1/moderations": OpenAIError,
     "/v1/models": OpenAIError,
     "/v1/models/other": OpenAIError,
-    "/v1/models/stub:predict": KServeError,
+    "/v1/models/stub:predict": ErrorText,
     "/classify": OpenAIError,
     "/api/v1/text/nothing": DetectorError,
     "/api/v1/text/contents": DetectorError,
@@ -155,13 +154,13 @@ async def test_one_object_serves_clients_of_openai_vllm_and_kserve(start: Start)
         assert (await alone.client.get("/v1/models/stub")).json() == card
         missing = await alone.client.get("/v1/models/other")
         assert missing.status_code == 404
-        (KServeError if compat == "kserve" else OpenAIError).model_validate(missing.json())
+        (ErrorText if compat == "kserve" else OpenAIError).model_validate(missing.json())
 
 
 async def test_without_workers_every_health_call_said_healthy(start: Start) -> None:
     for hub, status in ((FakeHub(), 200), (FakeHub(snapshot=NO_SNAPSHOT), 503)):
         service = await start(hub)
-        for path in ("/health", "/ping", "/", "/v2/health/ready"):
+        for path in ("/health", "/ping", "/", "/v2/health/ready", "/models/stub/health"):
             for method in ("GET", "HEAD"):
                 answer = await service.client.request(method, path)
                 assert answer.status_code == status, (path, answer.text)
@@ -195,10 +194,8 @@ async def test_the_times_of_text_embeddings_inference_were_missing_at_its_own_ro
 
 
 async def test_a_client_that_obeyed_the_advertised_length_was_refused(start: Start) -> None:
-    """The default model reads longer texts in windows, whose tokens all count."""
+    """The default model reads longer texts in windows, which share tokens that count for each."""
     windows = Windows(tokens=126, overlap=31, join="mean", most=64)
-    assert windows.most_tokens == 8064
-    assert replace(windows, join="first_last").most_tokens == 252
     model = replace(MODEL, most_tokens=windows.most_tokens)
     hub = FakeHub(
         snapshot=replace(RUNNING, model=model), answer=lambda text: prediction(text)._replace(tokens=8064)
@@ -206,5 +203,14 @@ async def test_a_client_that_obeyed_the_advertised_length_was_refused(start: Sta
     service = await start(hub)
     longest = (await service.client.get("/v1/models/stub")).json()["max_model_len"]
     assert longest == (await service.client.get("/info")).json()["max_input_length"] == 8064
-    body = {"input": "a", "truncate_prompt_tokens": longest}
-    assert (await service.client.post("/classify", json=body)).status_code == 200
+    for most, status in ((longest, 200), (longest - 1, 400)):
+        body = {"input": "a", "truncate_prompt_tokens": most}
+        assert (await service.client.post("/classify", json=body)).status_code == status
+
+
+async def test_a_route_was_said_to_take_get_because_its_path_may_be_a_name(start: Start) -> None:
+    service = await start()
+    for path in ("/v2/models/stub/infer", "/v2/models/stub/versions/1/infer"):
+        answer = await service.client.get(path)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        ErrorText.model_validate(answer.json())

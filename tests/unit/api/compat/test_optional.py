@@ -16,7 +16,7 @@ async def test_the_environment_of_vertex_names_the_routes(
     monkeypatch.setenv("AIP_HEALTH_ROUTE", own)
     monkeypatch.setenv("AIP_PREDICT_ROUTE", f"{own}:predict")
     service = await start(compat="vertex")
-    assert (await service.client.get(own)).json() == {}
+    assert (await service.client.get(own)).json() == {"status": "alive"}
     answer = await service.client.post(f"{own}:predict", json={"instances": ["a"]})
     assert [pair["label"] for pair in answer.json()["predictions"][0]] in (
         ["NEGATIVE", "POSITIVE"],

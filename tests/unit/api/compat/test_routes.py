@@ -227,7 +227,7 @@ async def test_no_request_against_truncation_concerns_windows(start: Start) -> N
     ):
         answer = await service.client.post(path, json=fields)
         assert answer.status_code == 200, answer.text
-    cut = await service.client.post("/classify", json={"input": "a", "truncate_prompt_tokens": 2047})
+    cut = await service.client.post("/classify", json={"input": "a", "truncate_prompt_tokens": 511})
     assert in_its_shape(cut, 400)
 
 
