@@ -27,6 +27,8 @@ MAX_WINDOWS = 64
 MIN_TOKENS = 16
 # Overlap by default, as a share of a window.
 _OVERLAP = 1 / 4
+# What tokenizers add to a window. Some add less.
+_SPECIAL_TOKENS = 2
 # Tokens of a forward pass that only has windows of one call.
 _BATCH_TOKENS = 1024
 # The least score of an exclusive label, and the least distance of others from 0 and 1, to keep logits finite.
@@ -51,8 +53,9 @@ class Windows:
 
     @property
     def most_tokens(self) -> int:
-        """The tokens of all windows of the longest text that is read whole."""
-        return self.tokens * (2 if self.join == "first_last" else self.most)
+        """The tokens of the longest text that is read whole, of which windows share some."""
+        further = 1 if self.join == "first_last" else self.most - 1
+        return self.tokens + further * (self.tokens - self.overlap - _SPECIAL_TOKENS)
 
     def __str__(self) -> str:
         setting = f"{self.tokens}:{self.overlap}:{self.join}:{self.most}"

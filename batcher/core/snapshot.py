@@ -38,9 +38,10 @@ def needs_s(tokens: int, measured: Sequence[tuple[int, float]]) -> float:
 class ModelRecord:
     """What ready workers publish about their model (`P:model`).
 
-    With `multi_label`, a text may have several labels, or none. `max_tokens` are read at once, `most_tokens`
-    in all windows of a text; 0 if the worker does not say. `long_s` has the seconds of single long texts by
-    their tokens, as the last worker measured them when it started; none of models that read short ones only.
+    With `multi_label`, a text may have several labels, or none. `max_tokens` are read at once, and a text of
+    `most_tokens` is read whole, in windows; 0 if the worker does not say. `long_s` has the seconds of single
+    long texts by their tokens, as the last worker measured them when it started; none of models that read
+    short ones only.
     """
 
     name: str

@@ -76,6 +76,17 @@ def test_tokens_that_are_left_out_are_counted(join: Join, most: int) -> None:
             assert tokens.truncated == (0 if count == 2 else total - size - last)
 
 
+@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("join", ["mean", "first_last"])
+def test_texts_of_the_length_that_is_published_were_cut(join: Join, most: int) -> None:
+    """It counted tokens once for each window that has them, which clients cannot."""
+    tokenizer = Tokenizer(DEFAULT, 512)
+    tokenizer.read_in(windows(join, most))
+    longest = windows(join, most).most_tokens - 2
+    fits, too_long = tokenizer([" ".join((WORDS.split() * 9)[: longest + more]) for more in (0, 1)])
+    assert (fits.truncated, too_long.truncated > 0) == (0, True)
+
+
 def test_a_first_and_a_last_window_that_overlap_leave_nothing_out() -> None:
     """With an overlap of half a window, they left out -2 tokens of a text with three windows."""
     tokenizer = Tokenizer(DEFAULT, 512)
