@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, WithJsonSchema
+from pydantic import BaseModel, Field, StrictBool, WithJsonSchema
 
 from api.asgi.http import Answer
 from api.compat.dialect import Route, json_answer
@@ -91,7 +91,7 @@ class Predicate(ClosedFields):
 
 
 class Option(ClosedFields):
-    value: str | bool
+    value: str | StrictBool
     description: Ignored = None
 
 

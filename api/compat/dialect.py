@@ -40,10 +40,10 @@ NOT_READ = {
 class _ModelName(StringConvertor):
     """The name of a model: org/name, or without a slash. A colon begins what follows it (`:predict`).
 
-    What ends in /infer is another route, which has another method.
+    What ends in the name of a route that has another method is none.
     """
 
-    regex = "[^/:]+(?:/(?!infer$)[^/:]+)?"
+    regex = "[^/:]+(?:/(?!(?:infer|generate|generate_stream)$)[^/:]+)?"
 
 
 register_url_convertor("model", _ModelName())

@@ -184,6 +184,11 @@ async def test_a_known_field_that_is_not_supported_had_no_effect_and_no_client_w
         ("/api/v1/text/contents", {"detector_params": {"threshold": False}}, "threshold"),
         ("/v1/moderations", {"user": "me"}, 'unknown field "user"'),
         ("/predict", {"parameters": {"top_k": 1}}, "only POST / has parameters"),
+        (
+            "/v1/decisions",
+            {"questions": [{"type": "choice", "choices": [{"value": 0}, {"value": "NEGATIVE"}]}]},
+            "value",
+        ),
     ],
 )
 async def test_what_the_review_found_is_refused(
