@@ -59,8 +59,7 @@ class HuggingFace(Dialect):
     """Answers are nested also for one text, because the clients take the first element."""
 
     def routes(self) -> Sequence[Route]:
-        summary = "Classify texts as a Hugging Face endpoint does"
-        forms = (self._classify, summary, HuggingFaceRequest, HuggingFaceAnswer)
+        forms = (self._classify, "Classify texts as Hugging Face does", HuggingFaceRequest, HuggingFaceAnswer)
         return [
             *(Route(path, *forms) for path in ("/", "/models/{model:path}")),
             Route("/models/{model}/health", self.ready, "Health of a model", answer=Alive),

@@ -141,7 +141,8 @@ class DialectService:
         """The body as `model`; notes in the call which of its fields have no effect. Raises Problem."""
         found = parse(body, model)
         call.ignored += ignored_in(found)
-        call.named = (found.__pydantic_extra__ or {}).get("model")
+        others = found.__pydantic_extra__ or {}
+        call.named = others.get("model", others.get("model_name"))
         return found
 
     async def read_bytes(self, call: Call) -> bytes:

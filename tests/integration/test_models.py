@@ -209,6 +209,7 @@ async def test_a_model_in_the_body_was_not_listened_to(client: httpx.AsyncClient
             refused = await client.post(path, json={**body, "model": model})
             assert refused.status_code in (400, 422), (path, refused.text)
             assert f"model: {answers} would answer" in refused.text
+        assert (await client.post(path, json={**body, "model_name": "topics"})).status_code in (400, 422)
         assert (await client.post(path, json={**body, "model": "nothing"})).status_code == 404
         assert named(await client.post(path, json={**body, "model": answers})) == answers
 
