@@ -61,7 +61,7 @@ class HuggingFace(Dialect):
     def routes(self) -> Sequence[Route]:
         forms = (self._classify, "Classify texts as Hugging Face does", HuggingFaceRequest, HuggingFaceAnswer)
         return [
-            *(Route(path, *forms) for path in ("/", "/models/{model:path}")),
+            *(Route(path, *forms) for path in ("/", "/models/{model}")),
             Route("/models/{model}/health", self.ready, "Health of a model", answer=Alive),
         ]
 

@@ -44,8 +44,7 @@ def describe(schema: dict[str, Any], endpoints: Mapping[str, Sequence[Endpoint]]
     schema["components"]["schemas"].update(document.get("$defs", {}))
     for name, endpoint in all_endpoints:
         operation = _operation(name, endpoint.route, endpoint.dialect, keys=keys)
-        path = re.sub(r":path\}", "}", endpoint.path)
-        methods = schema["paths"].setdefault(path, {})
+        methods = schema["paths"].setdefault(endpoint.path, {})
         method = endpoint.route.method.lower()
         if method in methods:
             _add_alternative(methods[method], operation)

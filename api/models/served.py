@@ -168,7 +168,7 @@ class ServedModels:
 
     def find(self, name: str) -> Served:
         """The model of this name. Raises `unknown`."""
-        if (served := self.get(name)) is None:
+        if not name or (served := self.get(name)) is None:
             raise self.unknown(name)
         return served
 

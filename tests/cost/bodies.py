@@ -25,7 +25,7 @@ _REFUSED = {"ids": ["a" * 64], "filter": None}
 # A request of each route with a JSON body, which uses what its schema has.
 JSON_BODIES: Mapping[str, Any] = {
     "/": {"inputs": _TEXTS, "parameters": {"top_k": 200}},
-    "/models/{model:path}": {"inputs": _TEXTS},
+    "/models/{model:model}": {"inputs": _TEXTS},
     "/api/v1/text/contents": {"contents": _TEXTS, "detector_params": {"threshold": 0}},
     "/classify": {"model": "stub", "input": _TEXTS, "messages": None},
     "/v1/classify": {"input": _TEXTS},

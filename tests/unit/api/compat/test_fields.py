@@ -75,7 +75,6 @@ def model_of(path: str) -> type[Fields]:
     template = path.replace("/models/stub", "/models/{model}").replace(
         "/versions/a1b2c3d4e5f6", "/versions/{version}"
     )
-    template = "/models/{model:path}" if template == "/models/{model}" else template
     routes = [route for kind in CLASSES.values() for route in kind(SERVICE).routes()]
     models = {route.body for route in routes if route.path == template and route.body}
     found = [model for model in models if set(BODIES[path]) <= set(model.model_fields)]

@@ -214,6 +214,8 @@ async def test_a_route_was_said_to_take_get_because_its_path_may_be_a_name(start
         answer = await service.client.get(path)
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
         ErrorText.model_validate(answer.json())
+    for path in ("/models/stub/health", "/models/stub/info"):
+        assert (await service.client.put(path)).headers["allow"] == "GET, HEAD"
     generate = await service.client.post("/v2/models/stub/generate", json={"text_input": "a"})
     assert (generate.status_code, generate.json()["error"].partition(";")[0]) == (
         404,
