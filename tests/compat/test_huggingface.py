@@ -77,6 +77,20 @@ def test_endpoint_info_and_health(client: hub.InferenceClient) -> None:
         assert not found.health_check(), "texts would get 503"
 
 
+def test_endpoint_info_and_health_of_a_model_by_its_url(service: Service) -> None:
+    for name, served in (("alias", True), ("other", False)):
+        url = f"{service.url}/models/{name}"
+        client = hub.InferenceClient(model=url, provider="hf-inference", token="unused")
+        assert client.health_check() is served
+    known = hub.InferenceClient(model=f"{service.url}/models/alias", provider="hf-inference", token="unused")
+    assert known.get_endpoint_info()["model_id"] == "stub"
+
+
+def test_a_stream_of_generated_text_was_empty(client: hub.InferenceClient) -> None:
+    with pytest.raises(HfHubHTTPError, match="answers are not streamed"):
+        list(client.text_generation("one text", stream=True))
+
+
 def test_the_javascript_client(service: Service) -> None:
     package = ROOT / "node_modules/@huggingface/inference"
     if not package.exists():
