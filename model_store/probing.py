@@ -96,8 +96,9 @@ def _compute_probes(
 def _batches(texts: Sequence[Sequence[int]], sharing: Sharing) -> Iterator[list[Sequence[int]]]:
     """How torch computes the probes of a model whose texts can share a forward pass."""
     lengths = [len(text) for text in texts]
-    any_together = sharing == "any"
-    groups = share_out(lengths, "padded", _PADDED_TOKENS) if any_together else shared(lengths, sharing)
+    groups = shared(lengths, sharing)
+    if sharing == "any":
+        groups = share_out(lengths, "padded", _PADDED_TOKENS)
     return ([texts[at] for at in group] for group in groups)
 
 

@@ -9,10 +9,8 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 from zlib import crc32
 
 from prometheus_client import CollectorRegistry
@@ -51,7 +49,7 @@ DROP_S = 60.0
 def load_one(settings: WorkerSettings, spec: ModelSpec) -> Classifier:
     """Loads one classifier, with the settings of all. Raises ModelError."""
     began = time.monotonic()
-    with Announced(settings, spec.reference) as announced:
+    with announced(settings, spec.reference) as on_phase:
         classifier = load(
             spec.reference,
             engine=settings.engine,
@@ -65,7 +63,7 @@ def load_one(settings: WorkerSettings, spec: ModelSpec) -> Classifier:
             max_windows=settings.max_windows,
             max_tokens=settings.max_tokens,
             name=spec.name,
-            on_phase=announced.phase,
+            on_phase=on_phase,
         )
     _report(classifier.info, time.monotonic() - began)
     return classifier
@@ -164,9 +162,11 @@ class LoadedModels:
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
         self.models = [_build(settings, *one) for one in _load_all(settings).items()]
-        self._listing = Listing.connect([one.name for one in self.models if one.name], settings)
         shards = settings.queue_shards
-        store = PublicationStore(connect_shards(shards, timeout_s=1.0), shards)
+        clients = connect_shards(shards, timeout_s=1.0)
+        places = zip(clients, (shard.prefix for shard in shards), strict=True)
+        self._listing = Listing([one.name for one in self.models if one.name], [*places])
+        store = PublicationStore(clients, shards)
         workers = [one.worker for one in self.models]
         self.worker = SeveralWorkers(
             workers,
@@ -250,49 +250,42 @@ def _build(settings: WorkerSettings, name: str, classifier: Classifier) -> Loade
     return LoadedModel(name, worker, instruments, cache)
 
 
-class Announced:
-    """While it is open, a thread publishes the `phase` of a model that loads, which may take minutes.
+@contextlib.contextmanager
+def announced(settings: WorkerSettings, reference: str) -> Iterator[Callable[[str], None]]:
+    """While it is open, a thread publishes what the loading of a model does, which may take minutes.
 
-    It repeats that at the first shard. No outage of Redis delays the loading.
+    Yields what is called with each phase, which is repeated at the first shard. No outage of Redis delays
+    the loading.
     """
+    loaded = threading.Event()
+    phases = ["reading its files"]
+    facts = settings, reference, time.monotonic(), phases, loaded
+    thread = threading.Thread(target=_announce, args=facts, name="preparing", daemon=True)
+    thread.start()
+    try:
+        yield phases.append
+    finally:
+        loaded.set()
+        thread.join()
 
-    def __init__(self, settings: WorkerSettings, reference: str) -> None:
-        self._shard = settings.queue_shards[0]
-        self._name = settings.name
-        self._reference = reference
-        self._worker = process_name().rpartition("-")[0]
-        self._phase = "reading its files"
-        self._loaded = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="preparing", daemon=True)
 
-    def __enter__(self) -> Self:
-        self._began = time.monotonic()
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loaded.set()
-        self._thread.join()
-
-    def phase(self, doing: str) -> None:
-        """What the loading does next."""
-        self._phase = doing
-
-    def _run(self) -> None:
-        if self._loaded.wait(ANNOUNCE_S):
-            return
-        client = connect(self._shard.url, timeout_s=ANNOUNCE_S, retries=0, key=self._shard.prefix)
-        store = PreparingStore(client, self._name)
-        while not self._loaded.is_set():
-            seconds = round(time.monotonic() - self._began, 1)
-            with contextlib.suppress(*REDIS_ERRORS):
-                store.note(Preparing(self._worker, self._reference, seconds, self._phase))
-            self._loaded.wait(ANNOUNCE_S)
+def _announce(
+    settings: WorkerSettings, reference: str, began: float, phases: list[str], loaded: threading.Event
+) -> None:
+    if loaded.wait(ANNOUNCE_S):
+        return
+    shard = settings.queue_shards[0]
+    worker = process_name().rpartition("-")[0]
+    client = connect(shard.url, timeout_s=ANNOUNCE_S, retries=0, key=shard.prefix)
+    store = PreparingStore(client, settings.name)
+    while not loaded.is_set():
+        seconds = round(time.monotonic() - began, 1)
         with contextlib.suppress(*REDIS_ERRORS):
-            store.remove(self._worker)
-        client.close()
+            store.note(Preparing(worker, reference, seconds, phases[-1]))
+        loaded.wait(ANNOUNCE_S)
+    with contextlib.suppress(*REDIS_ERRORS):
+        store.remove(worker)
+    client.close()
 
 
 class Publishing:

@@ -11,11 +11,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from batcher.connection.clients import Redis, connect_shards
+from batcher.connection.clients import Redis
 from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.gc_tuning import collect_dropped
 from batcher.models import listing
-from batcher.settings import WorkerSettings
 from batcher.worker.loop import Worker
 from batcher.worker.turns import Turns
 
@@ -56,12 +55,6 @@ class Listing:
     def __init__(self, names: Sequence[str], clients: Sequence[tuple[Redis, str]]) -> None:
         self.names = [*names]
         self._clients = clients
-
-    @classmethod
-    def connect(cls, names: Sequence[str], settings: WorkerSettings) -> Listing:
-        shards = settings.queue_shards
-        clients = connect_shards(shards, timeout_s=1.0)
-        return cls(names, [(client, shard.prefix) for client, shard in zip(clients, shards, strict=True)])
 
     def add(self, name: str) -> None:
         """Lists one more model, at once."""
