@@ -39,7 +39,7 @@ class FineTuning(Loop):
 
     def measure(self) -> dict[str, float]:
         """The loss of the averaged weights on the rows in `tune`."""
-        self.use_last_average()
+        self.model.load_state_dict(self.average)
         with autocast():
             logits = torch.tensor(predict(self.model, [row[0] for row in self._tune]))
         targets = torch.stack([row[1] for row in self._tune]).double()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -49,7 +50,7 @@ class Loop:
         self.history: list[dict[str, float]] = []
         self._recipe, self._identity = recipe, identity
         self._step, self._loss_sum = 0, 0.0
-        self._average = _copy(model)
+        self.average = _copy(model)
         self._best: State = {}
         self._optimiser = torch.optim.AdamW(groups(model, recipe), fused=True)
 
@@ -99,16 +100,12 @@ class Loop:
     def use_average(self) -> None:
         """Put the averaged weights into the model: those of the best epoch, if epochs are compared."""
         if self._best or self._recipe.average_decay:
-            self.model.load_state_dict(self._best or self._average)
-
-    def use_last_average(self) -> None:
-        """Put the average of the present step into the model."""
-        self.model.load_state_dict(self._average)
+            self.model.load_state_dict(self._best or self.average)
 
     def save(self, path: Path) -> None:
         """Write weights, averages and optimiser state to one safetensors file, atomically."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
-        tensors |= {f"average/{name}": tensor for name, tensor in self._average.items()}
+        tensors |= {f"average/{name}": tensor for name, tensor in self.average.items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self._best.items()}
         for number, parameter in enumerate(self.model.parameters()):
             for name, tensor in self._optimiser.state[parameter].items():
@@ -134,7 +131,7 @@ class Loop:
         if state["identity"] != json.loads(json.dumps(self._identity)):
             raise ValueError(f"{path} belongs to another recipe: remove it or use its options")
         self.model.load_state_dict(_below(tensors, "model/"))
-        self._average, self._best = _below(tensors, "average/"), _below(tensors, "best/")
+        self.average, self._best = _below(tensors, "average/"), _below(tensors, "best/")
         for number, parameter in enumerate(self.model.parameters()):
             if found := _below(tensors, f"optimiser/{number}/"):
                 self._optimiser.state[parameter] = found
@@ -144,23 +141,23 @@ class Loop:
     def _update_average(self) -> None:
         decay = min(self._recipe.average_decay, self._step / (self._step + 10))
         live = self.model.state_dict()
-        torch._foreach_lerp_([self._average[name] for name in live], list(live.values()), 1 - decay)
+        torch._foreach_lerp_([self.average[name] for name in live], list(live.values()), 1 - decay)
 
     def _end_epoch(self, epoch: int, batches: int) -> None:
         live = _copy(self.model)
         result = {"epoch": epoch + 1, "train_loss": self._loss_sum / batches} | self.measure()
-        if "held_out_loss" in result and result["held_out_loss"] < self._lowest_loss():
-            self._best = {name: tensor.clone() for name, tensor in self._average.items()}
+        if result.get("held_out_loss", math.inf) < min(self._losses(), default=math.inf):
+            self._best = {name: tensor.clone() for name, tensor in self.average.items()}
         self.model.load_state_dict(live)
         self._loss_sum = 0.0
         self.history.append(result)
         tqdm.write(json.dumps({name: round(value, 4) for name, value in result.items()}), file=sys.stderr)
 
-    def _lowest_loss(self) -> float:
-        return min((one["held_out_loss"] for one in self.history), default=float("inf"))
+    def _losses(self) -> list[float]:
+        return [one["held_out_loss"] for one in self.history if "held_out_loss" in one]
 
     def _is_past_best(self) -> bool:
-        losses = [one["held_out_loss"] for one in self.history if "held_out_loss" in one]
+        losses = self._losses()
         return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= self.patience
 
 
