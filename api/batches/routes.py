@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
@@ -21,7 +20,7 @@ from api.batches.schemas import (
 from api.batches.service import BatchAnswers, BatchService
 from api.compat.reading import parse
 from api.jobs.body import Receiver
-from api.jobs.openapi import ALWAYS, NOT_FOUND, Options
+from api.jobs.openapi import ALWAYS, FIND, NOT_FOUND, Options
 from api.jobs.service import JobService
 from api.schemas import REFERENCE, STRING, body, content, error, errors
 
@@ -64,7 +63,6 @@ _CONTENT: Options = {
         },
     }
 }
-_FIND: Options = {"responses": NOT_FOUND}
 _DELETE: Options = {"responses": {**NOT_FOUND, 409: error("The batch has not ended (batch_running)")}}
 
 
@@ -73,42 +71,38 @@ def batch_routes(jobs: JobService, answers: BatchAnswers) -> APIRouter:
         prefix="/v1", tags=["batches"], responses=ALWAYS, dependencies=[Depends(refuse_unknown)]
     )
     service = BatchService(jobs, answers)
-
-    def owner(request: Request) -> str:
-        return jobs.owner(headers_of(request))
-
-    _add_files(router, jobs, service, owner)
-    _add_batches(router, service, owner)
+    _add_files(router, jobs, service)
+    _add_batches(router, jobs, service)
     return router
 
 
-def _add_files(
-    router: APIRouter, jobs: JobService, service: BatchService, owner: Callable[[Request], str]
-) -> None:
+def _add_files(router: APIRouter, jobs: JobService, service: BatchService) -> None:
     @router.post("/files", summary="Upload the file of a batch", **_UPLOAD)
     async def upload(request: Request) -> FileObject:
         """The form has the `purpose` "batch" and the `file`. Either the whole file is kept, or nothing."""
         return await service.upload(headers_of(request), request.receive)
 
-    @router.get("/files/{file_id}", summary="A file", **_FIND)
+    @router.get("/files/{file_id}", summary="A file", **FIND)
     async def file(request: Request, file_id: FileId) -> FileObject:
-        return await unless_disconnected(request.receive, service.file(file_id, owner(request)))
+        return await unless_disconnected(
+            request.receive, service.file(file_id, jobs.owner(headers_of(request)))
+        )
 
     @router.get("/files/{file_id}/content", response_class=StreamingResponse, **_CONTENT)
     async def content(request: Request, file_id: FileId) -> Response:
         """The content of a file."""
         receiver = Receiver(request.receive)
-        found = await service.content(file_id, owner(request), receiver)
+        found = await service.content(file_id, jobs.owner(headers_of(request)), receiver)
         return await jobs.streamed(receiver, found, "application/octet-stream")
 
     @router.delete("/files/{file_id}", summary="Delete a file", **_DELETE)
     async def delete(request: Request, file_id: FileId) -> FileDeleted:
         """Deleting the results of a batch also deletes the batch."""
-        await service.delete(file_id, owner(request))
+        await service.delete(file_id, jobs.owner(headers_of(request)))
         return FileDeleted(id=file_id)
 
 
-def _add_batches(router: APIRouter, service: BatchService, owner: Callable[[Request], str]) -> None:
+def _add_batches(router: APIRouter, jobs: JobService, service: BatchService) -> None:
     bodies = BodyReader(MAX_REQUEST_BYTES, BODY_TIMEOUT_S)
 
     @router.post("/batches", summary="Create a batch", response_model=Batch, **_CREATE)
@@ -122,19 +116,19 @@ def _add_batches(router: APIRouter, service: BatchService, owner: Callable[[Requ
         named = {one[0].decode(): one[1].decode()} if one else None
         return Response(batch_body(record).model_dump_json(), 200, named, "application/json")
 
-    @router.get("/batches", summary="Batches, newest first", **_FIND)
+    @router.get("/batches", summary="Batches, newest first", **FIND)
     async def list_batches(
         request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str = ""
     ) -> BatchList:
-        records, more = await service.newest(limit, after, owner(request))
+        records, more = await service.newest(limit, after, jobs.owner(headers_of(request)))
         data = [batch_body(record) for record in records]
         first, last = (data[0].id, data[-1].id) if data else (None, None)
         return BatchList(data=data, first_id=first, last_id=last, has_more=more)
 
-    @router.get("/batches/{batch_id}", summary="A batch", **_FIND)
+    @router.get("/batches/{batch_id}", summary="A batch", **FIND)
     async def find(request: Request, batch_id: BatchId) -> Batch:
-        return batch_body(await service.find(batch_id, owner(request)))
+        return batch_body(await service.find(batch_id, jobs.owner(headers_of(request))))
 
-    @router.post("/batches/{batch_id}/cancel", summary="Cancel a batch", **_FIND)
+    @router.post("/batches/{batch_id}/cancel", summary="Cancel a batch", **FIND)
     async def cancel(request: Request, batch_id: BatchId) -> Batch:
-        return batch_body(await service.cancel(batch_id, owner(request)))
+        return batch_body(await service.cancel(batch_id, jobs.owner(headers_of(request))))

@@ -58,10 +58,6 @@ class PageQuery(BaseModel):
     )
 
 
-def _owner(service: JobService, request: Request) -> str:
-    return service.owner(headers_of(request))
-
-
 JobId = Annotated[str, Path(description="The id of the job")]
 
 
@@ -77,7 +73,7 @@ def job_routes(service: JobService, order: LabelOrder) -> APIRouter:
     @router.delete("/{job_id}", summary="Cancel a job, or delete one that has ended", **CANCEL)
     async def cancel(request: Request, job_id: JobId) -> Response:
         """Cancels a queued or running job (200), or deletes an ended job and its data (204)."""
-        record = await service.cancel_or_delete(job_id, _owner(service, request))
+        record = await service.cancel_or_delete(job_id, service.owner(headers_of(request)))
         return Response(status_code=204) if record is None else await _job(service, record, 200)
 
     return router
@@ -105,7 +101,7 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
         cursor: Annotated[str, Query(pattern=r"^(\d{16}:[0-9a-f]{32})?$")] = "",
     ) -> JobList:
         """A page may hold fewer than `limit` jobs even if there is a `next_cursor`."""
-        records, following = await service.newest(status, limit, cursor, _owner(service, request))
+        records, following = await service.newest(status, limit, cursor, service.owner(headers_of(request)))
         return JobList(jobs=[service.body(record) for record in records], next_cursor=following)
 
     @router.get("/{job_id}", summary="Status and progress of a job", response_model=Job, **FIND)
@@ -115,7 +111,7 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
         wait: Annotated[float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait for a change")] = 0,
     ) -> Response:
         """With `wait`, responds when the status or progress changes, or after that many seconds."""
-        record = await service.find(job_id, _owner(service, request))
+        record = await service.find(job_id, service.owner(headers_of(request)))
         changed = await unless_disconnected(request.receive, service.watch.changed(record, wait))
         if changed is None:
             raise not_found()
@@ -126,7 +122,7 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
         request: Request, job_id: JobId, last_event_id: Annotated[str | None, Header()] = None
     ) -> Response:
         """Ends with the event `end`. A client that reconnects with the id of that event gets 204."""
-        record = await service.find(job_id, _owner(service, request))
+        record = await service.find(job_id, service.owner(headers_of(request)))
         if record.ended and last_event_id == record.version:
             return Response(status_code=204)
         headers = {"x-accel-buffering": "no"}
@@ -143,7 +139,7 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
         accept: Annotated[str, Header()] = "",
     ) -> Response:
         """Results can be read while the job is running. A page ends at the last result so far."""
-        record = await service.find(job_id, _owner(service, request))
+        record = await service.find(job_id, service.owner(headers_of(request)))
         offset = asked.offset
         order = asked.order or default
         more = [name for name, wanted in (("text", asked.texts), ("model", asked.models)) if wanted]
@@ -163,7 +159,7 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
     @router.get("/{job_id}/texts", response_class=StreamingResponse, **TEXTS)
     async def texts(request: Request, job_id: JobId) -> Response:
         """Available until the job ends, and afterwards if it was submitted with `keep_input`."""
-        record = await service.find(job_id, _owner(service, request))
+        record = await service.find(job_id, service.owner(headers_of(request)))
         found = await service.texts(record)
         return await service.streamed(Receiver(request.receive), found, "application/x-ndjson")
 
@@ -175,7 +171,7 @@ def _add_labelled(router: APIRouter, service: JobService) -> None:
     async def labelled(request: Request, job_id: JobId, accept: Annotated[str, Header()] = "") -> Response:
         """The body is the file that the job was made from; nothing of it is kept. Only rows with a result."""
         headers = headers_of(request)
-        record = await service.find(job_id, _owner(service, request))
+        record = await service.find(job_id, service.owner(headers_of(request)))
         wanted = next((form for form in TEXT_OUTPUTS if MEDIA_TYPES[form] in accept), None)
         sender = Sender(request.receive, headers.left)
         form, rows = await files.labelled(record, sender, service.blocks(headers, sender), wanted)
