@@ -120,7 +120,7 @@ class JobService:
 
     def __init__(self, backend: JobBackend, settings: ApiSettings, keys: Keys, hooks: JobHooks) -> None:
         self.store = store = backend.store
-        self.watch = JobWatch(self.records, hooks.draining)
+        self.watch = JobWatch(partial(self.call, store.records), hooks.draining)
         self.draining = hooks.draining
         self._hooks = hooks
         self._queue = queue = backend.queue
@@ -292,14 +292,10 @@ class JobService:
 
     async def find(self, job_id: str, owner: str) -> JobRecord:
         """The record of a job of `owner`. Raises Problem 404."""
-        (record,) = await self.records([job_id]) if _job_id(job_id) else (None,)
+        record = await self.call(self.store.record, job_id) if _job_id(job_id) else None
         if record is None or not record.shown_to(owner):
             raise not_found()
         return record
-
-    async def records(self, job_ids: Sequence[str]) -> list[JobRecord | None]:
-        """Reads the records of several jobs in one round trip; None for a job that does not exist."""
-        return await self.call(self.store.records, job_ids)
 
     async def texts(self, record: JobRecord) -> Iterator[bytes]:
         """The texts of a job, one JSON string per line; null if it was too long. Raises Problem 404."""
