@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import resource
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from text_files.cells import Row
 from text_files.decoding import HEAD_BYTES
 from text_files.errors import BadFile, FileError
 from text_files.formats import Hints
-from text_files.isolated import MAX_CPU_S, MAX_MEMORY, REFUSED
+from text_files.isolated import CPU_S, MAX_CPU_S, MAX_MEMORY, MIB_CPU_S, REFUSED
 from text_files.output import Output, OutputFormat
 from text_files.rows import FileRows
 
@@ -24,11 +25,13 @@ from text_files.rows import FileRows
 def main() -> int:
     """Writes what the first line of standard input asks for."""
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY, MAX_MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_S, MAX_CPU_S))
     with suppress(OSError):  # where memory runs out, the kernel ends this process and not the API
         Path("/proc/self/oom_score_adj").write_text("1000")
+    sys.stderr = None  # the reason of a refusal is read there once this process has ended, and nothing before
     order = json.loads(sys.stdin.buffer.readline())
     content = sys.stdin.buffer.read(order.get("size", -1))
+    seconds = min(CPU_S + MIB_CPU_S * len(content) // 1024**2, MAX_CPU_S)
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     hints = Hints(**order["hints"] | {"also": tuple(order["hints"]["also"])})
     rows = FileRows(
         [content[:HEAD_BYTES]], order["name"], hints, source=io.BytesIO(content), whole=order["whole"]
@@ -47,7 +50,7 @@ def main() -> int:
 
 
 def _refuse(**why: Any) -> int:
-    sys.stderr.write(f"{json.dumps(why)}\n")
+    os.write(2, json.dumps(why).encode())
     return REFUSED
 
 

@@ -14,7 +14,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from text_files.cells import Best, Part, Row, plain
-from text_files.errors import BadFile
+from text_files.errors import BadFile, short
 from text_files.typed import TYPED
 
 # Rows that are read at once; rows and bytes of a row group of Parquet that is written.
@@ -43,8 +43,10 @@ class ArrowTable:
         kind = self._schema.types[column]
         if not _is_text(kind):
             texts = [name for name, one in zip(self.names, self._schema.types, strict=True) if _is_text(one)]
-            message = f"the column {self.names[column]!r} has no texts but values of the type {kind}"
-            raise BadFile("string_type", message, columns=tuple(texts[:20]), wanted=self.names[column])
+            message = (
+                f"the column {self.names[column]!r} has no texts but values of the type {str(kind)[:64]}"
+            )
+            raise BadFile("string_type", message, columns=short(texts), wanted=self.names[column])
 
     def parts(self, columns: Sequence[int] | None) -> Iterator[Part]:
         read = range(len(self.names)) if columns is None else columns

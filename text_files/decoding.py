@@ -101,7 +101,7 @@ def members(
     `padding` between members. Raises EOFError if the last one is cut off, and what the decoder raises.
     """
     decoder: Any = None
-    for rest in chain.from_iterable(_split(block, most) for block in blocks):
+    for rest in (block[at : at + most] for block in blocks for at in range(0, len(block), most)):
         while rest := rest.lstrip(padding) if decoder is None else rest:
             decoder = decoder or begin(rest)
             if content := decoder.decompress(rest, *limit):
@@ -111,10 +111,6 @@ def members(
         yield decoder.flush()
         if not decoder.eof:
             raise EOFError
-
-
-def _split(block: bytes, size: int) -> Iterator[bytes]:
-    return (block[at : at + size] for at in range(0, len(block), size))
 
 
 def decoded(blocks: Iterable[bytes], encoding: str) -> Iterator[str]:

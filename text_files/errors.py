@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+# A message names at most so many columns, and this much of each name.
+MAX_NAMES, MAX_CHARS, MAX_MESSAGE = 20, 64, 10_000
+
 
 class BadFile(ValueError):
     """A file that cannot be read: a stable type, a message, and where they apply its line and columns.
@@ -15,14 +20,19 @@ class BadFile(ValueError):
         message: str,
         *,
         line: int | None = None,
-        columns: tuple[str, ...] | None = None,
+        columns: Sequence[str] | None = None,
         wanted: str = "",
     ) -> None:
-        super().__init__(message)
+        super().__init__(message[:MAX_MESSAGE])
         self.kind = kind
         self.line = line
         self.columns = columns
         self.wanted = wanted
+
+
+def short(names: Sequence[str]) -> tuple[str, ...]:
+    """The names that an error offers as a choice."""
+    return tuple(name for name in names[:MAX_NAMES] if len(name) <= MAX_CHARS)
 
 
 class FileError(Exception):

@@ -134,11 +134,6 @@ class Hints:
         return (self.column, *self.also)
 
 
-def by_suffix(filename: str) -> FormatName | None:
-    """The format that the last suffix of a name stands for, without that of its compression."""
-    return SUFFIXES.get(_suffix(filename))
-
-
 def stem(filename: str) -> str:
     """A name without the suffix of its compression."""
     return _compressed.sub("", filename)
@@ -224,7 +219,7 @@ class _Start:
 
     def format(self, wide: bool) -> FileFormat:
         """The format, without its encoding. `wide`: in UTF-16, Excel saves tables with tabs as .txt."""
-        name = self._hints.format or by_suffix(self._filename)
+        name = self._hints.format or SUFFIXES.get(_suffix(self._filename))
         if name is None:
             name = self._by_content(wide)
         elif self._hints.format is None and name == "txt":

@@ -6,51 +6,55 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import asdict
+from itertools import chain
+from select import POLLIN, poll
 from threading import Thread
 from typing import Any
 
 from text_files.errors import BadFile
 from text_files.formats import Hints
 
-# What that process may use.
+# What that process may use: memory, and processor time, the longest whatever the size of the file.
 MAX_MEMORY = 512 * 1024**2
-MAX_CPU_S = 120
+CPU_S, MIB_CPU_S, MAX_CPU_S = 10, 8, 120
 # Its exit status if the last line of its standard error says why the file cannot be read.
 REFUSED = 3
 _BLOCK_BYTES = 64 * 1024
+# After a pause of so long, an empty block is read.
+_PAUSE_MS = 100
+# What that process sees of the environment, and no password in the URL of a service.
+_NEEDED = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "TMPDIR", "LANG")
 _LIBRARIES = {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"}
 
 
-def read_isolated(filename: str, hints: Hints, file: Iterable[bytes], *, whole: bool) -> Iterator[bytes]:
+def read_isolated(filename: str, hints: Hints, file: Iterable[bytes], *, whole: bool) -> Generator[bytes]:
     """The table as lines of JSON: the names of its columns and their places, then number, text, cells.
 
-    The cells are empty unless `whole`. Raises BadFile, and what reading `file` raises.
+    The cells are empty unless `whole`. A block is empty if there was nothing for a while, so that its reader
+    can end. Raises BadFile, and what reading `file` raises.
     """
     return _answer({"name": filename, "hints": asdict(hints), "whole": whole}, file, apart=False)
 
 
 def label_isolated(
     filename: str, hints: Hints, file: tuple[int, Iterable[bytes]], results: Iterable[bytes], form: str
-) -> Iterator[bytes]:
+) -> Generator[bytes]:
     """The rows of a file, given with its size, and their results, lines of JSON, in the format `form`.
 
-    Only the rows that have a result. Raises BadFile, and what reading `results` raises.
+    Only the rows that have a result; blocks may be empty, too. Raises BadFile, and what reading `results`
+    raises.
     """
     size, blocks = file
-
-    def sent() -> Iterator[bytes]:
-        yield from blocks
-        yield from results
-
     order = {"name": filename, "hints": asdict(hints), "whole": True, "form": form, "size": size}
-    return _answer(order, sent(), apart=True)
+    return _answer(order, chain(blocks, results), apart=True)
 
 
-def _answer(order: dict[str, Any], blocks: Iterable[bytes], *, apart: bool) -> Iterator[bytes]:
+def _answer(order: dict[str, Any], blocks: Iterable[bytes], *, apart: bool) -> Generator[bytes]:
     """What the process makes of an order and these blocks, which `apart` are sent while it answers."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MILLRACE_")}
+    given = os.environ.items()
+    environment = {name: value for name, value in given if name in _NEEDED or name.startswith("LC_")}
     command = [sys.executable, "-P", "-m", "text_files"]
     pipe = subprocess.PIPE
     with subprocess.Popen(
@@ -58,16 +62,22 @@ def _answer(order: dict[str, Any], blocks: Iterable[bytes], *, apart: bool) -> I
     ) as process:
         assert process.stdout is not None, "it is a pipe"
         assert process.stderr is not None, "it is a pipe"
-        sending = _Sending(process, json.dumps(order).encode() + b"\n", blocks)
+        ready = poll()
+        ready.register(process.stdout, POLLIN)
+        failed: list[BaseException] = []
+        parts = chain([json.dumps(order).encode() + b"\n"], blocks)
+        sending = Thread(target=_send, args=(process, parts, failed), name="text-files", daemon=True)
         try:
-            if apart:
-                sending.start()
-            else:
-                sending.run()
-            while not sending.failed and (block := os.read(process.stdout.fileno(), _BLOCK_BYTES)):
-                yield block
-            if sending.failed:
-                raise sending.failed[0]
+            (sending.start if apart else sending.run)()
+            while not failed:
+                if not ready.poll(_PAUSE_MS):
+                    yield b""
+                elif block := os.read(process.stdout.fileno(), _BLOCK_BYTES):
+                    yield block
+                else:
+                    break
+            if failed:
+                raise failed[0]
             said = process.stderr.read()
             status = process.wait()
         finally:
@@ -77,32 +87,23 @@ def _answer(order: dict[str, Any], blocks: Iterable[bytes], *, apart: bool) -> I
     _check(status, said)
 
 
-class _Sending(Thread):
-    """Sends blocks to a process, and kills it if they cannot be read."""
-
-    def __init__(self, process: subprocess.Popen[bytes], first: bytes, blocks: Iterable[bytes]) -> None:
-        super().__init__(name="text-files", daemon=True)
-        self.failed: list[BaseException] = []
-        self._process, self._first, self._blocks = process, first, blocks
-
-    def run(self) -> None:
-        assert self._process.stdin
-        try:
-            with self._process.stdin as out:
-                out.write(self._first)
-                out.writelines(self._blocks)
-        except BrokenPipeError:
-            pass  # it has ended, and its status says why
-        except BaseException as error:
-            self.failed.append(error)
-            self._process.kill()
+def _send(process: subprocess.Popen[bytes], parts: Iterable[bytes], failed: list[BaseException]) -> None:
+    """Sends a process what it reads, and kills it if that cannot be read, which is put into `failed`."""
+    assert process.stdin
+    try:
+        with process.stdin as out:
+            out.writelines(parts)
+    except BrokenPipeError:
+        pass  # it has ended, and its status says why
+    except BaseException as error:
+        failed.append(error)
+        process.kill()
 
 
 def _check(status: int, said: bytes) -> None:
     if status == REFUSED:
-        error = json.loads(said.splitlines()[-1])
-        columns = error.pop("columns")
-        raise BadFile(**error, columns=columns and tuple(columns))
+        raise BadFile(**json.loads(said.splitlines()[-1]))
     if status:
-        limit = f"more than {MAX_MEMORY // 1024**2} MiB of memory or {MAX_CPU_S} s"
-        raise BadFile("table_invalid", f"damaged, or reading it takes {limit}: try `millrace classify`")
+        time = f"{CPU_S} s of processor time and {MIB_CPU_S} s for each MiB"
+        limits = f"{MAX_MEMORY // 1024**2} MiB of memory or {time}: try `millrace classify`"
+        raise BadFile("table_invalid", f"damaged, or reading it takes more than {limits}")

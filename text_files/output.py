@@ -75,7 +75,7 @@ class Output:
 
     def _typed(self, names: Sequence[str], rows: Iterable[tuple[Row, Any]]) -> Iterator[bytes]:
         added = _free(_CSV_NAMES, names)
-        results = ((row, _best(result)) for row, result in rows)
+        results = ((row, best_of(result)) for row, result in rows)
         if self.format == "xlsx":
             from text_files import sheets
 
@@ -112,7 +112,7 @@ class Output:
         if self.source.header or not same:
             yield write([*names, *_free(_CSV_NAMES, names)])
         for row, result in rows:
-            yield write([*row.shown(names), *("" if one is None else one for one in _best(result))])
+            yield write([*row.shown(names), *("" if one is None else one for one in best_of(result))])
 
     def _writer(self, quoted: bool) -> Callable[[Sequence[object]], str]:
         quoting: Literal[0, 1] = csv.QUOTE_ALL if quoted else csv.QUOTE_MINIMAL
@@ -133,7 +133,8 @@ class _Echo:
         return line
 
 
-def _best(result: Any) -> tuple[str | None, float | None, str | None]:
+def best_of(result: Any) -> tuple[str | None, float | None, str | None]:
+    """The best label and its score, or the code of the error."""
     if isinstance(result, dict):
         return None, None, result["error"]["code"]
     best = max(result, key=lambda pair: pair["score"])
@@ -142,16 +143,18 @@ def _best(result: Any) -> tuple[str | None, float | None, str | None]:
 
 def _unique(names: Sequence[str]) -> list[str]:
     """Names for the fields of an object: those of a table may be empty or repeated."""
-    taken = set(names)
-    found: dict[str, None] = {}
+    taken, found, following = set(names), dict[str, None](), dict[str, int]()
     for number, name in enumerate(names, 1):
-        base = name or f"column_{number}"
-        choices = chain([base], (f"{base}_{more}" for more in count(number)))
-        found[next(one for one in choices if one not in found and (one == name or one not in taken))] = None
+        new = base = name or f"column_{number}"
+        more = max(number, following.get(base, 0))
+        while new in found or (new != name and new in taken):
+            new, more = f"{base}_{more}", more + 1
+        found[new], following[base] = None, more
     return list(found)
 
 
 def _free(choices: Sequence[tuple[str, ...]], taken: Sequence[str]) -> tuple[str, ...]:
     """The first set of names that the file does not use; numbered names if it uses some of every set."""
     numbered = (tuple(f"{name}_{number}" for name in choices[-1]) for number in count(2))
-    return next(names for names in chain(choices, numbered) if not set(names) & set(taken))
+    used = set(taken)
+    return next(names for names in chain(choices, numbered) if used.isdisjoint(names))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,15 +20,11 @@ from text_files.decoding import (
     split_lines,
     unpacked,
 )
-from text_files.errors import BadFile
+from text_files.errors import MAX_CHARS, MAX_NAMES, BadFile, short
 from text_files.formats import FileFormat, Hints, detect, places
 from text_files.isolated import read_isolated
 from text_files.json_rows import read_items, read_lines
 from text_files.tables import read_table
-
-# A message names at most so many columns, and this much of each name.
-_MAX_NAMES = 20
-_MAX_CHARS = 64
 
 
 class FileRows:
@@ -107,12 +103,12 @@ class FileRows:
 
     def _isolated(self, blocks: Iterator[bytes]) -> Iterator[Row]:
         """The rows as another process reads them, which has no more memory than it needs."""
-        lines = read_isolated(self.filename, self._hints, blocks, whole=self._whole)
-        values = (json.loads(line) for line in split_lines(decoded(self._counted(lines), "utf-8")))
-        names, places = next(values)
-        self.names, self.places = tuple(names), places
-        for number, text, cells in values:
-            yield Row(number, text, cells)
+        with closing(read_isolated(self.filename, self._hints, blocks, whole=self._whole)) as lines:
+            values = (json.loads(line) for line in split_lines(decoded(self._counted(lines), "utf-8")))
+            names, places = next(values)
+            self.names, self.places = tuple(names), places
+            for number, text, cells in values:
+                yield Row(number, text, cells)
 
     def _table(self, lines: Iterator[str], form: FileFormat) -> Iterator[Row]:
         rows = read_table(lines, form)
@@ -135,7 +131,7 @@ class FileRows:
         if found:
             message = f"{len(found)} columns are named {column!r}: name one by its number, "
             raise BadFile("duplicate_key", f"{message}{found[0] + 1} or {found[1] + 1}", line=line)
-        shown = tuple(name for name in _short(names) if name.strip())
+        shown = tuple(name for name in short(names) if name.strip())
         note = f"; {form.note}" if form.note else ""
         if not form.header:
             message = f"without a header, columns are numbers, 1 to {len(names)}, but {column!r} is not"
@@ -150,7 +146,7 @@ class FileRows:
         text = None if fields is None else fields.get(self.column)
         if isinstance(text, str) and is_unicode(text):
             return Row(number, text, (), fields, source)
-        names = None if fields is None else _short([*fields])
+        names = None if fields is None else short([*fields])
         kind, message = "string_unicode", HALF_PAIR
         if not isinstance(text, str):
             known = f"; its fields are {_listed(names)}" if names else ""
@@ -181,17 +177,12 @@ def _texts(lines: Iterable[tuple[int, str]]) -> Iterator[Row]:
 def _like(names: Sequence[str], column: str) -> str:
     # Comparing two names takes the square of their lengths.
     wanted = column.lower()
-    near = {name.lower(): name for name in _short(names)}
-    close = difflib.get_close_matches(wanted[:_MAX_CHARS], near, n=1)
+    near = {name.lower(): name for name in short(names)}
+    close = difflib.get_close_matches(wanted[:MAX_CHARS], near, n=1)
     like = next((name for name in names if name.lower() == wanted), near[close[0]] if close else None)
     return f": did you mean {like!r}?" if like else ""
 
 
-def _short(names: Sequence[str]) -> tuple[str, ...]:
-    """The names that an error offers as a choice."""
-    return tuple(name for name in names[:_MAX_NAMES] if len(name) <= _MAX_CHARS)
-
-
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name[:_MAX_CHARS]) for name in names[:_MAX_NAMES])
-    return shown + (", ..." if len(names) > _MAX_NAMES else "")
+    shown = ", ".join(repr(name[:MAX_CHARS]) for name in names[:MAX_NAMES])
+    return shown + (", ..." if len(names) > MAX_NAMES else "")

@@ -104,8 +104,7 @@ class BatchLines:
 
 def custom_ids(blocks: Iterable[bytes]) -> Iterator[str]:
     """Yields the custom id of every line of a file that `BatchLines` has accepted."""
-    for _, line, _ in json_lines(blocks):
-        yield line["custom_id"]
+    return (line["custom_id"] for _, line, _ in json_lines(blocks))
 
 
 def _custom_id(line: Any, number: int) -> str:

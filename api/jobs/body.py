@@ -48,9 +48,7 @@ class FileQuery(BaseModel):
     """How the file in a body is read."""
 
     filename: str = Field(
-        "",
-        max_length=255,
-        description="The name of the file in the body; its format is detected",
+        "", max_length=255, description="The name of the file in the body; its format is detected"
     )
     column: str = Field("text", max_length=255, description="With filename: the column or field of the texts")
     delimiter: Annotated[str, Field(pattern=r"^[^\w\s\"]?$|^\t$")] = Field(
@@ -67,14 +65,8 @@ class FileQuery(BaseModel):
 
     def hints(self, encoding: str | None) -> Hints:
         """How to read the file; `encoding` is used unless the parameters have one."""
-        return Hints(
-            self.column,
-            self.format,
-            self.delimiter or None,
-            self.encoding or encoding,
-            self.header,
-            self.quotes,
-        )
+        used = self.encoding or encoding
+        return Hints(self.column, self.format, self.delimiter or None, used, self.header, self.quotes)
 
 
 class SubmitQuery(FileQuery):

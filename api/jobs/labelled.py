@@ -19,7 +19,7 @@ from api.errors import Problem
 from api.jobs.body import Sender, refused
 from api.jobs.schemas import JobFile
 from api.jobs.service import JobService
-from api.jobs.upload import digested, text_digest
+from api.jobs.upload import digested
 from batcher.jobs.records import JobRecord
 from text_files.errors import BadFile
 from text_files.formats import Hints
@@ -29,6 +29,8 @@ from text_files.rows import FileRows
 
 # Bytes of files that a process keeps at a time, compressed: text takes about a third of its size.
 MAX_KEPT = 32 * 1024 * 1024
+# What a table with types takes of them at least: no more than four processes write one at a time.
+TYPED = MAX_KEPT // 4
 # A table has a cell for each of them in every row.
 MAX_FIELDS = 1024
 
@@ -55,6 +57,8 @@ class JobFiles:
         try:
             read = self._rows(record, copy.take(blocks), sender)
             names, output = await self._service.upload(sender, self._read, record, read, form)
+            if output.source.typed:
+                copy.reserve(TYPED - copy.taken)
         except BaseException:
             copy.close()
             raise
@@ -62,9 +66,8 @@ class JobFiles:
         return output.format, self._lines(record, copy, rows, names, output)
 
     def _rows(self, record: JobRecord, blocks: Iterable[bytes], sender: Sender) -> FileRows:
-        how, counted = JobFile.model_validate_json(record.file), self._service.uploader.counted
-        read = sender.waited_for(blocks)
-        return FileRows(read, how.name, hints_of(how), lambda part: sender.waited_for(counted(part)))
+        how = JobFile.model_validate_json(record.file)
+        return self._service.file_rows(sender, sender.waited_for(blocks), how.name, hints_of(how))
 
     def _read(self, record: JobRecord, rows: FileRows, form: OutputFormat | None) -> tuple[list[str], Output]:
         digest, names = sha256(), dict[str, None]()
@@ -72,7 +75,7 @@ class JobFiles:
         texts = islice(_texts(rows, names), record.total + 1)
         with refused():
             total = sum(1 for _ in digested(texts, record.queue, digest.update))
-        if digest.hexdigest() != text_digest(record):
+        if digest.hexdigest() != record.digest.partition(":")[0]:  # behind it is that of the options
             has = total if total <= record.total else "more"
             detail = f"these are not the {record.total} texts of the job: send the file that it came from"
             raise Problem(409, f"{detail} (this one has {has})", code="other_file")
@@ -134,7 +137,7 @@ class _Copy:
     def __init__(self, room: _Room) -> None:
         self._room = room
         self._parts: list[bytes] = []
-        self.size = 0
+        self.size = self.taken = 0
 
     def take(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         """Yields the blocks and keeps them. Raises Problem 503 if too many files are kept."""
@@ -146,13 +149,19 @@ class _Copy:
         self._keep(packer.flush())
 
     def _keep(self, part: bytes) -> None:
-        if not self._room.take(len(part)):
-            if sum(map(len, self._parts)) + len(part) > MAX_KEPT:
+        self.reserve(len(part))
+        self._parts.append(part)
+
+    def reserve(self, size: int) -> None:
+        """Takes room for so many bytes, if any. Raises as `take` does."""
+        size = max(size, 0)
+        if not self._room.take(size):
+            if self.taken + size > MAX_KEPT:
                 detail = f"a file may take {MAX_KEPT} bytes compressed: use `millrace classify`"
                 raise Problem(413, detail, headers=(CLOSE,))
             detail = "too many files are joined with results at once; try again, or use `millrace classify`"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
-        self._parts.append(part)
+        self.taken += size
 
     def blocks(self) -> Iterator[bytes]:
         unpacker = zlib.decompressobj()
@@ -164,8 +173,8 @@ class _Copy:
 
     def close(self) -> None:
         """Gives the room back."""
-        self._room.take(-sum(map(len, self._parts)))
-        self._parts = []
+        self._room.take(-self.taken)
+        self._parts, self.taken = [], 0
 
     def __del__(self) -> None:
         self.close()

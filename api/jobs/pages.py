@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from api.asgi.http import to_json
 from batcher.jobs.records import JobRecord
-from text_files.output import OutputFormat
+from text_files.output import OutputFormat, best_of
 
 PageType = Literal["application/json", "application/x-ndjson", "text/csv"]
 _line_end = re.compile("[\u0085\u2028\u2029]")
@@ -129,16 +129,9 @@ def _csv_page(offset: int, chunks: Iterable[Chunk], more: Sequence[str]) -> Iter
         rows = csv.writer(out)
         for number, line in enumerate(chunk.lines):
             own, others = ([columns[name][number] for name in names] for names in (before, after))
-            rows.writerow((offset + number, *own, *_row(json.loads(line)), *others))
+            rows.writerow((offset + number, *own, *best_of(json.loads(line)), *others))
         offset += len(chunk.lines)
         yield head + out.getvalue().encode()
         head = b""
     if head:
         yield head
-
-
-def _row(result: Any) -> tuple[object, ...]:
-    if isinstance(result, dict):
-        return "", "", result["error"]["code"]
-    best = max(result, key=lambda pair: pair["score"])
-    return best["label"], best["score"], ""

@@ -50,6 +50,7 @@ from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore, connect_jobs
 from batcher.jobs.upload import Submission, account_of, result_bytes
 from batcher.webhook_security import AddressRefused, parse_url
+from text_files.formats import Hints
 from text_files.preview import preview
 from text_files.rows import FileRows
 
@@ -164,8 +165,7 @@ class JobService:
         sender = Sender(receive, headers.left)
         body = self.blocks(headers, sender)
         if query.filename:
-            hints, counted = query.hints(charset(headers)), self.uploader.counted
-            rows = FileRows(body, query.filename, hints, lambda part: sender.waited_for(counted(part)))
+            rows = self.file_rows(sender, body, query.filename, query.hints(charset(headers)))
             submission = self._submission(
                 headers, query.keep_input, file=lambda: described(rows).model_dump_json(), model=model
             )
@@ -181,11 +181,16 @@ class JobService:
         """How the file in a body would be read. Only its beginning is, unless it is a typed table."""
         sender = Sender(receive, headers.left)
         body = self.blocks(headers, sender)
-        rows = FileRows(body, query.filename, query.hints(charset(headers)), self.uploader.counted)
+        rows = self.file_rows(sender, body, query.filename, query.hints(charset(headers)))
         with refused():
             found = await self.upload(sender, preview, rows)
         columns, shown = _short(found.names), [_short(row) for row in found.rows]
         return FilePreview(file=described(rows), columns=columns, column=found.column, rows=shown)
+
+    def file_rows(self, sender: Sender, blocks: Iterable[bytes], name: str, hints: Hints) -> FileRows:
+        """The rows of a file, which end once its sender has left, with Problem 413 for a large content."""
+        counted = self.uploader.counted
+        return FileRows(blocks, name, hints, lambda part: sender.waited_for(counted(part)))
 
     def blocks(self, headers: RequestHeaders, sender: Sender) -> Iterator[bytes]:
         """The blocks of a body, decompressed, for the worker thread that reads it.
@@ -333,18 +338,25 @@ class JobService:
         After a later error, the connection is closed before the end of the body. Raises Problem,
         MillraceError and ClientDisconnect.
         """
+
+        async def following() -> bytes | None:
+            block: bytes | None
+            while (block := await self.call(next, blocks, None)) == b"":  # there will be one later
+                pass
+            return block
+
         try:
-            first = await unless_disconnected(receiver.receive, self.call(next, blocks, b""))
+            first = await unless_disconnected(receiver.receive, following())
         except ClientDisconnect:
             receiver.leave()
             raise
 
         async def body() -> AsyncIterator[bytes]:
-            block: bytes | None = first
+            block = first
             try:
                 while block is not None:
                     yield block
-                    block = await self.call(next, blocks, None)
+                    block = await following()
             except (Problem, MillraceError) as error:
                 raise ResponseCut(f"the body of a response ends early: {error}") from error
             finally:

@@ -163,11 +163,6 @@ def _whole(digest: str, submission: Submission) -> str:
     return f"{digest}:{sha256(asked.encode()).hexdigest()}" if asked else digest
 
 
-def text_digest(record: JobRecord) -> str:
-    """The digest of the texts of a job and the queue of their model, without what else was asked for."""
-    return record.digest.partition(":")[0]
-
-
 def no_room(error: NoRoom, budget: Budget, result_bytes: int) -> Problem:
     """A 413 or 507, because waiting does not free any space, as 429 with Retry-After would suggest.
 

@@ -55,7 +55,9 @@ class JobWatch:
             try:
                 records = dict(zip(ids, await self._read(ids), strict=True))
             except MillraceError as error:
-                self._fail_all(error)
+                for change in self._waiting:
+                    if not change.done():
+                        change.set_exception(error)
                 continue
             for change, (job_id, version) in self._waiting.items():
                 if change.done() or job_id not in records:
@@ -63,8 +65,3 @@ class JobWatch:
                 record = records[job_id]
                 if record is None or record.version != version or self._draining():
                     change.set_result(record)
-
-    def _fail_all(self, error: MillraceError) -> None:
-        for change in self._waiting:
-            if not change.done():
-                change.set_exception(error)

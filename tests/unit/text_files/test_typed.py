@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
+import time
 import zipfile
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -174,9 +177,11 @@ def test_the_sheet_with_the_column_is_read_and_others_are_not(tmp_path: Path) ->
     assert sheet_of(labelled_two(path, numbered))[0] == [1, "a", "POSITIVE", 0.75, None]
 
 
-def labelled_two(path: Path, hints: Hints) -> bytes:
+def labelled_two(path: Path, hints: Hints, form: OutputFormat | None = None) -> bytes:
     file = TextFile(path, hints)
-    return b"".join(Output.of(file.format).blocks(file.names(), zip(file.rows(), RESULTS, strict=False)))
+    return b"".join(
+        Output.of(file.format, form).blocks(file.names(), zip(file.rows(), RESULTS, strict=False))
+    )
 
 
 NUMBERS = pa.table({"text": [1, 2], "words": ["a", "b"], "at": [date(2025, 1, 1)] * 2})
@@ -275,6 +280,24 @@ def test_a_table_that_takes_too_much_memory_ends_only_its_own_process(
         list(FileRows([bomb], "a.parquet", Hints()))
 
 
+def test_naming_repeated_columns_took_the_square_of_their_number(tmp_path: Path) -> None:
+    """97 KB of header, whose rows come back as NDJSON, took 14 s; and names like those that are added."""
+    path = tmp_path / "a.csv"
+    taken = [f"a_{number}" for number in range(8000, 16_300)]
+    path.write_text(",".join(["text", *taken, *["a"] * 8000]) + "\n" + "x" + "," * 16_300 + "\n")
+    began = time.process_time()
+    (line,) = labelled_two(path, Hints(), "ndjson").splitlines()
+    assert len(json.loads(line)) == 16_302
+    path.write_text(",".join(["text", "label", *(f"predicted_score_{n}" for n in range(2, 16_300))]) + "\n")
+    assert labelled_two(path, Hints(), "csv").endswith(b",predicted_label,predicted_score,prediction_error\n")
+    path.write_text(
+        ",".join(["text", "label", "predicted_label", *(f"predicted_score_{n}" for n in range(2, 16_300))])
+        + "\n"
+    )
+    assert b",predicted_label_16300," in labelled_two(path, Hints(), "csv")
+    assert time.process_time() - began < 5
+
+
 def test_the_columns_of_labels_are_those_of_the_file(tmp_path: Path) -> None:
     table = pa.table({"text": ["a", "b", "c"], "label": [1, 0, None], "many": [["x", "y"], ["z"], []]})
     for name, write in WRITE.items():
@@ -310,19 +333,89 @@ def test_an_error_while_results_are_sent_is_raised_and_ends_the_other_process() 
         b"".join(label_isolated("a.parquet", Hints(), (len(content), [content]), results(), "csv"))
 
 
-def test_a_reader_that_is_left_ends_the_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    started: list[Any] = []
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The processes that read tables from now on."""
+    processes: list[Any] = []
     popen = subprocess.Popen
 
     def start(*words: Any, **more: Any) -> Any:
-        started.append(popen(*words, **more))
-        return started[-1]
+        processes.append(popen(*words, **more))
+        return processes[-1]
 
     monkeypatch.setattr(isolated.subprocess, "Popen", start)
-    many = parquet(pa.table({"text": ["a text of some length"] * 100_000}))
-    assert next(iter(FileRows([many], "a.parquet", Hints()))).text == "a text of some length"
+    return processes
+
+
+MANY = parquet(pa.table({"text": ["a text of some length"] * 100_000}))
+
+
+def test_a_reader_that_is_left_ends_the_other_process(started: list[Any]) -> None:
+    assert next(iter(FileRows([MANY], "a.parquet", Hints()))).text == "a text of some length"
     (process,) = started
     assert process.wait(30) is not None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_the_other_process_saw_the_password_of_redis(
+    started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("REDIS_URL", "AWS_SECRET_ACCESS_KEY", "MILLRACE_REDIS_URL"):
+        monkeypatch.setenv(name, "redis://user:secret@redis")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    rows = iter(FileRows([MANY], "a.parquet", Hints()))
+    next(rows)
+    seen = Path(f"/proc/{started[0].pid}/environ").read_text()
+    assert "secret" not in seen
+    assert "LC_ALL=C.UTF-8" in seen
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_file_of_a_few_kilobytes_was_read_for_two_minutes(started: list[Any]) -> None:
+    larger = parquet(pa.table({"text": ["a"], "more": [os.urandom(3 * 1024**2)]}))
+    for content, seconds in ((MANY, 10), (larger, 10 + 8 * 3)):
+        next(iter_of := iter(FileRows([content], "a.parquet", Hints(), whole=False)))
+        limits = Path(f"/proc/{started[-1].pid}/limits").read_text()
+        assert limits.partition("Max cpu time")[2].split()[:2] == [str(seconds)] * 2
+        del iter_of
+
+
+def test_a_reason_longer_than_a_pipe_held_its_reader_for_ever() -> None:
+    """Four uploads whose column of texts is a struct of 6,000 fields held all threads for uploads."""
+    wide = pa.struct([(f"a field with the number {number}", pa.int64()) for number in range(6000)])
+    others = {"x" * 40_000 + str(number): ["a"] for number in range(20)}
+    table = pa.table({"text": pa.array([None], wide), **others})
+    with pytest.raises(BadFile, match="has no texts but values of the type struct<") as found:
+        list(FileRows([arrow_stream(table)], "a.arrows", Hints()))
+    assert len(str(found.value)) < 200
+    assert not found.value.columns
+
+
+def test_an_error_of_a_library_longer_than_a_pipe_held_its_reader_for_ever(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = "def load_workbook(*given, **more):\n    raise BaseException('x' * 300_000)\nWorkbook = None\n"
+    (tmp_path / "openpyxl").mkdir()
+    (tmp_path / "openpyxl/__init__.py").write_text(broken)
+    (tmp_path / "openpyxl/cell.py").write_text("WriteOnlyCell = None\n")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{Path(isolated.__file__).parents[1]}")
+    with pytest.raises(BadFile, match="damaged, or reading it takes more than 512 MiB of memory"):
+        list(FileRows([xlsx(SHEET)], "a.xlsx", Hints()))
+
+
+def test_a_reader_could_not_end_while_the_other_process_computed() -> None:
+    waits = Event()
+
+    def results() -> Any:
+        yield json.dumps(RESULTS[0]).encode() + b"\n"
+        waits.wait(60)
+        yield json.dumps(RESULTS[1]).encode() + b"\n"
+
+    content = parquet(TABLE)
+    blocks = label_isolated("a.parquet", Hints(), (len(content), [content]), results(), "parquet")
+    assert next(blocks) == b""
+    waits.set()
+    assert table_of(b"".join(blocks))["label"].to_pylist() == ["POSITIVE", None]
 
 
 def test_what_reads_for_the_api_imports_no_library_of_tables() -> None:

@@ -219,3 +219,24 @@ async def test_a_file_that_is_too_large_to_be_joined_names_the_command(
     answer = await api.client.post(f"/jobs/{job_id}/labelled", content=content)
     assert_problem(answer, 413, "too_large")
     assert "millrace classify" in answer.json()["detail"]
+
+
+async def test_any_number_of_processes_wrote_tables_at_a_time(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each may take 512 MiB, for as long as its client reads."""
+    assert labelled.MAX_KEPT // labelled.TYPED == 4
+    content = parquet(TABLE)
+    job_id = await uploaded(api, "a.parquet", content)
+    api.finish(api.start(job_id), POSITIVE, FAILURE)
+    taken: list[int] = []
+
+    def take(_: object, size: int) -> bool:
+        taken.append(size)
+        return size <= len(content)
+
+    monkeypatch.setattr(labelled._Room, "take", take)
+    answer = await api.client.post(f"/jobs/{job_id}/labelled", content=content)
+    assert_problem(answer, 503, "too_many_bodies")
+    assert sum(size for size in taken if size > 0) == labelled.TYPED
+    assert sum(size for size in taken if size <= len(content)) == 0, "the room is not given back"

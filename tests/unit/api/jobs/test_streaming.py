@@ -76,3 +76,11 @@ async def test_the_rest_of_an_answer_was_read_on_after_its_client_had_left() -> 
     await blocks.ended.wait()
     assert [message.get("body") for message in sent if message.get("body")] == [b"first"]
     assert not blocks.whole
+
+
+async def test_an_answer_ended_where_nothing_came_for_a_while() -> None:
+    blocks = iter([b"", b"first", b"", b"second", b""])
+    receiver = SlowBlocks().receiver
+    answer = await streamed(THREADS, receiver, blocks, "text/plain")
+    assert isinstance(answer, StreamingResponse)
+    assert [block async for block in answer.body_iterator] == [b"first", b"second"]
