@@ -15,6 +15,8 @@ from tests.planted import Edit, Planted
 
 COST = "tests/cost/test_cost.py::test_"
 GAP = f"{COST}a_batch_with_megabytes_between_two_lines_costs_no_more_than_it_weighs"
+SUBMIT = ["tests/unit/api/jobs/test_submit.py", "-k", "client"]
+TYPED = ["tests/unit/text_files/test_typed.py"]
 LEAST = f"{COST}nothing_is_computed_for_an_answer_that_can_only_be_too_large"
 
 
@@ -74,10 +76,10 @@ PLANTED = (
         [
             Edit(
                 "text_files/rows.py",
-                "near = {name.lower(): name for name in _short(names)}",
+                "near = {name.lower(): name for name in short(names)}",
                 "near = {name.lower(): name for name in names}",
             ),
-            Edit("text_files/rows.py", "wanted[:_MAX_CHARS], near", "wanted, near"),
+            Edit("text_files/rows.py", "wanted[:MAX_CHARS], near", "wanted, near"),
         ],
         of_route("POST /jobs"),
     ),
@@ -94,16 +96,16 @@ PLANTED = (
     Planted(
         "an upload is read on after its client has left",
         [Edit("api/jobs/body.py", "            if self.gone:\n                raise ClientDisconnect\n", "")],
-        of_route("POST /jobs"),
+        SUBMIT,
     ),
     Planted(
         "the end of a connection is seen once all before it has been read",
         [Edit("api/jobs/body.py", "[0] and not self._left():", "[0]:")],
-        of_route("POST /jobs"),
+        SUBMIT,
     ),
     Planted(
         "a file that is sent again is read on after its client has left",
-        [Edit("api/jobs/labelled.py", "lambda part: sender.waited_for(counted(part))", "counted")],
+        [Edit("api/jobs/service.py", "lambda part: sender.waited_for(counted(part))", "counted")],
         of_route("POST /jobs/{job_id}/labelled"),
     ),
     Planted(
@@ -121,6 +123,44 @@ PLANTED = (
         "the rest of an answer is read on after its client has left",
         [Edit("api/jobs/service.py", "            finally:\n                receiver.leave()\n", "")],
         ["tests/unit/api/jobs/test_streaming.py"],
+    ),
+    Planted(
+        "a table is read on by its process after the client has left",
+        [Edit("text_files/isolated.py", "if not ready.poll(_PAUSE_MS):", "if not ready.poll():")],
+        TYPED,
+    ),
+    Planted(
+        "a process that reads tables says more than a pipe takes",
+        [
+            Edit("text_files/errors.py", "message[:MAX_MESSAGE]", "message"),
+            Edit("text_files/arrow.py", "{str(kind)[:64]}", "{kind}"),
+        ],
+        TYPED,
+    ),
+    Planted(
+        "a table of any size may take two minutes",
+        [
+            Edit(
+                "text_files/__main__.py", "min(CPU_S + MIB_CPU_S * len(content) // 1024**2, MAX_CPU_S)", "120"
+            )
+        ],
+        TYPED,
+    ),
+    Planted(
+        "any number of tables is written at a time",
+        [
+            Edit(
+                "api/jobs/labelled.py",
+                "if output.source.typed:\n                copy",
+                "if False:\n                copy",
+            )
+        ],
+        ["tests/unit/api/jobs/test_labelled.py"],
+    ),
+    Planted(
+        "naming repeated columns takes the square of their number",
+        [Edit("text_files/output.py", "max(number, following.get(base, 0))", "number")],
+        TYPED,
     ),
     Planted(
         "blank lines are read one by one",

@@ -212,3 +212,16 @@ async def test_work_for_a_body_went_on_after_its_client_had_left(more: list[bool
     with pytest.raises(ClientDisconnect):
         await to_thread.run_sync(work)
     await watcher
+
+
+async def test_a_body_whose_client_left_while_more_was_waited_for_was_taken_for_whole() -> None:
+    messages = [{"type": "http.disconnect"}, {"type": "http.request", "body": b"a\n", "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop()
+
+    sender = Sender(receive, bool)
+    watcher = asyncio.create_task(sender.watch())
+    with pytest.raises(ClientDisconnect):
+        await to_thread.run_sync(list, sender.blocks())
+    await watcher
