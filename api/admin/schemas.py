@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -31,6 +31,13 @@ LaneOrAll = Literal["interactive", "bulk", "all"]
 
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_width(cls, given: Any) -> Any:
+        if isinstance(given, dict) and len(given) > 10_000:  # each unknown field would take a kilobyte
+            raise ValueError("must not have more than 10,000 fields")
+        return given
 
 
 class _Strict(_Closed):

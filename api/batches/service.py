@@ -145,9 +145,7 @@ class BatchService:
                     stored = self._files.put(file_id, part.content, client, budget)
                 fields[part.name] = "" if part.name == "file" else part.value()
             if stored is None or fields.get("purpose") != "batch":
-                raise malformed(
-                    'the form must have the fields "file" and "purpose", and the purpose must be batch'
-                )
+                raise malformed('the form needs the fields "file" and "purpose", the latter with "batch"')
             record = self._files.complete(file_id, name, stored, owner, self._ttl_s(fields))
             if record is None:
                 raise malformed("the file is empty")

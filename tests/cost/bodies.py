@@ -86,7 +86,7 @@ def json_bodies(base: Any, size: int, wanted: Chosen = bool) -> Iterator[tuple[s
 
 _WHOLE: Mapping[str, Callable[[Any, int], bytes]] = {
     "the field twice": lambda base, size: _often(_dumps(base)[1:-1], size, b"{}"),
-    "unknown fields": lambda base, size: _dumps({**base, **{f"u{n}": n for n in range(size // 10)}}),
+    "unknown fields": lambda base, size: _dumps({**base, **{f"{n:x}": 0 for n in range(size // 10)}}),
     "an unknown field": lambda base, size: _dumps({**base, "u" * size: 0}),
     "a long unknown value": lambda base, size: _dumps({**base, "unknown": "x" * size}),
 }

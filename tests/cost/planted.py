@@ -125,6 +125,11 @@ PLANTED = (
         ["tests/unit/api/jobs/test_streaming.py"],
     ),
     Planted(
+        "each unknown field of a body takes a kilobyte",
+        [Edit("api/admin/schemas.py", "len(given) > 10_000", "False")],
+        ["tests/unit/api/admin/test_clients.py"],
+    ),
+    Planted(
         "a table is read on by its process after the client has left",
         [Edit("text_files/isolated.py", "if not ready.poll(_PAUSE_MS):", "if not ready.poll():")],
         TYPED,

@@ -154,6 +154,14 @@ async def test_an_answer_does_not_list_thousands_of_unknown_fields(api: AdminApi
     assert [mistake["loc"] for mistake in answer.json()["detail"]] == [["body", f"u{n}"] for n in range(10)]
 
 
+async def test_each_of_100_000_unknown_fields_took_a_kilobyte_of_memory(api: AdminApi) -> None:
+    body = {"client": "key:web", "for_s": 1, **dict.fromkeys(map(str, range(100_000)), 0)}
+    answer = await api.post("/clients/hold", **body)
+    (mistake,) = answer.json()["detail"]
+    assert (answer.status_code, mistake["loc"]) == (422, ["body"])
+    assert "must not have more than 10,000 fields" in mistake["msg"]
+
+
 @pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", ""])
 async def test_a_body_that_is_not_sent_as_json_is_415(api: AdminApi, kind: str) -> None:
     body = json.dumps({"client": "key:web", "for_s": 60})

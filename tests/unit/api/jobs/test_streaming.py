@@ -81,6 +81,6 @@ async def test_the_rest_of_an_answer_was_read_on_after_its_client_had_left() -> 
 async def test_an_answer_ended_where_nothing_came_for_a_while() -> None:
     blocks = iter([b"", b"first", b"", b"second", b""])
     receiver = SlowBlocks().receiver
-    answer = await streamed(THREADS, receiver, blocks, "text/plain")
+    answer = await JobService.streamed(THREADS, receiver, blocks, "text/plain")
     assert isinstance(answer, StreamingResponse)
     assert [block async for block in answer.body_iterator] == [b"first", b"second"]
