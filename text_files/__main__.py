@@ -82,4 +82,4 @@ def _labelled(rows: FileRows, form: str) -> Iterator[bytes]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    os._exit(main())  # threads of Arrow may abort a process that ends by itself

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import asdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -296,6 +297,23 @@ def test_naming_repeated_columns_took_the_square_of_their_number(tmp_path: Path)
     )
     assert b",predicted_label_16300," in labelled_two(path, Hints(), "csv")
     assert time.process_time() - began < 5
+
+
+@pytest.mark.parametrize(("table", "status"), [(pa.table({"text": ["a"]}), 0), (pa.table({"text": [1]}), 3)])
+def test_threads_of_arrow_aborted_the_process_when_it_had_read_everything(
+    table: pa.Table, status: int
+) -> None:
+    """One in 120 good files was refused on a busy machine."""
+    program = "atexit.register(os.abort); runpy.run_module('text_files', run_name='__main__')"
+    order = {"name": "a.parquet", "hints": asdict(Hints()), "whole": True}
+    sent = json.dumps(order).encode() + b"\n" + parquet(table)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import atexit, os, runpy; {program}"], input=sent, capture_output=True
+    )
+    assert done.returncode == status, done.stderr
+    assert (done.stderr[-1:] or done.stdout) == (
+        b"}" if status else b'[["text"], {"text": 0}]\n[1, "a", ["a"]]\n'
+    )
 
 
 def test_the_columns_of_labels_are_those_of_the_file(tmp_path: Path) -> None:
