@@ -9,17 +9,17 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
-from starlette.types import Receive
+from starlette.types import Receive, Scope, Send
 
 from api.asgi.encoding import unpacked
 from api.asgi.http import CLOSE, RequestHeaders, check_encoding, check_length, unless_disconnected
@@ -60,6 +60,8 @@ UPLOADS = 4
 # How many bodies may wait.
 WAITING_UPLOADS = 64
 REDIS_TIMEOUT_S = 2.0
+# How long to wait before another look whether a thread still reads.
+PAUSE_S = 0.05
 MAX_KEY = 255
 # Characters of a cell of a preview.
 MAX_CELL = 200
@@ -114,6 +116,28 @@ class BatchFacts:
     facts: str
     identity: Callable[[], Mapping[str, object]]
     ttl_s: int | None = None
+
+
+class _Streamed(StreamingResponse):
+    """Ends its blocks once it has been sent or its client has left: the garbage collector would be late."""
+
+    def __init__(
+        self, body: AsyncIterator[bytes], receiver: Receiver, blocks: Iterator[bytes], **more: Any
+    ) -> None:
+        super().__init__(body, **more)
+        self._receiver, self._blocks = receiver, blocks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._receiver.leave()
+            while isinstance(self._blocks, Generator):
+                try:
+                    await asyncio.to_thread(self._blocks.close)
+                    break
+                except ValueError:  # a thread still reads one
+                    await asyncio.sleep(PAUSE_S)
 
 
 class JobService:
@@ -359,10 +383,8 @@ class JobService:
                     block = await following()
             except (Problem, MillraceError) as error:
                 raise ResponseCut(f"the body of a response ends early: {error}") from error
-            finally:
-                receiver.leave()
 
-        return StreamingResponse(body(), media_type=kind, headers=headers)
+        return _Streamed(body(), receiver, blocks, media_type=kind, headers=headers)
 
     async def _first_texts(self, record: JobRecord) -> list[str | None]:
         first = await self.call(self.store.input, record.id, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, cast
@@ -84,3 +85,29 @@ async def test_an_answer_ended_where_nothing_came_for_a_while() -> None:
     answer = await JobService.streamed(THREADS, receiver, blocks, "text/plain")
     assert isinstance(answer, StreamingResponse)
     assert [block async for block in answer.body_iterator] == [b"first", b"second"]
+
+
+async def test_what_an_answer_was_read_from_was_left_to_the_garbage_collector() -> None:
+    """The process that writes a table went on waiting for a client that had left while it was sent to."""
+    blocks = SlowBlocks()
+    closed: list[bool] = []
+
+    def endless() -> Iterator[bytes]:
+        try:
+            while True:
+                yield b"block"
+        finally:
+            closed.append(True)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            blocks.left.set()
+            await asyncio.Event().wait()
+
+    gc.disable()
+    try:
+        answer = await JobService.streamed(THREADS, blocks.receiver, endless(), "text/plain")
+        await answer({"type": "http", "asgi": {"spec_version": "2.3"}}, blocks.receiver.receive, send)
+        assert (closed, blocks.receiver.gone) == ([True], True)
+    finally:
+        gc.enable()
