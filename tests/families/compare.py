@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import transformers
 
 from model_store import load
 from model_store.errors import ModelError
-from model_store.proof import Limits, limits
+from model_store.proof import INT8_GATE, Limits, limits
 from model_store.rows import RowClassifier
 
 # Scores of float weights in f32 may differ by this.
@@ -34,8 +34,9 @@ class Comparison:
     and `spread`, the largest difference between the logarithms of the scores of two texts.
 
     `precision` is what was asked for and `served` what is used instead if it is not the same. `limit` is what
-    the proof allows for that, `apart` the largest difference between alone and in the batch, of which it
-    allows `batched`, and `flipped` are the texts whose label has changed although it was clear.
+    the proof, or for int8 weights the check of their build, allows for that, `apart` the largest difference
+    between alone and in the batch, of which it allows `batched`, and `flipped` are the texts whose label has
+    changed although it was clear.
     """
 
     family: str
@@ -95,10 +96,11 @@ def compare(path: Path, kept: Path, family: str, precision: Precision = "f32", *
 
 
 def _limits(classifier: RowClassifier) -> Limits:
-    """What the proof allows this setting."""
+    """What this setting may differ from the checkpoint: int8 weights as in the check of their build."""
     info = classifier.info
     weights: Literal["int8", "float"] = "int8" if info.precision == "int8" else "float"
-    return limits(weights, info.arithmetic, classifier.probes.rounding)
+    allowed = limits(weights, info.arithmetic, classifier.probes.rounding)
+    return replace(INT8_GATE, batched=allowed.batched) if weights == "int8" else allowed
 
 
 def _flipped(scores: Any, wanted: Any, margin: float) -> int:

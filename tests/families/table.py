@@ -38,7 +38,7 @@ def _replace(begin: str, end: str, table: Iterable[str]) -> None:
 
 def precision_lines(results: list[dict[str, Any]]) -> Iterator[str]:
     """The lines of the table of precisions: families that are served in the same way share one."""
-    yield "\n| asked for | served | families | largest difference | of the limit of its proof |\n"
+    yield "\n| asked for | served | families | largest difference | of its limit |\n"
     yield "|---|---|---|---|---|\n"
     for one in results:
         one["place"] = f"{one['precision']} | {one['served'] if not one['refused'] else 'refused'}"
