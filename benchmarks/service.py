@@ -91,11 +91,18 @@ def redis_in_memory(folder: Path) -> Iterator[tuple[str, int]]:
 
 @contextmanager
 def service(
-    model: str, *, workers: int = 1, code: Path | None = None, worker_time: bool = False, **settings: object
+    model: str,
+    *,
+    workers: int = 1,
+    code: Path | None = None,
+    worker_time: bool = False,
+    worker_in: Sequence[str] = (),
+    **settings: object,
 ) -> Iterator[Service]:
     """Starts everything, waits until it is ready, ends it. `settings` as in batch_tokens=256.
 
     `code` is the folder of another checkout, whose code runs instead. `worker_time` measures the worker.
+    `worker_in` are the words of a command that becomes the worker, whose words follow.
     """
     names = ("engine", "precision")
     chosen = {name: settings[name] for name in names if name in settings}
@@ -116,7 +123,8 @@ def service(
             if worker_time and name != "api":
                 words = ["-P", str(WORKER_TIME), str(folder / f"{name}.time")]
             log = folder / f"{name}.log"
-            pids[name] = stack.enter_context(process([sys.executable, *words], env, log, code))
+            words = [*(worker_in if name != "api" else ()), sys.executable, *words]
+            pids[name] = stack.enter_context(process(words, env, log, code))
         until(lambda: ready(port), READY_S, folder)
         yield Service(port, redis_url, pids, folder)
 
