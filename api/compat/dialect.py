@@ -43,7 +43,7 @@ class _ModelName(StringConvertor):
     What ends in the name of a route that has another method is none.
     """
 
-    regex = "[^/:]+(?:/(?!(?:infer|generate|generate_stream|health|info)$)[^/:]+)?"
+    regex = r"[^/:\n]+(?:/(?!(?:infer|generate|generate_stream|health|info)$)[^/:\n]+)?"
 
 
 register_url_convertor("model", _ModelName())

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from batcher.errors import DataMissing
-from batcher.jobs import reading
+from batcher.jobs import store as store_module
 from batcher.jobs.records import Attempt, Counts, JobRecord
 from batcher.jobs.results import encode_models
 from batcher.jobs.store import JobStore
@@ -280,7 +280,7 @@ def test_positions_follow_the_order_of_arrival(store: JobStore) -> None:
 
 
 def test_batches_were_found_by_reading_every_job(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "MAX_LOOKS", 6)
+    monkeypatch.setattr(store_module, "MAX_LOOKS", 6)
     ids = [f"{number:032x}" for number in range(10)]
     for number, job_id in enumerate(ids):
         create(store, job_id, submission=Submission(batch="" if number % 3 else "{}"))

@@ -17,6 +17,7 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from api.lifecycle import Lifecycle
 from api.main import create_app
 from api.parts import Backends
 from api.server.protocol import Connection
@@ -176,7 +177,9 @@ class Wire(asyncio.Transport):
 
 @pytest.fixture(scope="module")
 def app() -> ASGIApp:
-    return create_app(ApiSettings(), Backends(FakeHub(), FakeCache()))
+    lifecycle = Lifecycle()
+    lifecycle.started = True
+    return create_app(ApiSettings(), Backends(FakeHub(), FakeCache()), lifecycle=lifecycle)
 
 
 async def said(protocol: type[HttpToolsProtocol], app: ASGIApp, parts: Sequence[bytes]) -> str:

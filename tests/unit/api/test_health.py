@@ -76,14 +76,6 @@ async def test_live_until_a_loop_has_ended(service: Service) -> None:
     assert_problem(await service.client.get("/livez"), 503, "loop_ended")
 
 
-async def test_either_a_loop_of_the_queue_or_one_of_the_edge_ends_liveness(service: Service) -> None:
-    async def ended() -> None: ...
-
-    service.hub.alive = True
-    await service.lifecycle.watch(asyncio.create_task(ended()))
-    assert_problem(await service.client.get("/livez"), 503, "loop_ended")
-
-
 async def test_livez_sees_the_loops_of_the_edge_itself(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:

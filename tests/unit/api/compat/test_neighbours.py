@@ -97,6 +97,13 @@ async def test_jobs_below_a_model_were_taken_for_a_model(start: Start) -> None:
         assert service.hub.asked == []
 
 
+async def test_a_name_with_a_line_feed_is_none_in_any_form(start: Start) -> None:
+    """The native route does not match it, and then that of Hugging Face did."""
+    service = await start(compat="huggingface")
+    answer = await service.client.post("/models/a%0A/predict", json={"text": ["a"]})
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+
+
 async def test_a_model_whose_name_has_a_slash(start: Start) -> None:
     service = await start(compat_models="org/name")
     assert (await service.client.get("/v2/models/org/name")).json()["name"] == "org/name"
