@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import ctypes
 import logging
-import os
 import select
 import signal
 import socket
 import struct
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
-from secrets import token_hex
 from types import FrameType
 from typing import Any
 
@@ -62,11 +60,6 @@ class SynFilter:
         poll = select.poll()
         poll.register(self._listener, select.POLLIN)
         return bool(poll.poll(0))
-
-
-def process_name() -> str:
-    """The name of this process, which no other one of the service has, nor this one after a restart."""
-    return f"{socket.gethostname()}-{os.getpid()}-{token_hex(4)}"
 
 
 class Lifecycle:

@@ -19,11 +19,12 @@ from time import monotonic
 from api.backend import Hub
 from api.errors import Problem
 from api.keys import key_name
-from api.lifecycle import Lifecycle, process_name
+from api.lifecycle import Lifecycle
 from api.settings import ApiSettings
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.commands import COUNTS, AddUsage, UsageRow
 from batcher.errors import QueueUnavailable
+from batcher.version import process_name
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,12 @@ from starlette.responses import JSONResponse, Response
 from api.admin.schemas import CompareQuery, Move, Publish, TryOut
 from api.admin.service import Console
 from api.errors import Problem
-from api.lifecycle import process_name
 from api.models.served import ServedModels
 from batcher.admin.preparing import Preparing
 from batcher.core.publications import Candidate, publication_queue
 from batcher.errors import QueueUnavailable
 from batcher.publishing.shadow import report
+from batcher.version import process_name
 
 # How long processes that do not confirm a move are waited for.
 CONFIRM_S = 10.0
