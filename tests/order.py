@@ -9,10 +9,13 @@ import pytest
 # Where long tests are, and how long one takes on average, in tenths of a second. Those of services wait.
 LONG = {
     ("tests/unit/model_store/", "tests/packaging/model/", "tests/families/", "tests/gpu/"): 10,
-    ("tests/e2e/", "tests/faults/", "tests/proof/", "tests/mutation/", "tests/integration/test_pull.py"): 37,
+    (
+        "tests/e2e/", "tests/faults/", "tests/cost/", "tests/proof/", "tests/mutation/",
+        "tests/integration/test_pull.py",
+    ): 37,
     (
         "tests/integration/", "tests/search/", "tests/soak/", "tests/partitions/", "tests/simulation/",
-        "tests/cost/", "tests/crossings/", "tests/repo/test_runs.py", "tests/repo/test_images.py",
+        "tests/crossings/", "tests/repo/test_runs.py", "tests/repo/test_images.py",
     ): 8,
 }  # fmt: skip
 
