@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, count, islice
 from typing import Any, Literal
 
-from text_files.cells import Row
+from text_files.cells import Best, Row
 from text_files.decoding import MARK
 from text_files.formats import FileFormat
 from text_files.typed import TYPED, require
@@ -133,7 +133,7 @@ class _Echo:
         return line
 
 
-def best_of(result: Any) -> tuple[str | None, float | None, str | None]:
+def best_of(result: Any) -> Best:
     """The best label and its score, or the code of the error."""
     if isinstance(result, dict):
         return None, None, result["error"]["code"]
