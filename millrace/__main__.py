@@ -38,6 +38,7 @@ COMMANDS = {
     "forget": "remove a text, a client or a revision from everything that the service keeps",
     "key": "create an API key: `millrace key new NAME`",
     "config": "show every setting: its value, where that comes from, its unit and what it means",
+    "completion": "print the script that completes commands and options in bash, zsh or fish",
 }
 # Commands that run until they are stopped: their errors are faults, which need a traceback.
 _PROCESSES = ("up", "api", "worker", "jobs", "serve")
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     name = next((word for word in words if not word.startswith("-")), "")
     if not words:
-        _parser("", None)[0].print_help(sys.stderr)
+        command_parsers()[0].print_help(sys.stderr)
         return 2
     _have_a_home()
     _have_streams()
@@ -120,7 +121,10 @@ def _command(name: str) -> ModuleType:
 
 def _parsed(words: Sequence[str], name: str, command: ModuleType | None) -> argparse.Namespace:
     """The arguments. A wrong option ends with the usage of its command and the option that may be meant."""
-    parser, of_command = _parser(name, command)
+    parser, parsers = command_parsers()
+    of_command = parsers.get(name, parser)
+    if command is not None:
+        command.add_arguments(of_command)
     try:
         args, wrong = parser.parse_known_args(words)
     except SystemExit:
@@ -134,24 +138,17 @@ def _parsed(words: Sequence[str], name: str, command: ModuleType | None) -> argp
     return args
 
 
-def _parser(
-    chosen: str, command: ModuleType | None
-) -> tuple[argparse.ArgumentParser, argparse.ArgumentParser]:
-    """The parser of all commands, and that of the chosen one."""
+def command_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the command line, and that of each command, still without its arguments."""
     parser = argparse.ArgumentParser(
         prog="millrace", description="Queue-backed, micro-batching text classification."
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    parser_of_chosen = parser
-    for name, summary in COMMANDS.items():
-        of_command = commands.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}."
-        )
-        if command is not None and name == chosen:
-            command.add_arguments(of_command)
-            parser_of_chosen = of_command
-    return parser, parser_of_chosen
+    return parser, {
+        name: commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+        for name, summary in COMMANDS.items()
+    }
 
 
 class _Version(argparse.Action):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from millrace.__main__ import COMMANDS, _command, _parser
+from millrace.__main__ import COMMANDS, _command, command_parsers
 from model_store.__main__ import _parser as model_store_parser
 from tests.integration.hugging_face import COMMIT
 from tests.offline import Namespace, unavailable
@@ -27,6 +27,7 @@ LABELS = ("LABEL_0", "LABEL_1") * 40
 # Words after each command that runs by itself. TINY is a checkpoint, which needs torch.
 ALONE = {
     "millrace config": "",
+    "millrace completion": "bash",
     "millrace key new": "web",
     "millrace evaluate": "rows.csv --model TINY --precision f32 --artefact-dir KEPT",
     "millrace train": "rows.csv -o topics --base TINY --recipe linear",
@@ -77,10 +78,10 @@ def commands(parser: argparse.ArgumentParser, name: str) -> Iterator[str]:
 
 
 def test_every_command_is_tried_without_a_network() -> None:
-    found = {
-        one for name in COMMANDS for one in commands(_parser(name, _command(name))[1], f"millrace {name}")
-    }
-    found |= set(commands(model_store_parser(), "model_store"))
+    parser, parsers = command_parsers()
+    for name in COMMANDS:
+        _command(name).add_arguments(parsers[name])
+    found = {*commands(parser, "millrace"), *commands(model_store_parser(), "model_store")}
     processes = {f"millrace {name}" for name in (*PROCESSES, *STARTS)}
     assert found == {*ALONE, *SERVED, *processes}
 
