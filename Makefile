@@ -99,8 +99,8 @@ crossings: $(STAMP) ## draw services, routes and what happens meanwhile for ten 
 	$(BIN)/python -m tests.crossings $(CROSSINGS)
 
 .PHONY: page
-page: $(STAMP) ## run the long forms of the page's tests: 200 presses of a button, five seconds at rest
-	$(BIN)/python -m pytest -n 0 -m long tests/e2e/test_page.py
+page: $(STAMP) ## run the long forms of the page's tests: 200 presses of a button, five seconds at rest, and pictures of all states in build/page
+	$(BIN)/python -m pytest -n 0 -m long tests/e2e/test_page.py tests/e2e/test_page_states.py
 
 .PHONY: bench
 bench: $(STAMP) ## run all benchmarks (fifteen minutes), print tables, write JSON to bench-results/; fails if a goal is missed

@@ -38,11 +38,13 @@ function setState(state, words) {
   document.body.classList.toggle("stale", state === "gone");
 }
 
-/** What the service says of itself, unless none of its workers has been heard of lately. */
+/** What the service says of itself, unless all of its workers are stopping, or none has been heard of lately. */
 function describe(frame) {
-  if (!frame.ready) return ["unready", `Not ready: ${frame.reason}`];
+  if (!frame.ready) return ["unready", "Not ready"];
   if (Object.keys(frame.pauses).length) return ["paused", "Paused"];
-  return frame.workers.length && frame.workers.every((worker) => worker.silent_s) ? ["unready", "Ready?"] : ["ready", "Ready"];
+  if (!frame.workers.length) return ["ready", "Ready"];
+  if (frame.workers.every((worker) => worker.state === "stopping")) return ["unready", "Stopping"];
+  return frame.workers.every((worker) => worker.silent_s) ? ["unready", "Ready?"] : ["ready", "Ready"];
 }
 
 follow({

@@ -117,7 +117,7 @@ def test_a_killed_worker_is_seen(start_service: StartService, viewer: Viewer) ->
     lost = page.wait_for_selector('#workers [data-state="lost"]')
     assert f"-{made.workers[0].pid}-" in lost.inner_text()
     made.workers[1].kill()
-    page.wait_for_selector("#state >> text=Not ready: no worker is running")
+    page.wait_for_selector("#state >> text=Not ready")
     assert page.inner_text('#banners [data-problem="unready"]') == "Not ready: no worker is running."
     page.click("#classify")
     page.wait_for_selector("#problem:not([hidden])")
