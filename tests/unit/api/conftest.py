@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 
 import pytest
 
+from api.parts import Capability
 from api.predict.handler import Deferral
 from api.settings import ApiSettings
 from tests.unit.api.service import Service, Start, running
@@ -13,7 +14,13 @@ from tests.unit.fakes import FakeCache, FakeHub
 
 
 @pytest.fixture
-async def start() -> AsyncIterator[Start]:
+def without() -> Collection[Capability]:
+    """What the application has no routes for. Most of the time of a short test is the making of routes."""
+    return ()
+
+
+@pytest.fixture
+async def start(without: Collection[Capability]) -> AsyncIterator[Start]:
     """Starts an API with the given settings: `await start(max_texts=3)`."""
     contexts = []
 
@@ -24,7 +31,7 @@ async def start() -> AsyncIterator[Start]:
         **settings: object,
     ) -> Service:
         made = ApiSettings(**settings)  # type: ignore[arg-type]
-        context = running(hub or FakeHub(), cache or FakeCache(), made, deferral)
+        context = running(hub or FakeHub(), cache or FakeCache(), made, deferral, without)
         contexts.append(context)
         return await context.__aenter__()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ import httpx
 
 from api.lifecycle import Lifecycle
 from api.main import create_app
-from api.parts import Backends
+from api.parts import Backends, Capability
 from api.predict.handler import Deferral, PredictMiddleware
 from api.settings import ApiSettings
 from tests.unit.fakes import FakeCache, FakeHub
@@ -42,10 +42,15 @@ Start = Callable[..., Awaitable[Service]]
 
 @asynccontextmanager
 async def running(
-    hub: FakeHub, cache: FakeCache, settings: ApiSettings, deferral: Deferral | None = None
+    hub: FakeHub,
+    cache: FakeCache,
+    settings: ApiSettings,
+    deferral: Deferral | None = None,
+    without: Collection[Capability] = (),
 ) -> AsyncIterator[Service]:
     lifecycle = Lifecycle()
-    app = create_app(settings, Backends(hub, cache, deferral=deferral), lifecycle=lifecycle)
+    backends = Backends(hub, cache, deferral=deferral)
+    app = create_app(settings, backends, lifecycle=lifecycle, without=without)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("192.0.2.7", 1234))
     async with (
         app.app.router.lifespan_context(app.app),

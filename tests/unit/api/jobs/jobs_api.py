@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from api.jobs.service import JobBackend
 from api.jobs.watcher import JobWatch
 from api.lifecycle import Lifecycle
 from api.main import assemble
-from api.parts import Backends, Parts
+from api.parts import Backends, Capability, Parts
 from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.jobs.records import Attempt, Counts
@@ -85,10 +85,14 @@ Start = Callable[..., Awaitable[JobsApi]]
 
 @asynccontextmanager
 async def serving(
-    fake: FakeRedis, settings: ApiSettings, hub: FakeHub | None = None
+    fake: FakeRedis,
+    settings: ApiSettings,
+    hub: FakeHub | None = None,
+    without: Collection[Capability] = ("console",),
 ) -> AsyncIterator[JobsApi]:
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
-    parts = Parts(settings, Backends(hub or FakeHub(), FakeCache(), JobBackend(store, queue)))
+    backends = Backends(hub or FakeHub(), FakeCache(), JobBackend(store, queue))
+    parts = Parts(settings, backends, without=without)
     app = assemble(parts)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
