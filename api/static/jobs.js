@@ -2,7 +2,7 @@
 
 import { $, Rows, age, h, say, short } from "./dom.js";
 import { RequestError, request, upload } from "./http.js";
-import { preview, show } from "./preview.js";
+import { choices, preview, show } from "./preview.js";
 import { leastCertain, stemOf } from "./sample.js";
 
 const UNDO_MS = 5000;
@@ -59,16 +59,19 @@ export class Jobs {
     });
   }
 
-  /** What the visitor may try next: another column, or another encoding. */
+  /** What the visitor may try next: another column, or to read the file in another way. */
   choices(file, more, problem) {
-    const again = (words, changes) => h("button", { class: "small", type: "button", onclick: () => this.choose(file, { ...more, ...changes }) }, words);
+    const change = (changed) => this.choose(file, changed);
+    const again = (words, changes) => h("button", { class: "small", type: "button", onclick: () => change({ ...more, ...changes }) }, words);
     const columns = problem.columns ?? [];
     const found = columns.map((column) => again(`Use column ${column}`, { column }));
-    if (problem.detail?.[0]?.msg.includes("looks like a row")) {
+    const { type, msg = "" } = problem.detail?.[0] ?? {};
+    if (msg.includes("looks like a row")) {
       found.push(...columns.map((_, index) => again(`Without a header: use column ${index + 1}`, { header: "false", column: index + 1 })));
     }
-    if (problem.detail?.[0]?.type === "string_unicode") found.push(again("Read it as Windows-1252 (Western European)", { encoding: "windows-1252" }));
-    return found;
+    if (type === "string_unicode") found.push(again("Read it as Windows-1252 (Western European)", { encoding: "windows-1252" }));
+    const text = type && (type !== "not_text" || msg.includes("UTF-16"));
+    return text ? [...found, ...choices(more, { ...more, header: more.header !== "false" }, change).filter(Boolean)] : found;
   }
 
   async attempt(action, choices = () => []) {
@@ -152,7 +155,7 @@ class Job {
 /** The rows of the file with their results. Without the file (after a reload), the kept texts are the only column. */
 async function labelled(job, file) {
   const options = { headers: { Accept: "text/csv" } };
-  const results = (more) => request(`jobs/${job.id}/predictions?limit=1000000${more}`, options);
+  const results = (more) => request(`jobs/${job.id}/predictions?limit=${job.total}${more}`, options);
   const response = file
     ? await request(`jobs/${job.id}/labelled`, { ...options, method: "POST", body: file })
     : await results("&texts=true").catch((problem) => {

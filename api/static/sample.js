@@ -11,7 +11,7 @@ export const stemOf = (job) => (job.file?.name ?? job.id.slice(0, 8)).replace(/\
 
 /** The name and content of the file. The texts of files that are sent here are kept. */
 export async function leastCertain(job) {
-  const response = await request(`jobs/${job.id}/predictions?limit=1000000&texts=true`, { headers: { Accept: "application/x-ndjson" } });
+  const response = await request(`jobs/${job.id}/predictions?limit=${job.total}&texts=true`, { headers: { Accept: "application/x-ndjson" } });
   const answers = (await response.text()).split("\n").filter(Boolean).map((line) => JSON.parse(line));
   const chosen = choose(answers).map(({ text, prediction }) => {
     const [best] = sorted(prediction);

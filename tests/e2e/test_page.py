@@ -513,6 +513,40 @@ def test_what_cannot_be_read_is_refused_with_a_way_out(service: Service, viewer:
 
 
 @pytest.mark.usefixtures("without_jobs")
+def test_a_guess_that_failed_could_not_be_changed(service: Service, viewer: Viewer) -> None:
+    """The choices of format, delimiter, encoding and header were only shown for a file that could be read."""
+    page = viewer.open(service)
+    problem = page.locator("#job-problem")
+    drop(page, "a.csv", "id,text\r\n7,good\r\n".encode("utf-16-le"), start=False)
+    page.wait_for_selector("#job-problem >> text=name the encoding utf-16-le")
+    problem.get_by_label("Encoding").select_option("utf-16-le")
+    page.click("#preview >> text=Start")
+    finished(page, "a.csv")
+    assert results(page)[1][1].startswith("7,good,")
+    drop(page, "one.csv", b"good product\nbad product\n", start=False)
+    problem.get_by_label("not a header").check()
+    page.wait_for_selector("#preview >> text=without a header")
+    drop(page, "lines.dat", b'["not JSON\n["still not\n', start=False)
+    problem.get_by_label("Format").select_option("txt")
+    page.wait_for_selector("#preview >> text=TXT, UTF-8")
+    assert page.locator("#preview tr").count() == 3
+    drop(page, "cat.png", b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", start=False)
+    page.wait_for_selector("#job-problem >> text=a PNG image")
+    assert problem.locator("select").count() == 0
+
+
+@pytest.mark.usefixtures("without_jobs")
+def test_rows_beyond_the_first_megabyte_were_taken_for_a_quote_that_is_not_closed(
+    service: Service, viewer: Viewer
+) -> None:
+    page = viewer.open(service)
+    long = b"long text " * 70_000
+    drop(page, "long.csv", b'id,text\n1,"%b"\n2,"%b"\n3,short\n' % (long, long), start=False)
+    page.wait_for_selector("#preview >> text=CSV, separated by commas")
+    assert page.locator("#preview tr").count() == 4
+
+
+@pytest.mark.usefixtures("without_jobs")
 def test_a_file_may_be_dropped_anywhere(service: Service, viewer: Viewer) -> None:
     """Beside the box, the browser left the page and opened the file."""
     page = viewer.open(service)
