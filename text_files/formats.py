@@ -30,7 +30,8 @@ SUFFIXES: dict[str, FormatName] = {
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # Python has codecs that are not for files, and some whose time is not proportional to the length.
 _known_encoding = re.compile(
-    r"utf-?8|utf-?16(-?[lb]e)?|(windows|cp)-?125\d|iso-?8859-\d+|latin-?1|ascii|shift_jis|euc[-_](jp|kr)|gb18030|big5|koi8-r",
+    r"utf-?8|utf-?16(-?[lb]e)?|(windows|cp)-?(125\d|437|8\d\d|9\d\d)|iso-?8859-\d+|latin-?1|ascii|mac(intosh|-?roman)"
+    r"|shift_jis|euc[-_](jp|kr)|gbk?(2312|18030)?|big5|koi8-[ru]",
     re.IGNORECASE,
 ).fullmatch
 _TEXT_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -59,6 +60,12 @@ _compressed = re.compile(r"\.(gz|zst)$", re.IGNORECASE)
 _ROWS, _ALIKE = 20, 3
 # How many lines before the header are skipped at most.
 _PREAMBLE = 100
+# Blank lines, also those that spreadsheets write for an empty row.
+_blank = re.compile(r"[\s,;|]*").fullmatch
+# How JSON begins. Lines of a log may begin like it, as [12:00] or [INFO].
+_json = re.compile(
+    r'\s*(\{\s*(["}]|$)|\[\s*(["{\[\]]|$|(-?\d+(\.\d+)?([eE][-+]?\d+)?|true|false|null)\s*([,\]]|$)))'
+).match
 # The line that names the delimiter for Excel.
 _sep = re.compile(r'"?sep=([^\w"\r])"?\r?', re.IGNORECASE).fullmatch
 _number = re.compile(r"\s*[-+]?\d+([.,]\d+)?\s*").fullmatch
@@ -174,7 +181,7 @@ def _typed(filename: str, head: bytes, hints: Hints) -> FileFormat | None:
 def _detect(filename: str, head: bytes, hints: Hints, complete: bool) -> FileFormat:
     if not head:
         raise BadFile("missing", "the file is empty")
-    encoding = _checked(hints.encoding) if hints.encoding else _encoding(head)
+    encoding = _encoding(head, hints)
     try:
         start = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix(MARK)
     except UnicodeError:
@@ -223,7 +230,7 @@ class _Start:
         if name is None:
             name = self._by_content(wide)
         elif self._hints.format is None and name == "txt":
-            name = self._if_tabs(wide)
+            name = "csv" if self._separator else self._if_tabs(wide)
         elif self._hints.format is None and name == "json" and self._whole.lstrip().startswith("{"):
             name = self._by_content(wide)  # datasets and pandas write lines of objects under this name
         if name not in ("csv", "tsv"):
@@ -232,14 +239,16 @@ class _Start:
         delimiter = self._hints.delimiter or self._separator or ("\t" if name == "tsv" else self._delimiter())
         names = self._header(delimiter)
         note, headerless = self._header_note(delimiter, names)
-        quoted = delimiter.join(f'"{name}"' for name in (name.replace('"', '""') for name in names))
+        first = io.StringIO(newline="")
+        writer = csv.writer(first, delimiter=delimiter, quoting=csv.QUOTE_ALL, lineterminator=self._newline)
+        writer.writerows(_rows(self._text, delimiter, 2))
         return FileFormat(
             name,
             delimiter,
             header=self._hints.header,
             literal=self._literal(delimiter),
             preamble=self._preamble,
-            quoted=bool(names) and self._text.startswith(quoted),
+            quoted=bool(names) and self._text.startswith(first.getvalue().rstrip("\r\n")),
             newline=self._newline,
             note=note,
             headerless=headerless,
@@ -256,14 +265,14 @@ class _Start:
         for line in lines[:-1]:
             if (sep := _sep(line)) and not separator:
                 separator = sep[1]
-            elif not self._hints.header or (line.strip() and not (comments and line.startswith("#"))):
+            elif not self._hints.header or not (_blank(line) or (comments and line.startswith("#"))):
                 break
             size += len(line) + len(self._newline)
         return self._whole[:size], separator
 
     def _comments(self, lines: list[str]) -> bool:
         """Whether lines that begin with # are comments: only a line behind them names the columns."""
-        first = next((at for at, line in enumerate(lines) if line.strip() and not _sep(line)), len(lines))
+        first = next((at for at, line in enumerate(lines) if not _blank(line) and not _sep(line)), len(lines))
         behind = next((at for at in range(first, len(lines)) if not lines[at].startswith("#")), first)
         texts = (self._newline.join(lines[at:]) for at in (first, behind))
         one, other = (max(self._named(_first(text, delimiter)) for delimiter in DELIMITERS) for text in texts)
@@ -287,7 +296,7 @@ class _Start:
             value = json.loads(first)
         except (ValueError, RecursionError):
             value = None
-        if first.startswith(("{", "[")) or (isinstance(value, str) and value != self._hints.column):
+        if _json(text) or (isinstance(value, str) and value != self._hints.column):
             own = value.get(self._hints.column) if isinstance(value, dict) else value
             more = isinstance(value, dict) and text[len(first) :].lstrip().startswith("{")
             return "ndjson" if isinstance(own, str) or more else "json"
@@ -387,11 +396,12 @@ def _checked(encoding: str) -> str:
         raise BadFile("encoding", f"unknown encoding {encoding!r}") from None
 
 
-def _encoding(head: bytes) -> str:
-    """The encoding by its byte order mark, else UTF-8. Raises BadFile for what is not text."""
-    for mark, encoding in _TEXT_MARKS.items():
-        if head.startswith(mark):
-            return encoding
+def _encoding(head: bytes, hints: Hints) -> str:
+    """The encoding by its byte order mark, else the named one, else UTF-8. Raises BadFile for what is not text."""
+    named = _checked(hints.encoding) if hints.encoding else ""
+    marked = next((encoding for mark, encoding in _TEXT_MARKS.items() if head.startswith(mark)), "")
+    if marked or named:
+        return marked or named
     for magic, what in _OTHER_FILES.items():
         if head.startswith(magic):
             raise BadFile("not_text", f"not a text file but {what}")

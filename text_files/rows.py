@@ -136,7 +136,8 @@ class FileRows:
         if not form.header:
             message = f"without a header, columns are numbers, 1 to {len(names)}, but {column!r} is not"
         else:
-            message = f"no column {column!r}; the columns are {_listed(names)}{note}{_like(names, column)}"
+            known = f"; the columns are {_listed(names)}" if any(names) else ": no column has a name"
+            message = f"no column {column!r}{known}{note}{_like(names, column)}"
         raise BadFile("missing", message, line=line, columns=shown, wanted=column)
 
     def _row(self, number: int, value: Any, source: str, *, unit: str) -> Row:

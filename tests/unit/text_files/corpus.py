@@ -72,6 +72,12 @@ CASES = [
     _case("a.ndjson", '{"text": "a\u2028b"}\n{"text": "c\x85d"}\n', ["a\u2028b", "c\x85d"]),
     _case("a.csv", 'text\ngood\n""\n', ["good", ""]),
     _case("a.csv", "text\n\ngood\n\n\n", ["", "good"]),
+    # Lines of a log look like lists
+    _case("a.log", "[12:00] started\n[ERROR] ended\n", ["[12:00] started", "[ERROR] ended"]),
+    _case("", "[2025-01-01 10:00] started\n", ["[2025-01-01 10:00] started"]),
+    _case("", "{name} said hello\n", ["{name} said hello"]),
+    _case("", '{"text": "a",}\n', "expected a list"),
+    _case("", "[1, 2]\n", "item 1: neither a string nor an object"),
     # Columns
     _case("a.csv", "id,text,,\r\n1,good,,\r\n", ["good"], starts="id,text,,,label,score,error\r\n1,good,,,"),
     _case("a.csv", "Comment,text,Comment\n1,good,2\n", ["good"], starts="Comment,text,Comment,label"),
@@ -89,6 +95,9 @@ CASES = [
     _case("a.csv", "sep=;\r\nid;text\r\n1;good, bad\r\n", ["good, bad"], starts="sep=;\r\nid;text;label"),
     _case("a.csv", "sep=;\nid;text\n1;good;more\n", "3 columns"),
     _case("a.csv", "\r\n\r\nid,text\r\n1,good\r\n", ["good"]),
+    _case("a.csv", ",,\r\n;\r\nid,text,x\r\n1,good,\r\n", ["good"], starts=",,\r\n;\r\nid,text,x,label"),
+    _case("a.csv", ",,\n,,\n", "no column 'text': no column has a name"),
+    _case("a.txt", "sep=;\r\nid;text\r\n1;good\r\n", ["good"]),
     _case("a.csv", "# export 2025\n#\nid,text\n1,good\n", ["good"]),
     _case("a.csv", "#,text\n1,good\n", ["good"], starts="#,text,label"),
     _case("a.csv", "#,words\n1,good\n", "the columns are '#', 'words'"),
@@ -119,7 +128,15 @@ CASES = [
     _case("a.csv", "id;text,en;text\n1;hello, world;bonjour\n", ["bonjour"]),
     _case("a.csv", 'id,text\n1,"a\tb"\n2,👩\u200d👧\n', ["a\tb", "👩\u200d👧"]),
     _case("a.csv", 'id,text,note\r\n1,"l\r\nm","a ""q"" b"\r\n', ["l\r\nm"], starts="id,text,note,label"),
+    _case("a.csv", '"id","text"\n1,"good"\n', ["good"], starts='id,text,label,score,error\n1,good,'),
+    _case("a.csv", '"id","text"\n"1","a\nb"\n', ["a\nb"], starts='"id","text","label","score","error"\n"1","a\nb","'),
     # Encodings
+    _case("a.csv", "\ufeffid,text\n1,schön\n", ["schön"], query={"encoding": "windows-1252"}),
+    _case("a.csv", "id,text\n1,schön\n".encode("utf-16"), ["schön"], query={"encoding": "utf-8"}),
+    _case("a.csv", "text\rschön\r".encode("mac-roman"), ["schön"], query={"encoding": "macintosh"}),
+    _case("a.csv", "text\nschön\n".encode("cp850"), ["schön"], query={"encoding": "cp850"}),
+    _case("a.csv", "text\n中\n".encode("gbk"), ["中"], query={"encoding": "gb2312"}),
+    _case("a.csv", "text\nก\n".encode("cp874"), ["ก"], query={"encoding": "windows-874"}),
     _case("a.csv", "\ufeffid;text\r\n1;schön\r\n", ["schön"], starts="\ufeffid;text;label"),
     _case(
         "excel.txt", "id\ttext\r\n1\tschön\r\n".encode("utf-16"), ["schön"], starts="\ufeffid\ttext\tlabel"
