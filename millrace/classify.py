@@ -85,7 +85,8 @@ def _show(name: str, preview: Preview) -> None:
     found = preview.format
     lines = [f"{name}: {found}", *(f"    {line}" for line in preview.lines())]
     if found.note:
-        lines.append(f"Note: {found.note} (--no-header --column {found.headerless}).")
+        options = f" (--no-header --column {found.headerless})" if found.headerless else ""
+        lines.append(f"Note: {found.note}{options}.")
     lines.append(f"Texts are in the column with *. {_CHANGES} change how the file is read.")
     print("\n".join(lines), file=sys.stderr)
 

@@ -77,8 +77,8 @@ class FileFormat:
 
     Of tables: `preamble`, the lines before the header; `literal`, whether quotes are ordinary characters;
     `quoted`, whether all fields are in quotes. `mark` is whether there is a byte order mark, and `note` what
-    the user should know about the guess: also, in `headerless`, which column holds the texts if the first
-    line is a row.
+    the user should know about the guess: if the first line may be a row, `headerless` is the number of the
+    column that holds the texts, else 0.
     """
 
     name: FormatName
@@ -353,6 +353,8 @@ class _Start:
         for delimiter in ("\t", "|", ";", ","):
             rows = _rows(self._text, delimiter)
             widths = {len(row) for row in rows}
+            if max(widths, default=0) > 1 and self._named(rows[0]):
+                return f"the first line names a column {self._hints.column!r}: if so, choose the format CSV", 0
             if len(widths) == 1 and max(widths) > 1 and len(lines) >= (1 if delimiter == "\t" else _ALIKE):
                 return _without_header("the lines look like rows of a table", rows)
         return "", 0

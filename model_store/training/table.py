@@ -84,7 +84,8 @@ def read_table(*paths: Path, columns: Columns, most: int = MAX_ROWS, seed: int =
             elif (place := rng.randrange(usable)) < most:
                 table.rows[place] = row
     if not table.rows:
-        raise BadTable(f"{table.name} contains no labelled text.")
+        seen = f"of {table.total} rows, {table.empty} have no text, {table.unlabelled} no {columns.label!r}"
+        raise BadTable(f"{table.name} contains no labelled text: {seen}, {table.rejected} were not accepted.")
     return table
 
 

@@ -201,6 +201,8 @@ def test_a_suggestion_for_a_mistyped_column_compared_every_name() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "note"),
     [
+        ("a.txt", b"id,text\n1,good\n2,bad\n", "names a column 'text': if so, choose the format CSV"),
+        ("a.csv.txt", b'"id";"text"\n', "names a column 'text'"),
         (
             "",
             b"ham\tsee you\nspam\twin\n",

@@ -125,6 +125,11 @@ def test_a_text_longer_than_csv_fields_may_be_by_default_is_read(tmp_path: Path,
         ("a.csv", 'text,label\n"a"b,c\n', "line 2: ',' expected after '\"'"),
         ("a.csv", "text,label\nx\n", "line 2: 1 column, but the first line names 2"),
         ("a.csv", "text,label\n", "contains no labelled text"),
+        (
+            "a.json",
+            '[{"text": "a", "sentiment": "x"}, {"text": " "}]',
+            "no labelled text: of 2 rows, 1 have no text, 1 no 'label', 0 were not accepted",
+        ),
         ("a.csv", "", "a.csv: the file is empty."),
         (
             "a.csv",
