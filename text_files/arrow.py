@@ -13,14 +13,16 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from text_files.cells import Best, Part, Row, plain
-from text_files.errors import BadFile, short
+from text_files.cells import Best, Part, Row, duration, plain
+from text_files.errors import BadFile, FileError, short
 from text_files.typed import TYPED
 
 # Rows that are read at once; rows and bytes of a row group of Parquet that is written.
 ROWS = 1024
 GROUP_ROWS, GROUP_BYTES = 64 * ROWS, 32 * 1024**2
 _BUFFER = 64 * 1024
+# Digits of the fraction of a second, by the unit of a duration.
+_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
 
 
 class ArrowTable:
@@ -66,7 +68,8 @@ class ArrowTable:
             batches = getattr(reader, "num_record_batches", None)
             for batch in reader if batches is None else map(reader.get_batch, range(batches)):
                 batch.validate(full=True)
-                yield batch
+                # A stream may replace its dictionaries, a file has one for each column.
+                yield _without_dictionaries(batch) if batches is None else batch
             return
         names = None if columns is None else [self.names[column] for column in columns]
         # A name with a dot would be that of a nested field, too.
@@ -106,34 +109,51 @@ def _values(column: pa.Array) -> list[Any]:
         return _values(column.dictionary_decode())
     if is_kind.is_floating(kind) and kind.bit_width < 64:
         return [None if one is None else plain(float(one)) for one in column.cast(pa.string()).to_pylist()]
-    if (
-        is_kind.is_decimal(kind)
-        or is_kind.is_date(kind)
-        or is_kind.is_time(kind)
-        or is_kind.is_timestamp(kind)
-    ):
-        column = column.cast(pa.string())
-    return [plain(one) for one in column.to_pylist()]
+    if is_kind.is_duration(kind):
+        counts = column.cast(pa.int64()).to_pylist()
+        return [None if one is None else duration(one, _DIGITS[kind.unit]) for one in counts]
+    return [plain(one) for one in column.cast(_written(kind), safe=False).to_pylist()]
+
+
+def _written(kind: pa.DataType) -> pa.DataType:
+    """The type with text for decimals and times, also nested ones: Python rounds or cannot hold some."""
+    is_kind = pa.types
+    if is_kind.is_struct(kind):
+        return pa.struct([field.with_type(_written(field.type)) for field in kind.fields])
+    if is_kind.is_list(kind) or is_kind.is_large_list(kind) or is_kind.is_fixed_size_list(kind):
+        return pa.list_(_written(kind.value_type))
+    if is_kind.is_map(kind):
+        return pa.map_(_written(kind.key_type), _written(kind.item_type))
+    if is_kind.is_duration(kind):  # Arrow does not write these, and Python holds no parts of microseconds
+        return pa.duration("us")
+    timed = is_kind.is_temporal(kind) and not is_kind.is_interval(kind)
+    return pa.string() if timed or is_kind.is_decimal(kind) else kind
 
 
 def write_table(
-    form: str, names: Sequence[str], added: Sequence[str], rows: Iterable[tuple[Row, Best]]
+    form: str, names: Sequence[str], added: Sequence[str], rows: Iterable[tuple[Row, Best]], same: bool
 ) -> Iterator[bytes]:
-    """The bytes of a file with these rows: with the types that they have in a file of Arrow, else as text."""
+    """The bytes of a file with these rows: with the types that they have in a file of Arrow, else as text.
+
+    `same` is whether they come from a file of this form. Raises FileError for types that it cannot hold.
+    """
     sink = _Sink()
     fields = [pa.field(name, pa.string()) for name in names]
     new = [pa.field(*one) for one in zip(added, (pa.string(), pa.float64(), pa.string()), strict=True)]
-    schema: Any = None
     writer: Any = None
-    for table in _groups(_batches(form, pa.schema(fields), new, rows)):
-        if writer is None:
-            schema = table.schema
-            writer = _writer(form, sink, schema)
-        writer.write_table(table)
-        yield sink.taken()
-    if writer is None:
-        writer = _writer(form, sink, pa.schema([*fields, *new]))
-    writer.close()
+    try:
+        for table in _groups(_batches(pa.schema(fields), new, rows)):
+            # Every row group of Parquet has another dictionary.
+            table = table if same or form == "parquet" else _without_dictionaries(table)
+            writer = writer or _writer(form, sink, table.schema)
+            writer.write_table(table)
+            yield sink.taken()
+        writer = writer or _writer(form, sink, pa.schema([*fields, *new]))
+        writer.close()
+    except pa.ArrowException as error:
+        reason = " ".join(str(error).split())[:200]
+        message = f"{TYPED[form][0]} cannot hold these columns ({reason}): name the output .csv or .ndjson."
+        raise FileError(message) from None
     yield sink.taken()
 
 
@@ -183,26 +203,23 @@ def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
 
 
 def _batches(
-    form: str, texts: pa.Schema, new: Sequence[pa.Field], rows: Iterable[tuple[Row, Best]]
+    texts: pa.Schema, new: Sequence[pa.Field], rows: Iterable[tuple[Row, Best]]
 ) -> Iterator[pa.RecordBatch]:
     """Up to ROWS rows, of one part if they have any, and their results."""
     joined: list[tuple[Row, Best]] = []
     for row, best in rows:
         if joined and (row.part is not joined[0][0].part or len(joined) == ROWS):
-            yield _batch(form, texts, new, joined)
+            yield _batch(texts, new, joined)
             joined = []
         joined.append((row, best))
     if joined:
-        yield _batch(form, texts, new, joined)
+        yield _batch(texts, new, joined)
 
 
-def _batch(
-    form: str, texts: pa.Schema, new: Sequence[pa.Field], joined: Sequence[tuple[Row, Best]]
-) -> pa.RecordBatch:
+def _batch(texts: pa.Schema, new: Sequence[pa.Field], joined: Sequence[tuple[Row, Best]]) -> pa.RecordBatch:
     first = joined[0][0]
     if first.part is not None and isinstance(first.part.native, pa.RecordBatch):
         batch = first.part.native.slice(first.at, len(joined))
-        batch = _without_dictionaries(batch) if form == "arrow" else batch
     else:
         cells = zip(*(row.shown(texts.names) for row, _ in joined), strict=True)
         batch = pa.record_batch([pa.array(one, pa.string()) for one in cells], texts)
@@ -212,10 +229,10 @@ def _batch(
     return pa.record_batch([*batch.columns, *columns], schema)
 
 
-def _without_dictionaries(batch: pa.RecordBatch) -> pa.RecordBatch:
-    """A file of Arrow has one dictionary for each column, but every row group of Parquet has another."""
-    for at, field in enumerate(batch.schema):
+def _without_dictionaries(table: Any) -> Any:
+    """A table or batch with the values: a file of Arrow has only one dictionary for each column."""
+    for at, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
-            decoded = batch.column(at).dictionary_decode()
-            batch = batch.set_column(at, field.with_type(decoded.type), decoded)
-    return batch
+            values = table.column(at).cast(field.type.value_type)
+            table = table.set_column(at, field.with_type(values.type), values)
+    return table

@@ -6,7 +6,7 @@ import base64
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime, time
+from datetime import datetime, time, timedelta
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
 
@@ -98,8 +98,18 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def duration(count: int, digits: int) -> str:
+    """A duration as ISO 8601 writes it, from a count of units of which a second has 10 ** `digits`."""
+    seconds, part = divmod(abs(count), 10**digits)
+    days, rest = divmod(seconds, 86_400)
+    shown = f"{rest % 60}.{part:0{digits}}".rstrip("0").rstrip(".") if part else f"{rest % 60}"
+    return f"{'-' * (count < 0)}P{days}DT{rest // 3600}H{rest // 60 % 60}M{shown}S"
+
+
 def plain(value: Any) -> Any:
     """A value as JSON has it: times as ISO 8601 writes them, bytes in base64, infinity by its name."""
+    if isinstance(value, timedelta):
+        return duration(value // timedelta(microseconds=1), 6)
     if value is None or isinstance(value, (str, bool, int)):
         return value
     if isinstance(value, float):

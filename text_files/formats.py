@@ -62,7 +62,7 @@ _ROWS, _ALIKE = 20, 3
 _PREAMBLE = 100
 # Blank lines, also those that spreadsheets write for an empty row.
 _blank = re.compile(r"[\s,;|]*").fullmatch
-# How JSON begins. Lines of a log may begin like it, as [12:00] or [INFO].
+# How JSON begins, and not a log, which may have [12:00] or [INFO] there.
 _json = re.compile(
     r'\s*(\{\s*(["}]|$)|\[\s*(["{\[\]]|$|(-?\d+(\.\d+)?([eE][-+]?\d+)?|true|false|null)\s*([,\]]|$)))'
 ).match
@@ -354,7 +354,10 @@ class _Start:
             rows = _rows(self._text, delimiter)
             widths = {len(row) for row in rows}
             if max(widths, default=0) > 1 and self._named(rows[0]):
-                return f"the first line names a column {self._hints.column!r}: if so, choose the format CSV", 0
+                return (
+                    f"the first line names a column {self._hints.column!r}: if so, choose the format CSV",
+                    0,
+                )
             if len(widths) == 1 and max(widths) > 1 and len(lines) >= (1 if delimiter == "\t" else _ALIKE):
                 return _without_header("the lines look like rows of a table", rows)
         return "", 0
@@ -399,7 +402,7 @@ def _checked(encoding: str) -> str:
 
 
 def _encoding(head: bytes, hints: Hints) -> str:
-    """The encoding by its byte order mark, else the named one, else UTF-8. Raises BadFile for what is not text."""
+    """The encoding by its byte order mark, else as named, else UTF-8. Raises BadFile for what is not text."""
     named = _checked(hints.encoding) if hints.encoding else ""
     marked = next((encoding for mark, encoding in _TEXT_MARKS.items() if head.startswith(mark)), "")
     if marked or named:

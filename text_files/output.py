@@ -82,7 +82,8 @@ class Output:
             return sheets.write_table(names, added, results, header=self.source.header)
         from text_files import arrow
 
-        return arrow.write_table(self.format, _unique(names), added, results)
+        same = self.format == self.source.name
+        return arrow.write_table(self.format, _unique(names), added, results, same)
 
     def lines(self, names: Sequence[str], rows: Iterable[tuple[Row, Any]]) -> Iterator[str]:
         """The same as lines, of formats that are text."""

@@ -50,10 +50,11 @@ class Sheet:
         chosen = (sheet for sheet in shown_sheets if places(names[sheet.title], hints.column))
         self._sheet = next(chosen, shown_sheets[0])
         self.header, cells = firsts[self._sheet.title]
-        self._width = len(cells)
-        self.names: Sequence[str] = names[self._sheet.title]
+        with _refused():  # columns without a name may follow
+            self._width = max((len(row) for _, row in islice(_rows(self._sheet), ROWS)), default=0)
+        self.names: Sequence[str] = names[self._sheet.title] + [""] * (self._width - len(cells))
         if not hints.header:
-            self.names = [str(number + 1) for number in range(len(cells))]
+            self.names = [str(number + 1) for number in range(self._width)]
 
     def check(self, column: int) -> None:
         """Any value is a text: spreadsheets make numbers of what looks like one."""
@@ -71,7 +72,7 @@ class Sheet:
 
     def _even(self, number: int, cells: list[Any]) -> list[Any]:
         if len(cells) > self._width:
-            found = f"{len(cells)} columns, but the first row has {self._width}"
+            found = f"{len(cells)} columns, but the first {ROWS} rows have {self._width}: name them all"
             raise BadFile("extra_forbidden", found, line=number)
         return cells + [None] * (self._width - len(cells))
 

@@ -72,7 +72,7 @@ CASES = [
     _case("a.ndjson", '{"text": "a\u2028b"}\n{"text": "c\x85d"}\n', ["a\u2028b", "c\x85d"]),
     _case("a.csv", 'text\ngood\n""\n', ["good", ""]),
     _case("a.csv", "text\n\ngood\n\n\n", ["", "good"]),
-    # Lines of a log look like lists
+    # A log, which may look like lists
     _case("a.log", "[12:00] started\n[ERROR] ended\n", ["[12:00] started", "[ERROR] ended"]),
     _case("", "[2025-01-01 10:00] started\n", ["[2025-01-01 10:00] started"]),
     _case("", "{name} said hello\n", ["{name} said hello"]),
@@ -128,8 +128,13 @@ CASES = [
     _case("a.csv", "id;text,en;text\n1;hello, world;bonjour\n", ["bonjour"]),
     _case("a.csv", 'id,text\n1,"a\tb"\n2,👩\u200d👧\n', ["a\tb", "👩\u200d👧"]),
     _case("a.csv", 'id,text,note\r\n1,"l\r\nm","a ""q"" b"\r\n', ["l\r\nm"], starts="id,text,note,label"),
-    _case("a.csv", '"id","text"\n1,"good"\n', ["good"], starts='id,text,label,score,error\n1,good,'),
-    _case("a.csv", '"id","text"\n"1","a\nb"\n', ["a\nb"], starts='"id","text","label","score","error"\n"1","a\nb","'),
+    _case("a.csv", '"id","text"\n1,"good"\n', ["good"], starts="id,text,label,score,error\n1,good,"),
+    _case(
+        "a.csv",
+        '"id","text"\n"1","a\nb"\n',
+        ["a\nb"],
+        starts='"id","text","label","score","error"\n"1","a\nb","',
+    ),
     # Encodings
     _case("a.csv", "\ufeffid,text\n1,schön\n", ["schön"], query={"encoding": "windows-1252"}),
     _case("a.csv", "id,text\n1,schön\n".encode("utf-16"), ["schön"], query={"encoding": "utf-8"}),
