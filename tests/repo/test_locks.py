@@ -151,6 +151,21 @@ def test_a_lock_is_complete(name: str) -> None:
     assert looked_at > 10
 
 
+def test_what_torch_needs_was_left_out_of_new_locks() -> None:
+    """Its index would have brought it into the build of the image, without hashes."""
+    assert "--extra worker --extra build " in (ROOT / "scripts/lock").read_text()
+    try:
+        needed = map(Requirement, metadata.requires("torch") or ())
+    except metadata.PackageNotFoundError:
+        pytest.skip("torch is not installed")
+    names = {
+        canonicalize_name(one.name)
+        for one in needed
+        if one.marker is None or one.marker.evaluate({"extra": ""})
+    }
+    assert [name for name in names - chain("build").keys() if not UNLOCKED.fullmatch(name)] == []
+
+
 def test_the_tools_of_an_image_build_are_locked() -> None:
     build = [
         Requirement(line)
