@@ -26,7 +26,7 @@ from millrace.settings_loader import free_port
 from tests.tools import REDIS, missing, use
 
 SHIPPED = Path(__file__).parents[1] / "k8s/base/redis"
-ROLES = ("api", "worker", "jobs", "autoscaler", "cluster", "admin")
+ROLES = ("api", "worker", "jobs", "autoscaler", "cluster", "sentinel", "admin")
 _ADMIN = "admin:admin@"
 
 

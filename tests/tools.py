@@ -19,6 +19,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "openssl": ("openssl",),
     "prometheus": ("prometheus",),
     "promtool": ("promtool",),
+    "redis-cli": ("redis-cli",),
     "redis-server": ("redis-server", "valkey-server"),
     "shellcheck": ("shellcheck",),
     "systemd-analyze": ("systemd-analyze",),

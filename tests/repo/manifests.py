@@ -40,7 +40,8 @@ FIELDS: dict[str, str] = {
         advanced.horizontalPodAutoscalerConfig.behavior.scaleDown.policies.periodSeconds
         triggers.type triggers.name triggers.metricType triggers.useCachedMetrics
         triggers.authenticationRef.name triggers.metadata.addressFromEnv triggers.metadata.addressesFromEnv
-        triggers.metadata.listName triggers.metadata.databaseIndex triggers.metadata.enableTLS""",
+        triggers.metadata.sentinelMaster triggers.metadata.listName
+        triggers.metadata.databaseIndex triggers.metadata.enableTLS""",
     "keda.sh/TriggerAuthentication": "secretTargetRef.parameter secretTargetRef.name secretTargetRef.key",
     "monitoring.coreos.com/PodMonitor": """
         selector.matchLabels.* selector.matchExpressions.key selector.matchExpressions.operator

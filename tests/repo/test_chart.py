@@ -14,7 +14,7 @@ import yaml
 
 from batcher.core.keys import prefix
 from tests.repo.manifests import K8S, ROOT, Object, objects_in, of_kind, render, variant
-from tests.repo.test_manifests import CLUSTER_ADDRESS, MANAGED, VARIANTS
+from tests.repo.test_manifests import CHARTED, CLUSTER_ADDRESS, MANAGED
 
 CHART = ROOT / "charts/millrace"
 MANAGED_ADDRESS = "millrace.westeurope.redis.azure.net:10000"
@@ -78,8 +78,8 @@ def chart(rendered: dict[str, Any], case: str) -> list[Object]:
 
 
 def overlay(case: str, folder: Path) -> list[Object]:
-    if case in VARIANTS:
-        return render(variant(folder, *VARIANTS[case]))
+    if case in CHARTED:
+        return render(variant(folder, *CHARTED[case]))
     return render(K8S / "overlays" / case)
 
 
@@ -110,7 +110,7 @@ def compared(objects: list[Object]) -> dict[tuple[str, str], Object]:
     return found
 
 
-@pytest.mark.parametrize("case", ["local", "production", *VARIANTS])
+@pytest.mark.parametrize("case", ["local", "production", *CHARTED])
 def test_the_chart_and_the_overlays_are_the_same_objects(
     rendered: dict[str, Any], case: str, tmp_path: Path
 ) -> None:

@@ -55,7 +55,13 @@ CLUSTER = (
         rf"\g<0>      - REDIS_CLUSTER_ADDRESS={CLUSTER_ADDRESS}\n",
     ),
 )
-VARIANTS = {
+SENTINELS = ",".join(f"redis-{number}.redis.millrace.svc.cluster.local:26379" for number in range(3))
+SENTINEL = (
+    ("  - ../../components/redis-tls\n", r"\g<0>  - ../../components/redis-sentinel\n"),
+    (r"REDIS_ADDRESS=\S+", f"REDIS_ADDRESS={SENTINELS}"),
+)
+# What the chart renders, too.
+CHARTED = {
     "cluster": CLUSTER,
     "managed": (*MANAGED, ("components/istio", "components/ingress")),
     "gateway": (
@@ -63,6 +69,7 @@ VARIANTS = {
         ("  - ../../components/hpa\n", r"\g<0>  - ../../components/tracing\n  - ../../components/webhooks\n"),
     ),
 }
+VARIANTS = CHARTED | {"sentinel": SENTINEL}
 
 
 @pytest.fixture(scope="module", params=["local", "production", *VARIANTS])
@@ -133,7 +140,7 @@ def test_redis_is_named_in_full_for_keda(objects: list[Object]) -> None:
     (namespace,) = of_kind(objects, "Namespace")
     address = config(objects)["REDIS_ADDRESS"]
     if "redis" in of_kind(objects, "Service"):
-        assert address == f"redis.{namespace}.svc.cluster.local:6379"
+        assert address in (f"redis.{namespace}.svc.cluster.local:6379", SENTINELS)
 
 
 def test_only_settings_that_exist_are_set(objects: list[Object]) -> None:
@@ -212,7 +219,7 @@ def test_pods_are_restricted(objects: list[Object]) -> None:
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["runAsUser"] > 0
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"]:
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
@@ -228,7 +235,7 @@ def test_pods_are_restricted(objects: list[Object]) -> None:
 
 def test_images_are_pinned(objects: list[Object]) -> None:
     for pod in pod_specs(objects).values():
-        for container in pod["containers"]:
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
             image = container["image"]
             ours = re.fullmatch(r"(\S+/)?millrace-(api|worker):(local|\d+\.\d+\.\d+(\.dev0)?)", image)
             assert ours or re.fullmatch(r"[\w./-]+:[\w.-]+@sha256:[0-9a-f]{64}", image), image
@@ -284,6 +291,35 @@ def test_keda_uses_tls_for_every_list(tmp_path: Path, arrangement: str) -> None:
     changes = MANAGED if arrangement == "managed" else ()
     spec = of_kind(render(variant(tmp_path, *changes)), "ScaledObject")["worker"]["spec"]
     assert [trigger["metadata"].get("enableTLS") for trigger in spec["triggers"]] == ["true"] * 4
+
+
+def test_a_lost_zone_was_a_lost_redis(tmp_path: Path) -> None:
+    objects = render(variant(tmp_path, *SENTINEL))
+    redis = of_kind(objects, "StatefulSet")["redis"]["spec"]
+    pod = redis["template"]["spec"]
+    labels = redis["template"]["metadata"]["labels"]
+    assert (redis["replicas"], redis["podManagementPolicy"]) == (3, "Parallel")
+    spread = {one["topologyKey"]: one for one in pod["topologySpreadConstraints"]}
+    assert spread["kubernetes.io/hostname"]["whenUnsatisfiable"] == "DoNotSchedule"
+    assert "topology.kubernetes.io/zone" in spread
+    assert all(one["labelSelector"]["matchLabels"] == labels for one in spread.values())
+    assert {one["tolerationSeconds"] for one in pod["tolerations"]} == {30}
+    assert of_kind(objects, "PodDisruptionBudget")["redis"]["spec"]["selector"]["matchLabels"] == labels
+    for container in (*pod["initContainers"], *pod["containers"]):
+        given = {entry["name"]: entry.get("value") for entry in container["env"]}
+        names = given["REDIS_HOSTS"].replace("$(DOMAIN)", "redis.millrace.svc.cluster.local")
+        assert ",".join(f"{name}:26379" for name in names.split()) == SENTINELS
+    triggers = of_kind(objects, "ScaledObject")["worker"]["spec"]["triggers"]
+    assert {trigger["type"] for trigger in triggers} == {"redis-sentinel"}
+    assert {trigger["metadata"]["addressesFromEnv"] for trigger in triggers} == {"REDIS_ADDRESS"}
+    policies = of_kind(objects, "NetworkPolicy")
+    assert {port["port"] for port in policies["redis"]["spec"]["ingress"][0]["ports"]} == {
+        "redis",
+        "sentinel",
+    }
+    assert egress(objects, "to-redis") == [(set(), {6379, 26379})]
+    for name in ("redis", "to-redis"):
+        assert "redis" in yaml.safe_dump(policies[name]["spec"]).split("values:")[1].split("matchLabels")[0]
 
 
 def test_redis_keeps_what_it_holds() -> None:

@@ -25,7 +25,8 @@ case "$*" in
         done ;;
 esac
 """
-USERS = ("api", "worker", "jobs", "autoscaler", "admin")
+USERS = ("api", "worker", "jobs", "autoscaler", "sentinel", "admin")
+HOST = "redis.service.svc.cluster.local"
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_each_user_of_the_cluster_gets_a_password_that_no_argument_has(kept: Pat
 
 def test_the_certificate_is_that_of_the_redis_in_this_namespace(kept: Path) -> None:
     authority, certificate = kept / "redis-tls/ca.crt", kept / "redis-tls/tls.crt"
-    for host in ("redis.service.svc.cluster.local", "redis", "localhost"):
+    for host in (HOST, f"redis-2.{HOST}", "redis", "localhost"):
         words = ["openssl", "verify", "-CAfile", authority, "-verify_hostname", host, certificate]
         done = subprocess.run(words, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr

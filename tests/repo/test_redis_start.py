@@ -25,8 +25,8 @@ from tests.repo.manifests import K8S, ROOT, Object, of_kind, render
 from tests.servers import loads_with_rights, needs_server, redis_version
 
 FOLDER = K8S / "base/redis"
-# The users that get a password in all places. `default` has none, `probe` is added by start.sh, and `cluster`
-# only has one in compose.
+# The users that get a password in all places. `default` has none, `probe` is added by start.sh, `cluster`
+# only has one in compose, and `sentinel` with components/redis-sentinel.
 ROLES = {"admin", "api", "worker", "jobs", "autoscaler"}
 VARIABLES = {role: f"REDIS_{role.upper()}_PASSWORD" for role in ROLES}
 EVERYTHING = {
@@ -65,9 +65,9 @@ def objects(request: pytest.FixtureRequest) -> list[Object]:
 
 def test_finding_01_every_role_has_a_user_of_redis_and_nobody_else() -> None:
     rules = dict(re.findall(r"^user (\S+) (.+)$", (FOLDER / "users.acl").read_text(), re.MULTILINE))
-    assert rules.keys() == ROLES | {"default", "cluster"}
+    assert rules.keys() == ROLES | {"default", "cluster", "sentinel"}
     assert rules["default"] == "off resetpass allkeys allchannels +@all"
-    for role in ROLES | {"cluster"}:
+    for role in ROLES | {"cluster", "sentinel"}:
         assert re.findall(r">(\S+)", rules[role]) == [f"{role.upper()}_PASSWORD"]
         assert role == "admin" or not EVERYTHING & set(rules[role].split())
 
