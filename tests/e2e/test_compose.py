@@ -1,4 +1,4 @@
-"""compose.yaml under podman: up, requests, Redis restarted, a worker or a master killed, down.
+"""compose.yaml under podman: up, requests, Redis restarted and restored, the API replaced, kills, down.
 
 On one Redis, the workers run a stub that signs, so that every answer can be checked; on the cluster, the
 model of their image.
@@ -47,6 +47,7 @@ def run(*words: str, port: int = 0, project: str = PROJECT, timeout_s: float = 6
         "COMPOSE_PROJECT_NAME": project,
         "CONTAINERS_CONF": str(ROOT / "scripts/podman/containers.conf"),
         "PORT": str(port),
+        "REDIS_ADMIN_PASSWORD": "admin",
         "MILLRACE_ADMIN_KEYS": f"operator:{sha256(OPERATOR.encode()).hexdigest()}",
     }
     done = subprocess.run(
@@ -145,7 +146,13 @@ class Load:
         while not self._stop.is_set():
             number += 1
             texts = [f"user {user} says {number} {time.time()}"]
-            answer = self._service.post("/predict", json={"text": texts})
+            try:
+                answer = self._service.post("/predict", json={"text": texts})
+            except httpx.TransportError:
+                self.statuses[0] += 1
+                self.last[user] = 0
+                time.sleep(0.1)
+                continue
             if answer.status_code == 200:
                 assert CHECKER.wrong(PREDICT.said(answer, texts)) == []
             self.statuses[answer.status_code] += 1
@@ -193,38 +200,91 @@ def test_redis_is_restarted_under_load(service: httpx.Client) -> None:
     assert set(load.last.values()) == {200}
 
 
-def test_jobs_a_hold_and_a_pause_survive_a_restart_of_redis(service: httpx.Client) -> None:
-    def job(count: int, key: str) -> str:
+def test_the_only_api_is_replaced_under_load(service: httpx.Client, signed: Sequence[str]) -> None:
+    """Its port is closed meanwhile, as there is no other; accepted requests are answered."""
+    port = service.base_url.port or 0
+    with Load(service) as load:
+        time.sleep(2)
+        run(
+            "scripts/compose-without-docker",
+            *signed,
+            "up",
+            "--detach",
+            "--force-recreate",
+            "--no-deps",
+            "api",
+            port=port,
+        )
+        wait_for(lambda: service.get("/readyz").status_code == 200)
+        time.sleep(5)
+    assert load.statuses.keys() <= {200, 503, 0}
+    assert set(load.last.values()) == {200}
+
+
+class Operator:
+    """What an operator and a client of jobs see and do."""
+
+    def __init__(self, service: httpx.Client) -> None:
+        self._service = service
+
+    def job(self, count: int, key: str) -> str:
         texts = [f"{key} {number}" for number in range(count)]
-        created = service.post("/jobs", json={"text": texts}, headers={"Idempotency-Key": key})
+        created = self._service.post("/jobs", json={"text": texts}, headers={"Idempotency-Key": key})
         assert created.is_success, created.text
         return f"/jobs/{created.json()['id']}"
 
-    def admin(method: str, path: str, body: object = None) -> Any:
+    def admin(self, method: str, path: str, body: object = None) -> Any:
         headers = {"Authorization": f"Bearer {OPERATOR}"}
-        answer = service.request(method, f"/admin/{path}", json=body, headers=headers)
+        answer = self._service.request(method, f"/admin/{path}", json=body, headers=headers)
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
 
-    def operators() -> list[object]:
-        held = admin("GET", "clients")["held"]
-        return [[one["client"] for one in held], list(admin("GET", "pauses")["pauses"])]
+    def has_decided(self) -> list[object]:
+        held = self.admin("GET", "clients")["held"]
+        return [[one["client"] for one in held], list(self.admin("GET", "pauses")["pauses"])]
 
-    finished = job(5, "first")
-    wait_for(lambda: service.get(finished).json()["status"] == "finished")
-    admin("POST", "clients/hold", {"client": "key:held", "what": "all", "for_s": 3600})
-    # The job runs, and waits for the end of the pause.
-    admin("PUT", "pauses/bulk", {"waiting": "keep", "for_s": 3600})
-    running = job(2000, "second")
-    wait_for(lambda: service.get(running).json()["status"] == "running")
-    held = [["key:held"], ["bulk"]]
-    wait_for(lambda: operators() == held)  # every process knows of a pause within two seconds
-    before = service.get(finished).json()
+
+def back_up(to: Path) -> None:
+    """As docs/backup.md says."""
+    admin = f"podman exec {PROJECT}_redis_1 sh -c 'REDISCLI_AUTH=$REDIS_ADMIN_PASSWORD redis-cli --user admin"
+    run("sh", "-c", f"{admin} BGSAVE'")
+    done = ("rdb_bgsave_in_progress:0", "rdb_last_bgsave_status:ok")
+    wait_for(lambda: all(fact in run("sh", "-c", f"{admin} INFO persistence'") for fact in done))
+    run("podman", "cp", f"{PROJECT}_redis_1:/data/dump.rdb", str(to))
+
+
+def restore(backup: Path) -> None:
+    """The same."""
+    write = f"podman exec -i {PROJECT}_redis_1 sh -c 'cat >/data/restore.rdb'"
+    run("sh", "-c", f"{write} <{backup}")
     run("podman", "restart", f"{PROJECT}_redis_1")
+
+
+@pytest.mark.parametrize("how", ["restart", "restore"])
+def test_jobs_a_hold_and_a_pause_survive(service: httpx.Client, how: str, tmp_path: Path) -> None:
+    operator = Operator(service)
+    finished = operator.job(5, f"{how} first")
+    wait_for(lambda: service.get(finished).json()["status"] == "finished")
+    operator.admin("POST", "clients/hold", {"client": "key:held", "what": "all", "for_s": 3600})
+    # The job runs, and waits for the end of the pause.
+    operator.admin("PUT", "pauses/bulk", {"waiting": "keep", "for_s": 3600})
+    running = operator.job(2000, f"{how} second")
+    wait_for(lambda: service.get(running).json()["status"] == "running")
+    decided = [["key:held"], ["bulk"]]
+    wait_for(lambda: operator.has_decided() == decided)  # every process knows of a pause within two seconds
+    before = service.get(finished).json()
+    if how == "restart":
+        run("podman", "restart", f"{PROJECT}_redis_1")
+    else:
+        back_up(tmp_path / "backup.rdb")
+        later = operator.job(5, "after the backup")
+        operator.admin("POST", "clients/hold", {"client": "key:later", "what": "all", "for_s": 3600})
+        restore(tmp_path / "backup.rdb")
     wait_for(lambda: service.get("/readyz").status_code == 200)
-    wait_for(lambda: operators() == held)
+    wait_for(lambda: operator.has_decided() == decided)
     assert service.get(finished).json() == before
-    admin("DELETE", "pauses/bulk")
+    assert how == "restart" or service.get(later).status_code == 404
+    operator.admin("DELETE", "pauses/bulk")
     wait_for(lambda: service.get(running).json()["status"] == "finished")
     assert (service.get(running).json()["done"], service.get(running).json()["failed"]) == (2000, 0)
 

@@ -5,9 +5,11 @@
 # `>API_PASSWORD` in that file stands for the password in REDIS_API_PASSWORD, and so on. Only SHA-256 digests are
 # written, and the server starts with an empty environment, so passwords do not appear in arguments, files or /proc.
 # A user whose password is not set is turned off. `probe` is for the health checks of the container.
+# A snapshot `restore.rdb` beside the data takes their place: docs/backup.md.
 set -eu
 umask 077
 folder=$(dirname "$0")
+data=${REDIS_DIR:-/data}
 users=${REDIS_USERS:-/run/redis/users.acl}
 server=${REDIS_SERVER:-redis-server}
 
@@ -16,6 +18,13 @@ if ! grep -E '^user default( .*)? (allkeys|~\*)( .*)? (\+@all|allcommands)$' "$f
     echo "start.sh: $folder/users.acl needs the line 'user default off resetpass allkeys allchannels +@all': Redis loads" \
         "its append-only file with the rights of default, and would skip what they do not allow." >&2
     exit 1
+fi
+# Every version reads a snapshot as an append-only file of the old kind, and newer ones move it into their folder.
+if [ -e "$data/restore.rdb" ]; then
+    for old in "$data/appendonlydir" "$data/appendonly.aof"; do
+        [ ! -e "$old" ] || { rm -rf "$old.before" && mv "$old" "$old.before"; }
+    done
+    mv "$data/restore.rdb" "$data/appendonly.aof"
 fi
 # Redis 6 has neither read-only keys nor rules in parentheses.
 case $("$server" --version) in
@@ -36,4 +45,4 @@ grep '^user ' "$folder/users.acl" | sed "$rules" | while read -r line; do
     fi
 done >"$users"
 echo 'user probe on nopass resetkeys resetchannels -@all +ping' >>"$users"
-exec env -i PATH="$PATH" "$server" "$folder/redis.conf" --dir "${REDIS_DIR:-/data}" --aclfile "$users" "$@"
+exec env -i PATH="$PATH" "$server" "$folder/redis.conf" --dir "$data" --aclfile "$users" "$@"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Starts one of three Redis servers that sentinels watch, or the sentinel beside it, with a user of its own:
+# Starts one of three Redis servers that sentinels watch, or the sentinel beside it:
 #   sentinel.sh redis|sentinel [OPTION OF redis-server ...]
 #
 # REDIS_HOST is the name of this server, REDIS_HOSTS has those of all three. The first one is the master until the
@@ -13,7 +13,7 @@ run=$(dirname "${REDIS_USERS:-/run/redis/users.acl}")
 part=$1
 shift
 
-# Lines for the configuration of both, and options of redis-cli.
+# What the configuration of both has about TLS, and options of redis-cli.
 tls='' cli=''
 if [ "${REDIS_SCHEME:-redis}" = rediss ]; then
     keys=${REDIS_TLS:-/etc/redis-tls}
@@ -25,7 +25,7 @@ tls-ca-cert-file $keys/ca.crt"
     cli="--tls --cacert $keys/ca.crt"
 fi
 
-# The master of the newest failover that a sentinel knows of, of those that run or of the file of its own.
+# The master of the newest failover that a sentinel knows of, of those that run and by the file of this one.
 master() {
     {
         echo "0 ${REDIS_HOSTS%% *}"
