@@ -15,14 +15,7 @@ from typing import Any, Self
 
 import httpx
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from millrace.errors import CommandError
 from millrace.service_client import ServiceClient, add_model_argument, no_answer, read_key, refusal
@@ -94,14 +87,8 @@ class JobClient(ServiceClient):
 
         Submits `source` again if the job is gone.
         """
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
+        times = TimeElapsedColumn(), TimeRemainingColumn()
+        columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[rate]}", *times)
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
             bar = progress.add_task(_doing(job), total=job["total"], completed=job["done"], rate="")
             printed_at = time.monotonic()

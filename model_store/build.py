@@ -9,16 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from model_store.artefact import (
-    MANIFEST,
-    TOKENIZER,
-    Gate,
-    Manifest,
-    digest,
-    identity,
-    revision,
-    write_manifest,
-)
+from model_store import artefact
+from model_store.artefact import Gate, Manifest
 from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import CONFIG, Checkpoint, read_checkpoint, weight_files
 from model_store.classifier import Engine, Weights
@@ -57,7 +49,7 @@ def build(
     """
     checkpoint = read_checkpoint(source)
     require_vocabulary(source)
-    tensors, named = Safetensors(source), content or identity(checkpoint.files())
+    tensors, named = Safetensors(source), content or artefact.identity(checkpoint.files())
     tensors.require_finite()
     scratch = out.parent / f".{out.name}.building"
     shutil.rmtree(scratch, ignore_errors=True)
@@ -68,7 +60,7 @@ def build(
             shutil.copyfile(source / REFERENCE, scratch / REFERENCE)
         manifest = Manifest(
             name=name,
-            revision=revision(named, weights),
+            revision=artefact.revision(named, weights),
             identity=named,
             source=str(source),
             labels=checkpoint.labels,
@@ -81,16 +73,16 @@ def build(
             weights=weights,
             rows=checkpoint.packable,
             parameters=tensors.parameters,
-            files={path.name: digest(path) for path in sorted(scratch.iterdir())},
+            files={path.name: artefact.digest(path) for path in sorted(scratch.iterdir())},
         )
-        write_manifest(scratch, manifest)
+        artefact.write_manifest(scratch, manifest)
         if weights == "int8":
             manifest = gate_int8(scratch, manifest, force=force)
         if check:
             manifest = replace(manifest, gate=check(scratch, manifest, checkpoint))
             _require_passed(manifest, force=force)
-            write_manifest(scratch, manifest)
-        if identity(read_checkpoint(source).files()) != named:
+            artefact.write_manifest(scratch, manifest)
+        if artefact.identity(read_checkpoint(source).files()) != named:
             raise ModelCorrupt(
                 f"{source} changed while it was being built; start again once its files are complete."
             )
@@ -115,7 +107,11 @@ def require_replaceable(out: Path) -> None:
     """Raises ModelError if `out` is there and is neither an artefact nor an empty directory."""
     if not out.exists() and not out.is_symlink():
         return
-    if not out.is_dir() or out.is_symlink() or not ((out / MANIFEST).is_file() or not any(out.iterdir())):
+    if (
+        not out.is_dir()
+        or out.is_symlink()
+        or not ((out / artefact.MANIFEST).is_file() or not any(out.iterdir()))
+    ):
         raise ModelError(f"{out} is not an artefact, so it is not replaced: choose another directory.")
 
 
@@ -152,8 +148,8 @@ def _write_files(
 
 def _read_texts(checkpoint: Checkpoint, out: Path) -> tuple[Checkpoint, Inputs]:
     """Write the tokenizer and the probes. Returns the inputs, and the checkpoint with what these showed."""
-    sealed, tokenizer = sealed_probes(checkpoint), out / TOKENIZER
-    if sealed is not None and (checkpoint.path / TOKENIZER).is_file():
+    sealed, tokenizer = sealed_probes(checkpoint), out / artefact.TOKENIZER
+    if sealed is not None and (checkpoint.path / artefact.TOKENIZER).is_file():
         types = None
         copy_tokenizer(checkpoint, out)
     else:
@@ -178,5 +174,5 @@ def _write_model(checkpoint: Checkpoint, out: Path, engine: Engine, weights: Wei
     from model_store.engines.converter import convert
 
     needed = weights == "int8" or not checkpoint.packable
-    tokens = Tokenizer(out / TOKENIZER, checkpoint.max_tokens)(CALIBRATION_TEXTS) if needed else []
+    tokens = Tokenizer(out / artefact.TOKENIZER, checkpoint.max_tokens)(CALIBRATION_TEXTS) if needed else []
     convert(checkpoint, out, inputs, weights=weights, calibration=tokens)

@@ -117,22 +117,17 @@ def seal(args: Namespace) -> Iterator[str]:
     checkpoint = read_checkpoint(args.directory)
     files = [path.name for path in checkpoint.files()]
     if args.probes:
+        from model_store import tokenizer_files
         from model_store.probes import write_probes
         from model_store.probing import compute_probes
-        from model_store.tokenizer_files import (
-            copy_tokenizer,
-            read_token_types,
-            read_tokenizer,
-            require_same,
-        )
 
         if TOKENIZER not in files:
             raise ModelError(f"{args.directory} has no {TOKENIZER}: add it, or leave out --probes.")
-        tokenizer = read_tokenizer(checkpoint)
+        tokenizer = tokenizer_files.read_tokenizer(checkpoint)
         with TemporaryDirectory() as scratch:
-            copy_tokenizer(checkpoint, Path(scratch))
-            require_same(checkpoint, tokenizer, file := Path(scratch) / TOKENIZER)
-            probes, _ = compute_probes(checkpoint, file, read_token_types(tokenizer))
+            tokenizer_files.copy_tokenizer(checkpoint, Path(scratch))
+            tokenizer_files.require_same(checkpoint, tokenizer, file := Path(scratch) / TOKENIZER)
+            probes, _ = compute_probes(checkpoint, file, tokenizer_files.read_token_types(tokenizer))
         write_probes(args.directory, probes)
         files.append(PROBES)
     write_sums(args.directory, files)

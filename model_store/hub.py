@@ -17,16 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_url
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    OfflineModeIsEnabled,
-    RemoteEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import HfApi, errors, hf_hub_url
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoSibling
 
@@ -180,17 +171,19 @@ def one_sentence(
     cannot = f"{what} cannot be {'pushed' if upload else 'fetched'}"
     try:
         yield
-    except (HFValidationError, httpx.HTTPError, OSError) as error:
+    except (errors.HFValidationError, httpx.HTTPError, OSError) as error:
         doing, again = ("upload", "push again") if upload else ("download", "pull again to resume it")
-        status = error.response.status_code if isinstance(error, HfHubHTTPError) else 0
+        status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
         said: Mapping[Any, str] = {
-            OfflineModeIsEnabled: f"{cannot}: HF_HUB_OFFLINE is set.",
-            GatedRepoError: f"{repository} requires you to accept its licence: log in with `hf auth login`.",
-            RevisionNotFoundError: f"{repository} has no revision {revision}.",
-            RepositoryNotFoundError: f"The hub has no model {repository}, or the model is private.",
-            RemoteEntryNotFoundError: f"{repository}@{revision} has no file {file}.",
-            HFValidationError: f"{repository} is not a repository name: write org/name.",
-            HfHubHTTPError: f"The hub answered {status} for {what}.",
+            errors.OfflineModeIsEnabled: f"{cannot}: HF_HUB_OFFLINE is set.",
+            errors.GatedRepoError: (
+                f"{repository} requires you to accept its licence: log in with `hf auth login`."
+            ),
+            errors.RevisionNotFoundError: f"{repository} has no revision {revision}.",
+            errors.RepositoryNotFoundError: f"The hub has no model {repository}, or the model is private.",
+            errors.RemoteEntryNotFoundError: f"{repository}@{revision} has no file {file}.",
+            errors.HFValidationError: f"{repository} is not a repository name: write org/name.",
+            errors.HfHubHTTPError: f"The hub answered {status} for {what}.",
             (httpx.ConnectError, httpx.TimeoutException): f"{cannot}: the hub does not answer.",
             Exception: f"the {doing} of {what} was interrupted ({type(error).__name__}); {again}.",
         }
@@ -221,7 +214,7 @@ def push(directory: Path, repository: str, *, private: bool = False) -> str:
 def _create(repository: str, *, private: bool) -> None:
     try:
         HfApi().create_repo(repository, private=private, exist_ok=True)
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         if error.response.status_code not in (401, 403):
             raise
         raise PushFailed(

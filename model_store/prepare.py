@@ -24,18 +24,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from model_store import hardware
-from model_store.artefact import (
-    MANIFEST,
-    TOKENIZER,
-    Manifest,
-    check_seal,
-    file_name,
-    has_manifest,
-    identity,
-    read_manifest,
-    revision,
-)
+from model_store import artefact, hardware
+from model_store.artefact import Manifest
 from model_store.checkpoint import Checkpoint, read_checkpoint
 from model_store.classifier import Engine, Weights
 from model_store.errors import EXTRAS, EngineUnavailable, GateFailed, ModelError, ModelNotFound
@@ -86,7 +76,7 @@ def check_source(reference: str, artefact_dir: Path) -> Path:
     from model_store.tokenizer_files import require_vocabulary  # imports tokenizers
 
     _, path = locate(reference, artefact_dir)
-    if not (path / MANIFEST).is_file():
+    if not (path / artefact.MANIFEST).is_file():
         read_checkpoint(path)
         require_vocabulary(path)
     return path
@@ -104,20 +94,20 @@ def prepare(reference: str, engine: EngineChoice, precision: PrecisionChoice, ar
     GateFailed without building again if these weights failed their gate before with the same libraries.
     """
     name, path = locate(reference, artefact_dir)
-    if (path / MANIFEST).is_file():
-        _check_choice(path, read_manifest(path), engine, precision)
+    if (path / artefact.MANIFEST).is_file():
+        _check_choice(path, artefact.read_manifest(path), engine, precision)
         return path
-    check_seal(path)
+    artefact.check_seal(path)
     checkpoint = read_checkpoint(path)
     chosen, weights = choose(engine, precision)
-    content = identity(checkpoint.files())
-    named = revision(content, weights)
-    out = artefact_dir / "artefacts" / f"{file_name(name)}-{chosen}-{weights}-{named[:12]}"
-    if has_manifest(out):
+    content = artefact.identity(checkpoint.files())
+    named = artefact.revision(content, weights)
+    out = artefact_dir / "artefacts" / f"{artefact.file_name(name)}-{chosen}-{weights}-{named[:12]}"
+    if artefact.has_manifest(out):
         return out
     with locked(out):
-        if not has_manifest(out):
-            if (out / MANIFEST).is_file():
+        if not artefact.has_manifest(out):
+            if (out / artefact.MANIFEST).is_file():
                 log.warning("%s has another format: building it again", out, extra={"action": "model.build"})
             with _gate_remembered(_refusal(artefact_dir, named, chosen)):
                 _build(checkpoint, out, name, chosen, weights, content)
@@ -179,7 +169,7 @@ def _needed(checkpoint: Checkpoint, engine: Engine, weights: Weights) -> list[st
     needed = ["nncf"] if weights == "int8" else []
     if engine == "torch" or not checkpoint.packable or sealed_probes(checkpoint) is None:
         return [*needed, "torch", "transformers"]
-    return needed if (checkpoint.path / TOKENIZER).is_file() else [*needed, "transformers"]
+    return needed if (checkpoint.path / artefact.TOKENIZER).is_file() else [*needed, "transformers"]
 
 
 def _pulled(reference: str, hub: re.Match[str], artefact_dir: Path) -> Path:

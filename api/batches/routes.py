@@ -9,14 +9,7 @@ from starlette.responses import Response, StreamingResponse
 
 from api.asgi.http import BodyReader, check_json, headers_of, unless_disconnected
 from api.asgi.ignored import ignored_header, refuse_unknown
-from api.batches.schemas import (
-    Batch,
-    BatchList,
-    BatchRequest,
-    FileDeleted,
-    FileObject,
-    batch_body,
-)
+from api.batches import schemas
 from api.batches.service import BatchAnswers, BatchService
 from api.compat.reading import parse
 from api.jobs.body import Receiver
@@ -52,7 +45,9 @@ _CREATE: Options = {
         **errors(408, 409, 415, 507),
         413: error("The texts and their results are too large (job_too_large); nothing is stored"),
     },
-    "openapi_extra": body({"application/json": BatchRequest.model_json_schema(ref_template=REFERENCE)}),
+    "openapi_extra": body(
+        {"application/json": schemas.BatchRequest.model_json_schema(ref_template=REFERENCE)}
+    ),
 }
 _CONTENT: Options = {
     "responses": {
@@ -78,12 +73,12 @@ def batch_routes(jobs: JobService, answers: BatchAnswers) -> APIRouter:
 
 def _add_files(router: APIRouter, jobs: JobService, service: BatchService) -> None:
     @router.post("/files", summary="Upload the file of a batch", **_UPLOAD)
-    async def upload(request: Request) -> FileObject:
+    async def upload(request: Request) -> schemas.FileObject:
         """The form has the `purpose` "batch" and the `file`. Either the whole file is kept, or nothing."""
         return await service.upload(headers_of(request), request.receive)
 
     @router.get("/files/{file_id}", summary="A file", **FIND)
-    async def file(request: Request, file_id: FileId) -> FileObject:
+    async def file(request: Request, file_id: FileId) -> schemas.FileObject:
         return await unless_disconnected(
             request.receive, service.file(file_id, jobs.owner(headers_of(request)))
         )
@@ -96,39 +91,39 @@ def _add_files(router: APIRouter, jobs: JobService, service: BatchService) -> No
         return await jobs.streamed(receiver, found, "application/octet-stream")
 
     @router.delete("/files/{file_id}", summary="Delete a file", **_DELETE)
-    async def delete(request: Request, file_id: FileId) -> FileDeleted:
+    async def delete(request: Request, file_id: FileId) -> schemas.FileDeleted:
         """Deleting the results of a batch also deletes the batch."""
         await service.delete(file_id, jobs.owner(headers_of(request)))
-        return FileDeleted(id=file_id)
+        return schemas.FileDeleted(id=file_id)
 
 
 def _add_batches(router: APIRouter, jobs: JobService, service: BatchService) -> None:
     bodies = BodyReader(MAX_REQUEST_BYTES, BODY_TIMEOUT_S)
 
-    @router.post("/batches", summary="Create a batch", response_model=Batch, **_CREATE)
+    @router.post("/batches", summary="Create a batch", response_model=schemas.Batch, **_CREATE)
     async def create(request: Request) -> Response:
         """Each line of the file is a request with one text. The batch is a job (`/jobs`)."""
         headers = headers_of(request)
         check_json(headers)
-        asked = parse(await bodies.read(headers, request.receive), BatchRequest)
+        asked = parse(await bodies.read(headers, request.receive), schemas.BatchRequest)
         record, ignored = await service.create(headers, request.receive, asked)
         one = ignored_header(ignored)
         named = {one[0].decode(): one[1].decode()} if one else None
-        return Response(batch_body(record).model_dump_json(), 200, named, "application/json")
+        return Response(schemas.batch_body(record).model_dump_json(), 200, named, "application/json")
 
     @router.get("/batches", summary="Batches, newest first", **FIND)
     async def list_batches(
         request: Request, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str = ""
-    ) -> BatchList:
+    ) -> schemas.BatchList:
         records, more = await service.newest(limit, after, jobs.owner(headers_of(request)))
-        data = [batch_body(record) for record in records]
+        data = [schemas.batch_body(record) for record in records]
         first, last = (data[0].id, data[-1].id) if data else (None, None)
-        return BatchList(data=data, first_id=first, last_id=last, has_more=more)
+        return schemas.BatchList(data=data, first_id=first, last_id=last, has_more=more)
 
     @router.get("/batches/{batch_id}", summary="A batch", **FIND)
-    async def find(request: Request, batch_id: BatchId) -> Batch:
-        return batch_body(await service.find(batch_id, jobs.owner(headers_of(request))))
+    async def find(request: Request, batch_id: BatchId) -> schemas.Batch:
+        return schemas.batch_body(await service.find(batch_id, jobs.owner(headers_of(request))))
 
     @router.post("/batches/{batch_id}/cancel", summary="Cancel a batch", **FIND)
-    async def cancel(request: Request, batch_id: BatchId) -> Batch:
-        return batch_body(await service.cancel(batch_id, jobs.owner(headers_of(request))))
+    async def cancel(request: Request, batch_id: BatchId) -> schemas.Batch:
+        return schemas.batch_body(await service.cancel(batch_id, jobs.owner(headers_of(request))))

@@ -15,19 +15,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from api.asgi.http import Answer, RequestHeaders, headers_of, sse, to_json, unless_disconnected
 from api.asgi.ignored import refuse_unknown
 from api.errors import ResponseCut
+from api.jobs import openapi
 from api.jobs.body import FileQuery, Receiver, Sender, SubmitQuery
 from api.jobs.labelled import JobFiles
-from api.jobs.openapi import (
-    ALWAYS,
-    CANCEL,
-    EVENTS,
-    FIND,
-    LABELLED,
-    PREDICTIONS,
-    PREVIEW,
-    SUBMIT,
-    TEXTS,
-)
 from api.jobs.pages import MEDIA_TYPES, TEXT_OUTPUTS, next_offset, page, page_type
 from api.jobs.schemas import FilePreview, Job, JobList, JobPredictions
 from api.jobs.service import JobService, not_found
@@ -63,14 +53,14 @@ JobId = Annotated[str, Path(description="The id of the job")]
 
 def job_routes(service: JobService, order: LabelOrder) -> APIRouter:
     router = APIRouter(
-        prefix="/jobs", tags=["jobs"], responses=ALWAYS, dependencies=[Depends(refuse_unknown)]
+        prefix="/jobs", tags=["jobs"], responses=openapi.ALWAYS, dependencies=[Depends(refuse_unknown)]
     )
     _add_submission(router, service)
     _add_progress(router, service)
     _add_results(router, service, order)
     _add_labelled(router, service)
 
-    @router.delete("/{job_id}", summary="Cancel a job, or delete one that has ended", **CANCEL)
+    @router.delete("/{job_id}", summary="Cancel a job, or delete one that has ended", **openapi.CANCEL)
     async def cancel(request: Request, job_id: JobId) -> Response:
         """Cancels a queued or running job (200), or deletes an ended job and its data (204)."""
         record = await service.cancel_or_delete(job_id, service.owner(headers_of(request)))
@@ -80,13 +70,13 @@ def job_routes(service: JobService, order: LabelOrder) -> APIRouter:
 
 
 def _add_submission(router: APIRouter, service: JobService) -> None:
-    @router.post("", summary="Submit a job", status_code=202, response_model=Job, **SUBMIT)
+    @router.post("", summary="Submit a job", status_code=202, response_model=Job, **openapi.SUBMIT)
     async def submit(request: Request, query: Annotated[SubmitQuery, Query()]) -> Response:
         """The body is read as a stream. If any part of it is invalid, no job is created."""
         record, new = await service.take_body(headers_of(request), request.receive, query)
         return await _job(service, record, 202 if new else 200)
 
-    @router.post("/preview", summary="How a file would be read", **PREVIEW)
+    @router.post("/preview", summary="How a file would be read", **openapi.PREVIEW)
     async def preview(request: Request, query: Annotated[FileQuery, Query()]) -> FilePreview:
         """The first rows, and what is detected. The body may be the beginning of a file of text."""
         return await service.preview(headers_of(request), request.receive, query)
@@ -104,7 +94,7 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
         records, following = await service.newest(status, limit, cursor, service.owner(headers_of(request)))
         return JobList(jobs=[service.body(record) for record in records], next_cursor=following)
 
-    @router.get("/{job_id}", summary="Status and progress of a job", response_model=Job, **FIND)
+    @router.get("/{job_id}", summary="Status and progress of a job", response_model=Job, **openapi.FIND)
     async def find(
         request: Request,
         job_id: JobId,
@@ -117,7 +107,7 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
             raise not_found()
         return await _job(service, changed, 200)
 
-    @router.get("/{job_id}/events", summary="Progress as server-sent events", **EVENTS)
+    @router.get("/{job_id}/events", summary="Progress as server-sent events", **openapi.EVENTS)
     async def events(
         request: Request, job_id: JobId, last_event_id: Annotated[str | None, Header()] = None
     ) -> Response:
@@ -131,7 +121,7 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
 
 
 def _add_results(router: APIRouter, service: JobService, default: LabelOrder) -> None:
-    @router.get("/{job_id}/predictions", response_model=JobPredictions, **PREDICTIONS)
+    @router.get("/{job_id}/predictions", response_model=JobPredictions, **openapi.PREDICTIONS)
     async def predictions(
         request: Request,
         job_id: JobId,
@@ -156,7 +146,7 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
         body = page(kind, record, offset, end, chunks, more)
         return await service.streamed(Receiver(request.receive), body, kind, headers)
 
-    @router.get("/{job_id}/texts", response_class=StreamingResponse, **TEXTS)
+    @router.get("/{job_id}/texts", response_class=StreamingResponse, **openapi.TEXTS)
     async def texts(request: Request, job_id: JobId) -> Response:
         """Available until the job ends, and afterwards if it was submitted with `keep_input`."""
         record = await service.find(job_id, service.owner(headers_of(request)))
@@ -167,7 +157,7 @@ def _add_results(router: APIRouter, service: JobService, default: LabelOrder) ->
 def _add_labelled(router: APIRouter, service: JobService) -> None:
     files = JobFiles(service)
 
-    @router.post("/{job_id}/labelled", response_class=StreamingResponse, **LABELLED)
+    @router.post("/{job_id}/labelled", response_class=StreamingResponse, **openapi.LABELLED)
     async def labelled(request: Request, job_id: JobId, accept: Annotated[str, Header()] = "") -> Response:
         """The body is the file that the job was made from; nothing of it is kept. Only rows with a result."""
         headers = headers_of(request)

@@ -10,17 +10,7 @@ import redis
 
 from batcher.connection.clients import server_time_s
 from batcher.connection.outage import REDIS_ERRORS
-from batcher.core.publications import (
-    CANDIDATE,
-    FAILED,
-    FIELD,
-    MOVES,
-    Candidate,
-    Publications,
-    Published,
-    decode_publications,
-    publication_queue,
-)
+from batcher.core import publications
 from batcher.shards import Shard
 
 log = logging.getLogger(__name__)
@@ -47,7 +37,7 @@ class PublicationStore:
         self._client = clients[0]
         self._seen = f"{shards[0].prefix}:apis"
 
-    def read(self) -> Publications:
+    def read(self) -> publications.Publications:
         """The newest state of all shards that answer, which the others of them then have too.
 
         Raises Redis errors if none answers.
@@ -64,12 +54,12 @@ class PublicationStore:
         newest = max(states, key=_moves)
         if any(_moves(state) < _moves(newest) for state in states):
             self._copy(newest)
-        return decode_publications(newest)
+        return publications.decode_publications(newest)
 
     def report(self, queue: str, failure: str) -> None:
         """Says why a worker cannot serve a publication. Raises Redis errors."""
         for client, key in self._shards:
-            client.hset(key, f"{FAILED}{queue}", failure)
+            client.hset(key, f"{publications.FAILED}{queue}", failure)
 
     def publish(self, model: str, reference: str) -> int:
         """Asks workers to load a publication beside the one that answers, and ends a candidate.
@@ -85,7 +75,7 @@ class PublicationStore:
         """
         return self._change(model, lambda published: published.move(number)).moves
 
-    def try_out(self, model: str, candidate: Candidate) -> int:
+    def try_out(self, model: str, candidate: publications.Candidate) -> int:
         """Gives a share of the texts to a candidate. Returns the count of moves that processes will confirm.
 
         Raises LookupError if there is no such publication, or if it answers already.
@@ -93,8 +83,11 @@ class PublicationStore:
         return self._change(model, lambda published: published.try_out(candidate.number), candidate).moves
 
     def _change(
-        self, model: str, change: Callable[[Published], Published], candidate: Candidate | None = None
-    ) -> Publications:
+        self,
+        model: str,
+        change: Callable[[publications.Published], publications.Published],
+        candidate: publications.Candidate | None = None,
+    ) -> publications.Publications:
         """The state after a change. Raises Redis errors if a shard does not answer."""
         (first, key), *others = self._shards
         known = [_fields(client, other) for client, other in others]
@@ -104,15 +97,17 @@ class PublicationStore:
             latest: _Fields = max([pipe.hgetall(key), *known], key=_moves)
             changed.clear()
             changed.update(latest)
-            before = decode_publications(changed)
+            before = publications.decode_publications(changed)
             new = change(before.of(model))
-            changed[f"{FIELD}{model}".encode()] = new.encode().encode()
-            changed.pop(f"{FAILED}{publication_queue(model, new.last)}".encode(), None)
+            changed[f"{publications.FIELD}{model}".encode()] = new.encode().encode()
+            changed.pop(
+                f"{publications.FAILED}{publications.publication_queue(model, new.last)}".encode(), None
+            )
             _forget_failures(changed)
-            changed.pop(f"{CANDIDATE}{model}".encode(), None)
+            changed.pop(f"{publications.CANDIDATE}{model}".encode(), None)
             if candidate is not None:
-                changed[f"{CANDIDATE}{model}".encode()] = candidate.encode().encode()
-            changed[MOVES.encode()] = b"%d" % (before.moves + 1)
+                changed[f"{publications.CANDIDATE}{model}".encode()] = candidate.encode().encode()
+            changed[publications.MOVES.encode()] = b"%d" % (before.moves + 1)
             _replace(pipe, key, changed)
 
         try:
@@ -121,7 +116,7 @@ class PublicationStore:
             if not changed or _fields(first, key) != changed:  # only the reply was lost
                 raise
         self._copy(changed)
-        return decode_publications(changed)
+        return publications.decode_publications(changed)
 
     def _copy(self, fields: _Fields) -> None:
         """Writes a state to the shards that have an earlier one. If one fails, a later `read` copies it."""
@@ -169,15 +164,19 @@ def _fields(client: redis.Redis, key: str) -> _Fields:
 
 
 def _moves(fields: Mapping[bytes, bytes]) -> int:
-    return decode_publications(fields).moves
+    return publications.decode_publications(fields).moves
 
 
 def _forget_failures(fields: _Fields) -> None:
     """Removes why workers could not serve publications that have ended."""
-    state = decode_publications(fields)
-    published = {publication_queue(model, n) for model, one in state.models.items() for n in one.references}
+    state = publications.decode_publications(fields)
+    published = {
+        publications.publication_queue(model, n)
+        for model, one in state.models.items()
+        for n in one.references
+    }
     for queue in state.failures.keys() - published:
-        fields.pop(f"{FAILED}{queue}".encode(), None)
+        fields.pop(f"{publications.FAILED}{queue}".encode(), None)
 
 
 def _replace(pipe: Any, key: str, fields: Mapping[bytes, bytes]) -> None:
