@@ -95,12 +95,17 @@ def problem_for(error: Exception) -> Problem:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
+    # Frames that raised an error have it in a variable: together they would keep the body until a collection.
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    for detail in error.errors():
+        if isinstance(cause := detail.get("ctx", {}).get("error"), Exception):
+            cause.__traceback__ = None
     # FastAPI leaves a body as bytes unless its type is JSON: a form on another site must not act.
     if isinstance(error.body, bytes):
         detail = "the body must be application/json: send the header Content-Type: application/json"
         return Problem(415, detail, headers=((b"accept", b"application/json"),))
     first = error.errors()[:MAX_MISTAKES]
-    return Problem(422, [{key: detail[key] for key in ("type", "loc", "msg")} for detail in first])
+    return Problem(422, [{key: one[key] for key in ("type", "loc", "msg")} for one in first])
 
 
 EXCEPTION_HANDLERS: dict[Any, Any] = dict.fromkeys(

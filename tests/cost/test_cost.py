@@ -41,6 +41,8 @@ STORED_S, STORED_ROW_S = 0.0004, 0.0003
 BLANK_S = 0.00004
 # For each job that an operator's request looks for a text or a client in.
 JOB_S = 0.00006
+# What all requests of a route may leave behind, beside caches that were empty.
+LEFT_BYTES = 96 * MIB
 # What may go on after its client has left.
 LEFT_S = 1.5
 # Below this, growth is that of memory beyond the caches of a processor: `json.loads` takes 2.8 times as long.
@@ -106,6 +108,7 @@ class Costs:
         self.meter, self.route = meter, route
         self.found: list[str] = []
         self.measured: list[tuple[str, Request, Cost]] = []
+        self.resident = meter.memory("VmRSS")
 
     def measure(self, requests: Iterable[Named]) -> None:
         """Measures each request, again where it costs too much."""
@@ -183,11 +186,15 @@ class Costs:
         name, request, cost = max(self.measured, key=lambda one: one[2].cpu_s)
         memory = max(one.memory for _, _, one in self.measured)
         answer = max(len(one.answer) for _, _, one in self.measured)
+        left = self.meter.memory("VmRSS") - self.resident
+        if left > LEFT_BYTES:
+            self.found.append(f"{left / MIB:.0f} MiB of memory are left")
         limit_ms = 1e3 * allowed_s(self.route, request, len(cost.answer))
         dearest = f"{1e3 * cost.cpu_s:.0f} ms of {limit_ms:.0f} ({name}, {request.size} bytes)"
         print(
             f"\n{self.route}: {len(self.measured)} requests, at most {dearest}, "
-            f"{memory / MIB:.0f} MiB, answers of {answer} bytes",
+            f"{memory / MIB:.0f} MiB, answers of {answer} bytes, "
+            f"{left / MIB:+.0f} MiB afterwards",
             *self.found,
             sep="\n",
             flush=True,
