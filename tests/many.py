@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from batcher.settings import WorkerSettings
 from batcher.worker.building import LoadedModels
 from model_store.stub import StubClassifier
 from tests.operators import SETTING, OperatorAuth
+from tests.service import pause_s
 from tests.shards import until
 from tests.threads import run_worker
 
@@ -166,13 +168,13 @@ async def ready(client: httpx.AsyncClient, *names: str) -> None:
 
 
 async def until_async(true: Callable[[], Any], what: str) -> None:
-    found = False
+    found, began = False, time.monotonic()
 
     async def look() -> None:
         nonlocal found
         while not found:
             found = await true()
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(pause_s(time.monotonic() - began))
 
     looking = asyncio.create_task(look())
     try:

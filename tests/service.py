@@ -98,11 +98,17 @@ def millrace(*words: str) -> list[str]:
 
 def wait_until(true: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
     """The first true answer, or an AssertionError that says what was waited for."""
-    deadline = time.monotonic() + timeout_s
+    began = time.monotonic()
     while not (answer := true()):
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
-        time.sleep(0.02)
+        waited_s = time.monotonic() - began
+        assert waited_s < timeout_s, f"waited {timeout_s} s for {what}"
+        time.sleep(pause_s(waited_s))
     return answer
+
+
+def pause_s(waited_s: float) -> float:
+    """How long to wait for the next look: most of the time of a service that started was that of looks."""
+    return min(max(waited_s / 20, 0.01), 0.1)
 
 
 class Service:
@@ -151,14 +157,22 @@ class Service:
         return jobs
 
     def wait_ready(self, timeout_s: float = START_S) -> None:
-        """Returns when /readyz is 200; fails at once when a process ended instead."""
+        """Returns when every configured model is ready; fails at once when a process ended instead.
+
+        /readyz is 200 with the first model; the API knows of the others up to a second later.
+        """
+        configured = self.environment.get("MILLRACE_MODEL", "").split(",")
+        others = {model.partition("=")[0] for model in configured[1:]}
 
         def ready() -> bool:
             assert all(process.running for process in (self.api, *self.workers)), self.logs()
             try:
-                return self.http.get("/readyz").status_code == 200
+                if self.http.get("/readyz").status_code != 200:
+                    return False
+                found = self.http.get("/models").json()["models"] if others else []
             except httpx.TransportError:
                 return False
+            return others <= {model["name"] for model in found if model["state"] == "ready"}
 
         wait_until(ready, "the service to become ready", timeout_s)
 
