@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +54,26 @@ _SIZES: dict[str, dict[str, Any]] = {
 
 def write_checkpoint(path: Path, architecture: str = "DistilBert", *, labels: int = 2, **config: Any) -> Path:
     """Write a classifier whose random weights tell texts apart. Returns `path`."""
-    torch.manual_seed(11)
-    write_random("tiny", path)
-    (path / "model.safetensors").unlink()
+    template, state = _template()
+    shutil.copytree(template, path, dirs_exist_ok=True)
+    torch.set_rng_state(state)
     sizes = _SIZES[architecture]
     made = getattr(transformers, f"{architecture}Config")(**{**sizes, "num_labels": labels, **config})
     getattr(transformers, f"{architecture}ForSequenceClassification")(made).save_pretrained(path)
     return path
+
+
+@functools.cache
+def _template() -> tuple[Path, torch.Tensor]:
+    """What every checkpoint has beside its weights, and the state in which random weights are drawn.
+
+    Written once in a process: the vocabulary took as long as the weights.
+    """
+    path = Path(tempfile.mkdtemp(prefix="checkpoint-"))
+    atexit.register(shutil.rmtree, path)
+    write_random("tiny", path)
+    (path / "model.safetensors").unlink()
+    return path, torch.get_rng_state()
 
 
 def copy(path: Path, to: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,16 @@ def windows(join: Join = "mean", most: int = MAX_WINDOWS, overlap: int = OVERLAP
     return Windows(WINDOW, overlap, join, most)
 
 
-def whole(text: str) -> list[int]:
-    """The ids of the whole text, without special tokens."""
+@cache
+def untruncated() -> RustTokenizer:
     rust = RustTokenizer.from_file(str(DEFAULT))
     rust.no_truncation()
-    ids: list[int] = rust.encode(text, add_special_tokens=False).ids
+    return rust
+
+
+def whole(text: str) -> list[int]:
+    """The ids of the whole text, without special tokens."""
+    ids: list[int] = untruncated().encode(text, add_special_tokens=False).ids
     return ids
 
 
