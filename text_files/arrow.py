@@ -35,7 +35,7 @@ class ArrowTable:
         self._source = source
         with self._refused():
             if form == "parquet":
-                self._file = pq.ParquetFile(source, buffer_size=_BUFFER)
+                self._file = pq.ParquetFile(source, buffer_size=_BUFFER, pre_buffer=False)
                 self._schema = self._file.schema_arrow
             else:
                 self._schema = self._reader(None).schema

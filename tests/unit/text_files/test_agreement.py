@@ -216,11 +216,10 @@ def _made(file: TextFile, form: OutputFormat) -> bytes:
 
 def _in_a_sheet(value: Any) -> Any:
     """What a cell can hold: 16 digits of a number, no lists, and no integers beyond those of a double."""
+    value = float(f"{value:.16g}") if isinstance(value, float) else value
     large = isinstance(value, int) and abs(value) > 2**53
-    infinite = isinstance(value, float) and math.isinf(value)
-    if large or infinite or isinstance(value, list):
-        return json.dumps(value)
-    return float(f"{value:.16g}") if isinstance(value, float) else value
+    infinite = isinstance(value, float) and math.isinf(value)  # 16 digits may be more than the largest one
+    return json.dumps(value) if large or infinite or isinstance(value, list) else value
 
 
 def _in_json(value: Any, *, sheet: bool) -> Any:

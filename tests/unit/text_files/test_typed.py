@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -490,6 +491,17 @@ def test_what_reads_for_the_api_imports_no_library_of_tables() -> None:
         [sys.executable, "-c", program], input=parquet(TABLE), capture_output=True, check=True
     )
     assert done.stdout.decode().strip() == f"{TEXTS} []"
+
+
+def test_every_row_group_that_was_read_stayed_in_memory(tmp_path: Path) -> None:
+    """Five million rows, 205 MiB, took 423 MiB: Arrow kept what it had read ahead."""
+    path = tmp_path / "a.parquet"
+    texts = [random.Random(number).randbytes(500).hex() for number in range(4000)]
+    path.write_bytes(parquet(pa.table({"text": texts}), row_group_size=500, use_dictionary=False))
+    before, most = pa.total_allocated_bytes(), 0
+    for _ in TextFile(path, Hints()).rows():
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < path.stat().st_size / 2
 
 
 def test_many_rows_are_read_in_parts(tmp_path: Path) -> None:
