@@ -60,7 +60,7 @@ export function show(file, more, found, { change, start }) {
     h("div", { class: "row" },
       columns.length > 1 ? selection("Texts", "column", numbered, numbered[found.column][0], (column) => change({ ...more, column })) : null,
       ...choices(more, { ...how, place: found.column }, change)),
-    how.note ? h("p", { class: "quiet" }, `${how.note}.`) : null,
+    h("p", { class: "quiet" }, how.note && `${how.note}.`),
     h("div", { class: "row" }, go, h("button", { class: "small", type: "button", onclick: close }, "Cancel")));
   box.hidden = false;
   (focused ? box.querySelector(`[name="${focused}"]`) ?? go : go).focus();

@@ -462,6 +462,7 @@ def test_the_first_rows_are_seen_before_the_start_and_guesses_can_be_changed(
     page.wait_for_selector("#preview >> text=CSV, separated by semicolons, UTF-8")
     assert box.locator("tr").all_inner_texts() == ["text\tbody", "1\tone, two", "2\tthree", "3\tfour"]
     assert box.locator("th.chosen").inner_text() == "text"
+    assert "null" not in box.inner_text()
     box.get_by_label("Texts").select_option("body")
     page.wait_for_selector("#preview th.chosen >> text=body")
     box.get_by_label("Separated by").select_option("commas")
