@@ -23,6 +23,8 @@ from text_files.tables import MAX_COLUMNS
 
 # Rows that are read at once.
 ROWS = 500
+# How many columns without a name may follow those with one: what is further off is none of the table.
+MAX_UNNAMED = 100
 # What a sheet can hold, and the most bytes of the texts of a workbook, which are all in memory.
 MAX_ROWS, MAX_CELL = 1024**2, 32_767
 MAX_STRINGS = 128 * 1024**2
@@ -50,9 +52,11 @@ class Sheet:
         chosen = (sheet for sheet in shown_sheets if places(names[sheet.title], hints.column))
         self._sheet = next(chosen, shown_sheets[0])
         self.header, cells = firsts[self._sheet.title]
-        with _refused():  # columns without a name may follow
-            self._width = max((len(row) for _, row in islice(_rows(self._sheet), ROWS)), default=0)
-        self.names: Sequence[str] = names[self._sheet.title] + [""] * (self._width - len(cells))
+        with _refused():
+            widest = max((len(row) for _, row in islice(_rows(self._sheet), ROWS)), default=0)
+        unnamed = widest - len(cells) if widest - len(cells) <= MAX_UNNAMED else 0
+        self._width = len(cells) + unnamed
+        self.names: Sequence[str] = names[self._sheet.title] + [""] * unnamed
         if not hints.header:
             self.names = [str(number + 1) for number in range(self._width)]
 
@@ -72,7 +76,7 @@ class Sheet:
 
     def _even(self, number: int, cells: list[Any]) -> list[Any]:
         if len(cells) > self._width:
-            found = f"{len(cells)} columns, but the first {ROWS} rows have {self._width}: name them all"
+            found = f"{len(cells)} columns, more than the {self._width} of the first rows: name each column"
             raise BadFile("extra_forbidden", found, line=number)
         return cells + [None] * (self._width - len(cells))
 

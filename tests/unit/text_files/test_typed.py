@@ -249,7 +249,12 @@ LONG = "x" * 40_000
         (
             "a.xlsx",
             xlsx([["text"], *([["a"]] * 500), ["a", "b"]]),
-            "line 502: 2 columns, but the first 500 rows have 1: name them all",
+            "line 502: 2 columns, more than the 1 of the first rows: name each column",
+        ),
+        (
+            "a.xlsx",
+            xlsx([["text"], ["a"], [None] * 200 + ["far off"]]),
+            "line 3: 201 columns, more than the 1 of the first rows",
         ),
         ("a.xlsx", xlsx([["words"], ["a"]]), "no column 'text'; the columns are 'words'"),
         ("a.xlsx", xlsx([["text", "text"], ["a", "b"]]), "2 columns are named 'text'"),
