@@ -145,7 +145,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], str, Any]] = {
         "StatefulSet/redis spec.volumeClaimTemplates.0.spec.storageClassName",
         "fast",
     ),
-    "redis.maxmemory": ("4gb", {}, "ConfigMap/redis data.redis/conf", r"(?s).*\nmaxmemory 4gb\n.*"),
+    "redis.maxmemory": ("1gb", {}, "ConfigMap/redis data.redis/conf", r"(?s).*\nmaxmemory 1gb\n.*"),
     "ingress.kind": ("istio", {}, "VirtualService/millrace spec.gateways.0", "millrace"),
     "ingress.host": (
         "h.example",
@@ -226,7 +226,7 @@ EVERYTHING = nested(
     {
         path: given
         for path, (given, _, _, _) in VALUES.items()
-        if path not in ("worker.model.claim", "redis.inside")
+        if path not in ("worker.model.claim", "worker.model.path", "redis.inside")
     }
     | {"ingress.kind": "ingress", "service.type": "NodePort"}
 )
@@ -263,9 +263,41 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     "no builder": (nested({"worker.model.pull": MODEL}), "worker.model.builder is required"),
     "a branch": (nested(HUB | {"worker.model.pull": "org/name@main"}), "/worker/model/pull"),
     "a tag as digest": ({"images": {"api": {"digest": "1.2"}}}, "/images/api/digest"),
+    "a digest as tag": ({"images": {"tag": f"1.2@{DIGEST}"}}, "/images/tag"),
+    "a registry that ends with a slash": ({"images": {"registry": "r.example/"}}, "/images/registry"),
+    "a minimum above": ({"api": {"autoscaling": {"min": 5, "max": 3}}}, "api.autoscaling.min is above"),
+    "no amount": ({"api": {"resources": {"requests": {"cpu": "lots"}}}}, "/api/resources/requests/cpu"),
+    "no size": ({"redis": {"storage": "lots"}}, "/redis/storage"),
+    "no port": ({"redis": {"inside": False, "address": "redis.example"}}, "/redis/address"),
+    "a port that is none": ({"settings": {"MILLRACE_PORT": "http"}}, "/settings/MILLRACE_PORT"),
+    "no port of workers": ({"settings": {"MILLRACE_WORKER_PORT": 0}}, "/settings/MILLRACE_WORKER_PORT"),
+    "a port of no node": ({"service": {"nodePort": 30800}}, "service.nodePort needs service.type"),
+    "a password that ends its URL": ({"redis": {"passwords": {"api": "a/b"}}}, "/redis/passwords/api"),
+    "memory above the limit": ({"redis": {"maxmemory": "4gb"}}, "redis.maxmemory 4gb is not below"),
+    "a model outside its volume": (
+        nested({"worker.model.claim": "m", "worker.model.path": "../etc"}),
+        "/path",
+    ),
+    "a folder of no volume": (
+        nested({"worker.model.path": "topics"}),
+        "worker.model.claim, which is not set",
+    ),
+    "no host": ({"ingress": {"kind": "istio", "host": ""}}, "ingress.host is required"),
+    "another URL of Redis": ({"settings": {"MILLRACE_REDIS_URL": "redis://r"}}, "MILLRACE_REDIS_URL"),
+    "another name of that": ({"settings": {"REDIS_URL": "redis://r"}}, "REDIS_URL"),
+    "keys twice": ({"settings": {"MILLRACE_API_KEYS": "a"}}, "MILLRACE_API_KEYS would not be used"),
 }
+SETTINGS = {"MILLRACE_MAX_JOBS_BYTES": 1073741824, "MILLRACE_DRAIN_S": 12.5, "MILLRACE_PAGE": False}
+SETTINGS |= {"MILLRACE_PORT": 9000, "MILLRACE_WORKER_PORT": "9200"}
+NODES = {"redis": {"clusterAddress": "a:7000,b:7001"}, "networkPolicies": {"enabled": True}}
 CASES = (
-    {"plain": {}, "everything": EVERYTHING, "no limit": {"api": {"resources": {"limits": {"cpu": None}}}}}
+    {
+        "settings": {"settings": SETTINGS},
+        "nodes": NODES,
+        "plain": {},
+        "everything": EVERYTHING,
+        "no limit": {"api": {"resources": {"limits": {"cpu": None}}}},
+    }
     | {f"without {path}": nested(extra) for path, (_, extra, _, _) in VALUES.items()}
     | {f"with {path}": nested(extra | {path: value}) for path, (value, extra, _, _) in VALUES.items()}
     | {f"misspelt {name}": values for name, values in MISSPELT.items()}
@@ -433,10 +465,37 @@ def test_a_limit_of_null_is_no_limit(rendered: dict[str, Any]) -> None:
     assert container["resources"]["limits"].keys() == {"memory"}
 
 
+def test_large_numbers_were_powers_of_ten_that_no_process_reads(rendered: dict[str, Any]) -> None:
+    given = of_kind(objects_in(rendered["settings"]), "ConfigMap")["settings"]["data"]
+    assert {name: given[name] for name in SETTINGS} == {
+        "MILLRACE_MAX_JOBS_BYTES": "1073741824",
+        "MILLRACE_DRAIN_S": "12.5",
+        "MILLRACE_PAGE": "false",
+        "MILLRACE_PORT": "9000",
+        "MILLRACE_WORKER_PORT": "9200",
+    }
+
+
+def test_probes_asked_another_port_than_the_settings_opened(rendered: dict[str, Any]) -> None:
+    deployments = of_kind(objects_in(rendered["settings"]), "Deployment")
+    pods = {name: one["spec"]["template"]["spec"] for name, one in deployments.items()}
+    ports = {
+        name: [one["containerPort"] for one in pod["containers"][0]["ports"]] for name, pod in pods.items()
+    }
+    assert ports == {"api": [9000], "worker": [9200], "jobs": [9100]}
+
+
+def test_policies_closed_the_ports_of_a_cluster(rendered: dict[str, Any]) -> None:
+    policy = of_kind(objects_in(rendered["nodes"]), "NetworkPolicy")["to-redis-cluster"]
+    (rule,) = policy["spec"]["egress"]
+    assert {port["port"] for port in rule["ports"]} >= {7000, 7001}
+
+
 def test_the_schema_knows_every_setting() -> None:
     """Without one of them, the chart would refuse it: add it to `settings` of values.schema.json."""
     (_, named) = SCHEMA["properties"]["settings"]["propertyNames"]["anyOf"]
-    assert named["enum"] == sorted(known_variables())
+    # Composed of the values of `redis`, and the user of each part.
+    assert named["enum"] == sorted(known_variables() - {"MILLRACE_REDIS_URL", "REDIS_URL"})
 
 
 def definition(value: Any) -> Any:

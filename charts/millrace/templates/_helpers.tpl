@@ -101,6 +101,9 @@ Gives the pod of the worker a model that is not in its image. Takes (dict "pod" 
 {{- if and $model.claim $model.pull -}}
 {{- fail "worker.model has a claim and a pull: choose one" -}}
 {{- end -}}
+{{- if and $model.path (not $model.claim) -}}
+{{- fail "worker.model.path is a folder of worker.model.claim, which is not set" -}}
+{{- end -}}
 {{- if $model.claim -}}
 {{- $source = dict "persistentVolumeClaim" (dict "claimName" $model.claim "readOnly" true) -}}
 {{- else if $model.pull -}}
@@ -121,6 +124,12 @@ Gives the pod of the worker a model that is not in its image. Takes (dict "pod" 
 {{- $_ := set $container "volumeMounts" (append $container.volumeMounts (dict "name" "model" "mountPath" "/models" "readOnly" true)) -}}
 {{- $_ := set $container "env" (append $container.env (dict "name" "MILLRACE_MODEL" "value" $folder)) -}}
 {{- end -}}
+{{- end -}}
+
+{{/* The bytes of an amount of memory, of Redis (768mb) or of Kubernetes (2Gi). */}}
+{{- define "millrace.bytes" -}}
+{{- $units := dict "k" 1e3 "m" 1e6 "g" 1e9 "kb" 1024 "mb" 1048576 "gb" 1073741824 "M" 1e6 "G" 1e9 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 -}}
+{{- mulf (regexFind "^[0-9.]+" . | float64) (index $units (regexReplaceAll "^[0-9.]+" . "") | default 1) | int64 -}}
 {{- end -}}
 
 {{/* The files of Redis, as YAML. */}}
@@ -180,7 +189,8 @@ Gives the pod of the worker a model that is not in its image. Takes (dict "pod" 
 {{- $_ := set $settings "MILLRACE_ALLOWED_HOSTS" .Values.ingress.host -}}
 {{- end -}}
 {{- range $name, $value := .Values.settings -}}
-{{- $_ := set $settings $name ($value | toString) -}}
+{{- /* toString makes 1e+08 of a large number. */ -}}
+{{- $_ := set $settings $name (kindIs "string" $value | ternary $value (toJson $value)) -}}
 {{- end -}}
 {{ toYaml $settings }}
 {{- end -}}
