@@ -25,7 +25,8 @@ from benchmarks.texts import stream
 PAGE = Path(__file__).parents[1] / "docs/capacity.md"
 SIZES = (1, 4, 32)
 PROCESSES = ("redis", "api", "worker0")
-LOADS = tuple(itertools.product((1_000, 10_000, 100_000), (0.0, 0.8, 0.95)))
+SHARES = (0.0, 0.8, 0.95)
+LOADS = tuple(itertools.product((1_000, 10_000, 100_000), SHARES))
 # Planned texts/s of a worker of two cores whose claims and answers are those of requests of 32 texts.
 MODELS = {"default": 1000.0, "distilbert-base": 400.0}
 # The share of its time that each is planned for, the least API replicas, and the cores of a worker.
@@ -70,6 +71,23 @@ def plan(texts_per_s: float, known: float, cost: Cost, base: Cost) -> Plan:
     }
     api = max(MIN_API, math.ceil(busy["api"] / API))
     return Plan(workers, max(1, math.ceil(busy["redis"] / REDIS)), api)
+
+
+def full(known: float, cost: Cost) -> float:
+    """The texts/s that one Redis is planned for."""
+    return REDIS * 1e6 / (cost.unknown["redis"] * (1 - known) + cost.shared["redis"] * known / 2)
+
+
+def read_costs() -> dict[int, Cost]:
+    """The costs by size of a request, as the page has them."""
+    table = PAGE.read_text("utf-8").partition("<!-- costs -->")[2].partition("<!-- end of costs -->")[0]
+    costs = {}
+    for line in table.strip().splitlines()[2:]:
+        size, redis, api, worker, local, shared, shared_redis = map(float, line.strip("|").split("|"))
+        unknown = {"redis": redis, "api": api, "worker0": worker}
+        kept = ({"redis": 0.0, "api": local}, {"redis": shared_redis, "api": shared})
+        costs[int(size)] = Cost(unknown, *kept)
+    return costs
 
 
 def drive(
@@ -131,6 +149,18 @@ def plan_lines(costs: Mapping[int, Cost]) -> Iterator[str]:
         yield f"| {texts_per_s:,} | {known:.0%} | {' | '.join(cells)} |"
 
 
+def ceiling_lines(costs: Mapping[int, Cost]) -> Iterator[str]:
+    """The table of what one Redis keeps busy, in Markdown."""
+    yield from head("known", "texts/s", "API", *(f"workers, {model}" for model in MODELS))
+    for known in SHARES:
+        loads = [full(known, cost) for cost in costs.values()]
+        plans = [plan(load, known, cost, costs[32]) for load, cost in zip(loads, costs.values(), strict=True)]
+        workers = ([one.workers[model] for one in plans] for model in MODELS)
+        figures = [[int(load / 100) * 100 for load in loads], [one.api for one in plans], *workers]
+        cells = [" / ".join(f"{number:,}" for number in of_sizes) for of_sizes in figures]
+        yield f"| {known:.0%} | {' | '.join(cells)} |"
+
+
 def write(name: str, lines: Iterator[str]) -> None:
     """Replaces the table between its marks."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
@@ -158,6 +188,7 @@ def main() -> None:
     if args.write:
         write("costs", cost_lines(costs))
         write("sizes", plan_lines(costs))
+        write("ceilings", ceiling_lines(costs))
     if not args.measured:
         report.finish("sizing", {"costs": {size: asdict(cost) for size, cost in costs.items()}, "goals": []})
 
