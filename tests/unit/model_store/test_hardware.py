@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +12,12 @@ from typing import Any
 import pytest
 
 from batcher.settings import WorkerSettings
+from benchmarks.quota import cgroup
 from millrace.local.stack import models_and_threads
 from model_store import hardware
 from model_store.hardware import cores, has_bf16, processor
 
+ROOT = Path(__file__).parents[3]
 ALLOWED = len(os.sched_getaffinity(0))
 
 
@@ -58,6 +62,18 @@ def test_the_least_quota_of_a_cgroup_and_all_above_it(
     own = tmp_path / "own"
     own.write_text(f"5:memory:/job\n3:cpuacct,cpu:{path}\n" if version == 1 else f"0::{path}\n")
     assert cores(tmp_path, own) == expected
+
+
+@pytest.mark.parametrize(("granted", "expected"), [(0.5, 1), (1.0, 1), (1.5, min(2, ALLOWED))])
+def test_the_quota_of_a_real_cgroup(granted: float, expected: int) -> None:
+    ask = "from model_store.hardware import cores; print(cores())"
+    try:
+        with cgroup(granted) as tasks:
+            words = ["sh", "-c", 'echo $$ >"$0" && exec "$@"', str(tasks), sys.executable, "-c", ask]
+            done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    except OSError as error:
+        pytest.skip(f"cgroups cannot be made: {error}")
+    assert (done.stdout.strip(), done.stderr) == (str(expected), "")
 
 
 def test_workers_of_one_command_share_what_the_quota_grants(monkeypatch: pytest.MonkeyPatch) -> None:
