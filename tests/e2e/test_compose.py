@@ -22,11 +22,13 @@ from typing import Any
 
 import httpx
 import pytest
+import yaml
 
 from batcher.messages import entry_id
 from batcher.shards import shard_of
 from millrace.settings_loader import free_port
 from tests.dialects import PREDICT
+from tests.e2e.test_prometheus import Prometheus, check_panels_and_alerts
 from tests.signing import SIGNED, Checker, Revision, Said, rows_of
 from tests.tools import needs
 
@@ -188,6 +190,39 @@ def test_every_process_is_healthy_and_confined(service: httpx.Client) -> None:
             f"{PROJECT}_{name}_1",
         )
         assert found.strip() == "true []"
+
+
+def test_prometheus_finds_every_container_and_fills_every_panel(
+    service: httpx.Client, tmp_path: Path
+) -> None:
+    """The configuration and the command of compose.yaml, with this machine's Prometheus in another image."""
+    binary, port, name = needs("prometheus"), free_port("127.0.0.1"), f"{PROJECT}_prometheus_1"
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    configuration = tmp_path / "prometheus.yml"
+    configuration.write_text(compose["configs"]["prometheus"]["content"].replace("15s", "1s"))
+    rules = ROOT / "k8s/components/monitoring"
+    mounts = {binary: "/usr/bin/prometheus", configuration: "/etc/prometheus/prometheus.yml", rules: "/rules"}
+    volumes = [f"--volume={here}:{there}:ro" for here, there in mounts.items()]
+    described = compose["services"]["prometheus"]
+    shell, option, script = described["entrypoint"]
+    runbooks = described["environment"]["RUNBOOKS"].partition(":-")[2].rstrip("}")
+    options = [
+        "--detach",
+        "--rm",
+        f"--name={name}",
+        f"--network={PROJECT}_default",
+        f"--env=RUNBOOKS={runbooks}",
+    ]
+    options += [*volumes, "--tmpfs=/prometheus", f"--publish=127.0.0.1:{port}:9090", f"--entrypoint={shell}"]
+    image = "localhost/millrace-redis:local"
+    run("podman", "run", *options, image, option, script.replace("$$", "$"))
+    prometheus = Prometheus(f"http://127.0.0.1:{port}")
+    try:
+        wait_for(prometheus.up)
+        check_panels_and_alerts(prometheus, str(service.base_url))
+    finally:
+        prometheus.http.close()
+        run("podman", "rm", "--force", name)
 
 
 def test_redis_is_restarted_under_load(service: httpx.Client) -> None:

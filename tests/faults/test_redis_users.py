@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -128,6 +129,31 @@ def test_finding_01_no_redis_user_can_do_the_work_of_another_role(
         for role in (api, jobs):
             assert not refused(role, "GET", "millrace:cache:2:default:r:id")
             assert refused(role, "SET", "millrace:cache:2:default:r:id", "a forged result")
+
+
+def test_keda_counts_what_waits_when_the_only_worker_dies(
+    server: RedisServer, client_of: Callable[[str], redis.Redis], start_service: Callable[..., Service]
+) -> None:
+    """By its query, as its user. What waits is answered by the next worker within its budget."""
+    made = start_service(redis=server, stub_batch_ms=3000, batch_texts=8, lease_ms=1000)
+    made.start_jobs()
+    job = made.http.post("/jobs", json={"text": [f"job {number}" for number in range(300)]})
+    autoscaler = client_of("autoscaler")
+
+    def waiting(*names: str) -> int:
+        return sum(autoscaler.eval(KEDA, 1, f"{P}:{name}") for name in names)
+
+    wait_until(lambda: waiting("bulk") > 0, "texts of the job", 60)
+    with ThreadPoolExecutor(20) as clients:
+        asked = [clients.submit(made.predict, f"text {number}", Prefer="wait=60") for number in range(20)]
+        wait_until(lambda: waiting("q", "inflight") >= 20, "the requests", 60)
+        made.workers[0].kill()
+        assert waiting("q", "inflight", "solo") >= 20
+        made.start_worker(stub_batch_ms=0)
+        assert {answer.result().status_code for answer in asked} == {200}
+    path = job.headers["location"]
+    wait_until(lambda: made.http.get(path).json()["status"] == "finished", "the job", 60)
+    assert waiting("q", "bulk", "inflight", "solo") == 0
 
 
 def test_finding_01_the_autoscaler_can_count_and_nothing_else(
