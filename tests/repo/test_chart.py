@@ -14,7 +14,7 @@ import yaml
 
 from batcher.core.keys import prefix
 from tests.repo.manifests import K8S, ROOT, Object, objects_in, of_kind, render, variant
-from tests.repo.test_manifests import CHARTED, CLUSTER_ADDRESS, MANAGED
+from tests.repo.test_manifests import CLUSTER_ADDRESS, MANAGED, VARIANTS
 
 CHART = ROOT / "charts/millrace"
 MANAGED_ADDRESS = "millrace.westeurope.redis.azure.net:10000"
@@ -34,6 +34,7 @@ CASES = {
     "local": example("local"),
     "production": example("production"),
     "managed": changed(redis={"inside": False, "address": MANAGED_ADDRESS}, ingress={"kind": "ingress"}),
+    "sentinel": changed(redis={"sentinels": True}),
     "cluster": changed(redis={"clusterAddress": CLUSTER_ADDRESS, "shards": 3}),
     "gateway": changed(ingress={"kind": "gateway-api"}, networkPolicies={"tracing": True, "webhooks": True}),
     "defaults": {},
@@ -78,8 +79,8 @@ def chart(rendered: dict[str, Any], case: str) -> list[Object]:
 
 
 def overlay(case: str, folder: Path) -> list[Object]:
-    if case in CHARTED:
-        return render(variant(folder, *CHARTED[case]))
+    if case in VARIANTS:
+        return render(variant(folder, *VARIANTS[case]))
     return render(K8S / "overlays" / case)
 
 
@@ -110,7 +111,7 @@ def compared(objects: list[Object]) -> dict[tuple[str, str], Object]:
     return found
 
 
-@pytest.mark.parametrize("case", ["local", "production", *CHARTED])
+@pytest.mark.parametrize("case", ["local", "production", *VARIANTS])
 def test_the_chart_and_the_overlays_are_the_same_objects(
     rendered: dict[str, Any], case: str, tmp_path: Path
 ) -> None:

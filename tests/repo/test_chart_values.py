@@ -128,6 +128,7 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], str, Any]] = {
     "service.nodePort": (30801, {"service.type": "NodePort"}, "Service/api spec.ports.http.nodePort", 30801),
     "redis.inside": (False, {"redis.address": "r:6379"}, "ConfigMap/settings data.REDIS_ADDRESS", "r:6379"),
     "redis.address": ("r:6380", {}, "ConfigMap/settings data.REDIS_ADDRESS", "r:6380"),
+    "redis.sentinels": (True, {}, "StatefulSet/redis spec.replicas", 3),
     "redis.tls": (True, {}, "ConfigMap/settings data.REDIS_SCHEME", "rediss"),
     "redis.jobsAddress": ("j:6379", {}, "ConfigMap/settings data.REDIS_JOBS_ADDRESS", "j:6379"),
     "redis.clusterAddress": ("c:6379", {}, "ConfigMap/settings data.REDIS_CLUSTER_ADDRESS", "c:6379"),
@@ -226,7 +227,7 @@ EVERYTHING = nested(
     {
         path: given
         for path, (given, _, _, _) in VALUES.items()
-        if path not in ("worker.model.claim", "worker.model.path", "redis.inside")
+        if path not in ("worker.model.claim", "worker.model.path", "redis.inside", "redis.address")
     }
     | {"ingress.kind": "ingress", "service.type": "NodePort"}
 )
@@ -285,6 +286,10 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     "no host": ({"ingress": {"kind": "istio", "host": ""}}, "ingress.host is required"),
     "another URL of Redis": ({"settings": {"MILLRACE_REDIS_URL": "redis://r"}}, "MILLRACE_REDIS_URL"),
     "another name of that": ({"settings": {"REDIS_URL": "redis://r"}}, "REDIS_URL"),
+    "sentinels elsewhere": (
+        {"redis": {"sentinels": True, "inside": False, "address": "r:6379"}},
+        "redis.sentinels is for the Redis in the cluster",
+    ),
     "keys twice": ({"settings": {"MILLRACE_API_KEYS": "a"}}, "MILLRACE_API_KEYS would not be used"),
 }
 SETTINGS = {"MILLRACE_MAX_JOBS_BYTES": 1073741824, "MILLRACE_DRAIN_S": 12.5, "MILLRACE_PAGE": False}

@@ -60,16 +60,15 @@ SENTINEL = (
     ("  - ../../components/redis-tls\n", r"\g<0>  - ../../components/redis-sentinel\n"),
     (r"REDIS_ADDRESS=\S+", f"REDIS_ADDRESS={SENTINELS}"),
 )
-# What the chart renders, too.
-CHARTED = {
+VARIANTS = {
     "cluster": CLUSTER,
+    "sentinel": SENTINEL,
     "managed": (*MANAGED, ("components/istio", "components/ingress")),
     "gateway": (
         ("components/istio", "components/gateway-api"),
         ("  - ../../components/hpa\n", r"\g<0>  - ../../components/tracing\n  - ../../components/webhooks\n"),
     ),
 }
-VARIANTS = CHARTED | {"sentinel": SENTINEL}
 
 
 @pytest.fixture(scope="module", params=["local", "production", *VARIANTS])

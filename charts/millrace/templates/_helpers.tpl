@@ -138,6 +138,9 @@ Gives the pod of the worker a model that is not in its image. Takes (dict "pod" 
 {{- range $name := list "redis.conf" "start.sh" "users.acl" -}}
 {{- $_ := set $files $name ($.Files.Get (printf "k8s/base/redis/%s" $name)) -}}
 {{- end -}}
+{{- if .Values.redis.sentinels -}}
+{{- $_ := set $files "sentinel.sh" ($.Files.Get "k8s/components/redis-sentinel/sentinel.sh") -}}
+{{- end -}}
 {{- $_ := set $files "redis.conf" (regexReplaceAll "(?m)^maxmemory .*$" (index $files "redis.conf") (printf "maxmemory %s" .Values.redis.maxmemory)) -}}
 {{ toYaml $files }}
 {{- end -}}
@@ -152,8 +155,13 @@ Gives the pod of the worker a model that is not in its image. Takes (dict "pod" 
 {{- end -}}
 
 {{- define "millrace.redisAddress" -}}
-{{- if .Values.redis.inside -}}
-{{ .Values.redis.address | default (printf "redis.%s.svc.cluster.local:6379" .Release.Namespace) }}
+{{- $domain := printf "redis.%s.svc.cluster.local" .Release.Namespace -}}
+{{- if and .Values.redis.sentinels (or .Values.redis.address (not .Values.redis.inside)) -}}
+{{- fail "redis.sentinels is for the Redis in the cluster: redis.inside and no redis.address" -}}
+{{- else if .Values.redis.sentinels -}}
+redis-0.{{ $domain }}:26379,redis-1.{{ $domain }}:26379,redis-2.{{ $domain }}:26379
+{{- else if .Values.redis.inside -}}
+{{ .Values.redis.address | default (printf "%s:6379" $domain) }}
 {{- else -}}
 {{ required "redis.address is required if redis.inside is false" .Values.redis.address }}
 {{- end -}}
