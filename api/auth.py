@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from api.asgi.http import PROBES, READ, RequestHeaders, client_address, route_path
-from api.backend import Hub
 from api.errors import Problem
 from api.keys import Keys, given_key, key_name, unauthorized
 from api.origins import Origins
 from api.rate_limit import RateCounter
 from api.settings import ApiSettings
 from api.traffic import Traffic
+from batcher.lookup.backend import Hub
 
 PREFIX = "/admin"
 # Where a session begins and ends, and links to the console are made. Keys for reading may do so, too.

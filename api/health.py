@@ -13,12 +13,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.asgi.http import JSON, NOSNIFF, RequestHeaders, send_answer
 from api.asgi.problems import send_problem
-from api.backend import Hub, Queue
 from api.errors import Problem, not_started
 from api.lifecycle import Lifecycle
 from api.metrics import Metrics
 from api.middleware import ASGIResponse
 from api.schemas import Responses, error
+from batcher.lookup.backend import Hub, Queue
 from batcher.lookup.queue import Models
 
 # The used share of its memory above which Redis is nearly full. The alert MillraceRedisMemory has the same.

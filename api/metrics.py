@@ -24,10 +24,10 @@ from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from api.backend import Cache, Hub
 from batcher import errors
 from batcher.core.metrics import duration_bounds
 from batcher.core.snapshot import LaneDepth
+from batcher.lookup.backend import Cache, Hub
 from batcher.lookup.queue import LocalCache
 from batcher.publishing.shadow import SCORE_STEP, label_pairs
 from batcher.version import own_version

@@ -14,7 +14,6 @@ from api.admin.publications import Confirming
 from api.admin.service import Console, ConsoleStores
 from api.admin.traces import Traces
 from api.auth import Authenticator, ClientLimits
-from api.backend import Cache, Hub
 from api.compat.routes import OF_HEALTH, Compat
 from api.compat.service import DialectService
 from api.health import Health, why_no_answers
@@ -34,6 +33,7 @@ from batcher.core.metrics import ByModel
 from batcher.core.publications import model_of
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import connect_cache
+from batcher.lookup.backend import Cache, Hub
 from batcher.lookup.queue import LocalCache, Lookup, QueueLookup
 
 # What an application has routes for, beside health, metrics, statistics and its pages. Each can be left out.

@@ -16,7 +16,6 @@ from datetime import UTC, datetime, timedelta
 from operator import add, attrgetter
 from time import monotonic
 
-from api.backend import Hub
 from api.errors import Problem
 from api.keys import key_name
 from api.lifecycle import Lifecycle
@@ -24,6 +23,7 @@ from api.settings import ApiSettings
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.commands import COUNTS, AddUsage, UsageRow
 from batcher.errors import QueueUnavailable
+from batcher.lookup.backend import Hub
 from batcher.version import process_name
 
 log = logging.getLogger(__name__)

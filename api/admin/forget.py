@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request
 
 from api.admin.schemas import Forget
 from api.admin.service import Console, Replies
-from api.backend import Hub
 from api.settings import ApiSettings
 from batcher.admin.forget import CachedResults, Removed, total
+from batcher.lookup.backend import Hub
 from batcher.messages import entry_id
 
 

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path
 
 from api.admin.service import Console, gather
-from api.backend import Hub
 from api.errors import Problem
 from api.predict.request_log import RecentRequests
 from batcher.core.commands import REQUEST, TEXTS, Answer, AskQuestion, EndQuestion, Question
+from batcher.lookup.backend import Hub
 
 Facts = Mapping[str, Any]
 Step = dict[str, Any]

@@ -13,7 +13,6 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.asgi.http import route_path
-from api.backend import Hub
 from api.metrics import Metrics, QueueCollector
 from api.middleware import ASGIResponse
 from api.models.cascade import Members, members_of
@@ -24,6 +23,7 @@ from api.predict.request import RequestReader
 from api.schemas import error
 from api.stats.frames import lanes_facts, model_facts
 from batcher.core.publications import model_of
+from batcher.lookup.backend import Hub
 
 PREFIX = "/models/"
 SUFFIX = "/predict"

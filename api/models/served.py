@@ -18,11 +18,11 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from api.backend import Cache, Hub, Queue
 from api.errors import Problem
 from batcher.core.publications import Candidate, model_of, publication_queue
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot
 from batcher.gc_tuning import collect_dropped
+from batcher.lookup.backend import Cache, Hub, Queue
 from batcher.lookup.queue import Lookup
 from batcher.publishing.publications import SEEN_S
 

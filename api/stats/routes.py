@@ -19,7 +19,6 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response, StreamingResponse
 
 from api.asgi.http import sse, to_json
-from api.backend import Hub
 from api.errors import Problem
 from api.health import why_not_ready
 from api.jobs.schemas import job_body
@@ -32,6 +31,7 @@ from api.stats.history import CounterSample, StatsHistory, StatsPoint
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.snapshot import ModelRecord, Snapshot
 from batcher.errors import MillraceError
+from batcher.lookup.backend import Hub
 
 log = logging.getLogger(__name__)
 

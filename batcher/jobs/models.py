@@ -19,7 +19,8 @@ from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.publications import Candidate, Publications, number_of, publication_queue
 from batcher.errors import MillraceError, NoWorker, Paused
 from batcher.hub.hub import ReplyHub
-from batcher.hub.shared_cache import ShardedCache, SharedCache, connect_cache
+from batcher.hub.shared_cache import connect_cache
+from batcher.lookup.backend import Cache
 from batcher.lookup.cascade import CascadeLookup, CascadeModel
 from batcher.lookup.queue import LocalCache, Lookup, Models, QueueLookup
 from batcher.lookup.share import ShadowedLookup, ShareLookup, Takes
@@ -32,7 +33,6 @@ LINGER_S = 0.02
 # How long the end of a job waits for texts that a shadow has yet to compare.
 DRAIN_S = 5.0
 DRAIN_EVERY_S = 0.05
-Cache = SharedCache | ShardedCache
 # How long a queue that no attempt uses stays open for the next one.
 UNUSED_S = 10.0
 

@@ -21,11 +21,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
-from batcher.core.commands import Command, NoteRefused
-from batcher.core.snapshot import ModelRecord, Snapshot
+from batcher.core.commands import NoteRefused
+from batcher.core.snapshot import ModelRecord
 from batcher.errors import BudgetExceeded, MillraceError, RevisionsMixed
+from batcher.lookup.backend import Cache, Hub, Source
 from batcher.lookup.long_texts import check_time
 from batcher.messages import Lane, Outcome, Prediction, entry_id, shortest_fragment
 
@@ -49,46 +50,6 @@ MIN_S = 0.1
 PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.2
 ADVICE = "workers of several revisions answered, and none of them all texts of the request; try again shortly"
-
-
-class Commands(Protocol):
-    """`batcher.hub.hub.ConsoleCommands`, or a fake."""
-
-    def send(self, command: Command[Any]) -> None: ...
-
-
-class Source(Protocol):
-    """Where the model of a queue, or of several as one, is published."""
-
-    @property
-    def snapshot(self) -> Snapshot: ...
-
-
-class Hub(Source, Protocol):
-    """What a lookup needs of `batcher.hub.hub.ReplyHub`."""
-
-    @property
-    def looks(self) -> bool: ...
-    @property
-    def console(self) -> Commands: ...
-    async def classify(
-        self,
-        ids: Sequence[str],
-        texts: Sequence[str],
-        *,
-        budget_s: float,
-        lane: Lane = ...,
-        trace: str = ...,
-        first: bool = ...,
-        revision: str = ...,
-        only: str = ...,
-    ) -> list[Outcome]: ...
-
-
-class Cache(Protocol):
-    """What a lookup needs of `batcher.hub.shared_cache.SharedCache`."""
-
-    async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]: ...
 
 
 class Limits(Protocol):

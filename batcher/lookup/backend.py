@@ -1,4 +1,4 @@
-"""Protocols for the hub and the shared cache."""
+"""Protocols for the queue of a model and its cache. Tests have fakes of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from batcher.core.commands import Command
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import Snapshot, WorkerRecord
 from batcher.hub.dispatcher import HubCounts
-from batcher.lookup import queue
+from batcher.messages import Lane, Outcome, Prediction
 
 Reply = TypeVar("Reply")
 
@@ -21,17 +21,23 @@ class Runs(Protocol):
     def run(self, command: Command[Reply]) -> Future[Reply]: ...
 
 
-class Commands(Protocol):
+class Commands(Runs, Protocol):
     """Implemented by `batcher.hub.hub.ConsoleCommands`, and by a fake in tests."""
 
     @property
     def parts(self) -> Sequence[Runs]: ...
-    def run(self, command: Command[Reply]) -> Future[Reply]: ...
     def send(self, command: Command[Any]) -> None: ...
     def send_to_all(self, command: Command[Any]) -> None: ...
 
 
-class Queue(queue.Source, Protocol):
+class Source(Protocol):
+    """Where the model of a queue, or of several as one, is published."""
+
+    @property
+    def snapshot(self) -> Snapshot: ...
+
+
+class Queue(Source, Protocol):
     """The state of a model's queue, or of those of a cascade."""
 
     @property
@@ -40,7 +46,7 @@ class Queue(queue.Source, Protocol):
     def trouble(self) -> str: ...
 
 
-class Hub(Queue, queue.Hub, Protocol):
+class Hub(Queue, Protocol):
     """Implemented by `batcher.hub.hub.ReplyHub`, and by a fake in tests."""
 
     snapshot: Snapshot
@@ -58,16 +64,31 @@ class Hub(Queue, queue.Hub, Protocol):
     def alive(self) -> bool: ...
     @property
     def waiting(self) -> int: ...
-    async def start(self) -> None: ...
-    async def stop(self) -> None: ...
+    @property
+    def looks(self) -> bool: ...
     @property
     def console(self) -> Commands: ...
+    async def start(self) -> None: ...
+    async def stop(self) -> None: ...
     async def workers(self) -> tuple[WorkerRecord, ...]: ...
+    async def classify(
+        self,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        *,
+        budget_s: float,
+        lane: Lane = ...,
+        trace: str = ...,
+        first: bool = ...,
+        revision: str = ...,
+        only: str = ...,
+    ) -> list[Outcome]: ...
 
 
-class Cache(queue.Cache, Protocol):
+class Cache(Protocol):
     """Implemented by `batcher.hub.shared_cache.SharedCache`, by `ShardedCache`, and by a fake in tests."""
 
     @property
     def outages(self) -> int: ...
+    async def get(self, revision: str, ids: Sequence[str]) -> list[Prediction | None]: ...
     async def close(self) -> None: ...
