@@ -102,9 +102,7 @@ class Many:
         looking = asyncio.create_task(self._look(models))
         try:
             connection = Connection(models, attempt.queue, attempt.account, lambda: self._closed)
-            bounds = bounds_of(settings)
-            connected = connection.lookup, connection.queues
-            return await JobRun(attempt, store, settings, connected, bounds, connection.should_stop).run()
+            return await JobRun(attempt, store, settings, connection, bounds_of(settings)).run()
         finally:
             looking.cancel()
             await asyncio.gather(looking, return_exceptions=True)

@@ -25,7 +25,7 @@ from batcher.lookup.cascade import CascadeLookup, CascadeModel
 from batcher.lookup.queue import LocalCache, Lookup, Models, QueueLookup
 from batcher.lookup.share import ShadowedLookup, ShareLookup, Takes
 from batcher.publishing.publications import PublicationStore
-from batcher.publishing.shadow import ComparisonStore, Report, Shadow
+from batcher.publishing.shadow import ComparisonStore, Shadow
 from batcher.settings import JobSettings
 
 # Jobs collect answers for this long before reading them: it saves round trips, and no caller waits for them.
@@ -115,55 +115,6 @@ class _NoLimits:
         yield False
 
 
-class Queues:
-    """Those of one attempt.
-
-    The end of a job waits for its shadows unless `hurries` returns true. `keeps_refused` is as in
-    `QueueLookup`. Results are not kept in this process.
-    """
-
-    def __init__(self, keeps_refused: bool = False, hurries: Callable[[], bool] = lambda: False) -> None:
-        self._keeps_refused = keeps_refused
-        self._hurries = hurries
-        self._answering: list[OpenQueue] = []
-        self._comparing: list[OpenQueue] = []
-        self._shadows: list[Shadow] = []
-
-    def add(self, opened: OpenQueue) -> QueueLookup:
-        """The lookup in a queue and its cache."""
-        self._answering.append(opened)
-        return QueueLookup(opened.hub, opened.cache, LocalCache(0, 0), _NoLimits(), 0.0, self._keeps_refused)
-
-    def add_shadow(self, opened: OpenQueue, report: Report) -> Shadow:
-        """A shadow whose queue is this one. Needs a running loop."""
-        self._comparing.append(opened)
-        shadow = Shadow(opened.hub, report)
-        self._shadows.append(shadow)
-        return shadow
-
-    @property
-    def blocked(self) -> MillraceError | None:
-        """Why the job cannot go on now, as far as it is known; None if it can."""
-        return next((why for one in self._answering if (why := one.blocked) is not None), None)
-
-    async def start(self, patience_s: float) -> None:
-        await asyncio.gather(*(one.start(patience_s) for one in (*self._answering, *self._comparing)))
-
-    async def stop(self) -> None:
-        for shadow in self._shadows:
-            await self._drain(shadow)
-            await shadow.stop()
-        for one in (*self._answering, *self._comparing):
-            one.leave()
-
-    async def _drain(self, shadow: Shadow) -> None:
-        until = monotonic() + DRAIN_S
-        while not (shadow.idle or monotonic() > until):
-            if self._hurries():
-                return
-            await asyncio.sleep(DRAIN_EVERY_S)
-
-
 def takes(setting: Candidate, account: str) -> Takes:
     """Whether a text is in the share, for jobs of a client by its account."""
     if setting.by == "text":
@@ -214,10 +165,10 @@ class JobModels:
 
 
 class Connection:
-    """What one attempt asks: a `lookup` for a model, or for a cascade, as jobs keep it, and its `queues`.
+    """What one attempt asks: a `lookup` for a model, or for a cascade, as jobs keep it.
 
     `account` is that of the client that submitted the job, and `stop` says whether the attempt has to end
-    soon. Needs a running loop.
+    soon; otherwise its end waits for its shadows. Results are not kept in this process. Needs a running loop.
     """
 
     def __init__(
@@ -227,10 +178,12 @@ class Connection:
         account: str = "",
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.queues = Queues(models.settings.keep_refused_texts, self.should_stop)
         self._models = models
         self._account = account
         self._stop = stop
+        self._answering: list[OpenQueue] = []
+        self._comparing: list[OpenQueue] = []
+        self._shadows: list[Shadow] = []
         # The queue that answers for each model, and the candidate beside it.
         self._chosen: dict[str, tuple[str, Candidate | None]] = {}
         self.lookup = self._of(model)
@@ -245,6 +198,28 @@ class Connection:
             not _holds(publications, model, *one) for model, one in self._chosen.items()
         )
 
+    @property
+    def blocked(self) -> MillraceError | None:
+        """Why the job cannot go on now, as far as it is known; None if it can."""
+        return next((why for one in self._answering if (why := one.blocked) is not None), None)
+
+    async def start(self, patience_s: float) -> None:
+        await asyncio.gather(*(one.start(patience_s) for one in (*self._answering, *self._comparing)))
+
+    async def stop(self) -> None:
+        for shadow in self._shadows:
+            await self._drain(shadow)
+            await shadow.stop()
+        for one in (*self._answering, *self._comparing):
+            one.leave()
+
+    async def _drain(self, shadow: Shadow) -> None:
+        until = monotonic() + DRAIN_S
+        while not (shadow.idle or monotonic() > until):
+            if self.should_stop():
+                return
+            await asyncio.sleep(DRAIN_EVERY_S)
+
     def _of(self, model: str) -> Lookup:
         if (cascade := read_cascade(model)) is None:
             return self._of_model(model)
@@ -257,15 +232,24 @@ class Connection:
         queue = publications.queue(model)
         setting = publications.candidates.get(model)
         self._chosen[model] = queue, setting
-        current = self.queues.add(opened.get(queue))
+        current = self._in(opened.get(queue))
         if setting is None:
             return current
         candidate = opened.get(publication_queue(model, setting.number))
         taken = takes(setting, self._account if setting.by == "client" else "")
-        if setting.shadow:
-            report = partial(self._models.report, (model, number_of(queue), setting.number), token_hex(8))
-            return ShadowedLookup(current, self.queues.add_shadow(candidate, report).offer, taken)
-        return ShareLookup(current, self.queues.add(candidate), taken)
+        if not setting.shadow:
+            return ShareLookup(current, self._in(candidate), taken)
+        report = partial(self._models.report, (model, number_of(queue), setting.number), token_hex(8))
+        shadow = Shadow(candidate.hub, report)
+        self._comparing.append(candidate)
+        self._shadows.append(shadow)
+        return ShadowedLookup(current, shadow.offer, taken)
+
+    def _in(self, opened: OpenQueue) -> QueueLookup:
+        """The lookup in a queue and its cache."""
+        self._answering.append(opened)
+        keeps_refused = self._models.settings.keep_refused_texts
+        return QueueLookup(opened.hub, opened.cache, LocalCache(0, 0), _NoLimits(), 0.0, keeps_refused)
 
 
 def _holds(publications: Publications, model: str, queue: str, candidate: Candidate | None) -> bool:

@@ -20,11 +20,11 @@ from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason
 from batcher.core.snapshot import ModelRecord
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull, QueueUnavailable
 from batcher.jobs.memory import ChunkMemory, memory_of
-from batcher.jobs.models import Queues
+from batcher.jobs.models import Connection
 from batcher.jobs.records import Attempt, Counts, JobStatus
 from batcher.jobs.results import ChunkResults, chunk_results
 from batcher.jobs.store import JobStore
-from batcher.lookup.queue import Lookup, LookupRequest, LookupResult, Result
+from batcher.lookup.queue import LookupRequest, LookupResult, Result
 from batcher.lookup.unknown import refuse_unknown
 from batcher.settings import JobSettings
 
@@ -104,7 +104,7 @@ def _are_many(held: Sequence[ChunkResults]) -> bool:
 class JobRun:
     """One attempt that has begun. `bounds` may be shared with others.
 
-    It ends soon after `should_stop` returns true, or `end_turn` was called.
+    It ends soon after the connection says so, or `end_turn` was called.
     """
 
     def __init__(
@@ -112,9 +112,8 @@ class JobRun:
         attempt: Attempt,
         store: JobStore,
         settings: JobSettings,
-        connected: tuple[Lookup, Queues],
+        connection: Connection,
         bounds: Bounds,
-        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.attempt = attempt
         self.turn_over = False
@@ -125,8 +124,7 @@ class JobRun:
         self._store = store
         self._refuses_unknown = settings.refuse_unknown
         self._timeout_s = settings.job_timeout_s
-        self._lookup, self._queues = connected
-        self._should_stop = should_stop
+        self._connection = connection
         self._request_texts = min(REQUEST_TEXTS, settings.job_in_flight)
         self._requests, self._memory = bounds
         # Chunks in progress: enough to fill the slots while the first of them waits for its last entry.
@@ -144,7 +142,7 @@ class JobRun:
             "job started",
             extra={"action": "job.started", "chunk": attempt.first, "chunks": attempt.chunks, **fields},
         )
-        await self._queues.start(PATIENCE_S)
+        await self._connection.start(PATIENCE_S)
         try:
             status = await self._to_end()
         except Interrupted:
@@ -152,7 +150,7 @@ class JobRun:
             raise
         finally:
             await asyncio.sleep(0)  # lets cancelled requests withdraw their entries before the hub stops
-            await self._queues.stop()
+            await self._connection.stop()
         log.info("job ended", extra={"action": "job.ended", "status": status, **fields})
         return status
 
@@ -221,13 +219,13 @@ class JobRun:
 
     def _check(self) -> None:
         """Whether to go on. Raises Interrupted, or _Failed once the job has run for too long."""
-        if self._should_stop():
+        if self._connection.should_stop():
             raise Interrupted
         if self.turn_over:
             raise SteppedAside(blocked=False)
         if self._ran_s > self._timeout_s:
             raise _Failed("job_timeout", f"the job ran for longer than {self._timeout_s} s")
-        if not (why := self._queues.blocked):
+        if not (why := self._connection.blocked):
             self._blocked_since = inf
             return
         self._log_stalled(why)
@@ -245,7 +243,7 @@ class JobRun:
             try:
                 return await asyncio.to_thread(call, *args)
             except REDIS_ERRORS as error:
-                if self._should_stop():
+                if self._connection.should_stop():
                     raise Interrupted from error
                 full_until = min(full_until, monotonic() + FULL_S) if full(error) else inf
                 if monotonic() >= full_until:
@@ -289,7 +287,7 @@ class JobRun:
                     "the maxmemory-policy of the Redis of jobs, which must be noeviction"
                 )
                 raise _Failed("texts_missing", message)
-            model = self._lookup.models.published
+            model = self._connection.lookup.models.published
             self._memory.take(size := memory_of(texts, model.labels if model else ()))
         try:
             return await self._results(texts, model), size
@@ -322,7 +320,7 @@ class JobRun:
                 trace = tracing.current()
                 request = LookupRequest(texts, self._client, until, self._tenant, trace=trace, lane="bulk")
                 try:
-                    await self._lookup.find(request, answer)
+                    await self._connection.lookup.find(request, answer)
                 except REFUSALS as error:
                     refusal = error.with_traceback(None)  # whose frames, in a cycle with it, have the texts
                 else:

@@ -104,7 +104,7 @@ class JobsWorker:
             self._wake.clear()
         await asyncio.gather(*self._tasks)
         for connection in self._blocked.values():
-            await connection.queues.stop()
+            await connection.stop()
         await self._models.close()
         with suppress(*REDIS_ERRORS):
             await asyncio.to_thread(self._rq.died)
@@ -117,9 +117,9 @@ class JobsWorker:
         if monotonic() >= self._look_at:
             await self._look()
         for name, connection in list(self._blocked.items()):
-            if connection.queues.blocked is None:
+            if connection.blocked is None:
                 del self._blocked[name]
-                await connection.queues.stop()
+                await connection.stop()
         sizes = Counter(attempt.left > SMALL_TEXTS for attempt in self._tasks.values())
         free = max(SMALL_JOBS - sizes[False], 0), max(LARGE_JOBS - sizes[True], 0)
         claimed = await asyncio.to_thread(self._store.claim, *free, list(self._blocked))
@@ -184,16 +184,14 @@ class JobsWorker:
 
     async def _attempt(self, attempt: Attempt) -> str:
         connection = self._connect(attempt)
-        connected = connection.lookup, connection.queues
-        bounds = self._bounds_of(attempt)
-        run = JobRun(attempt, self._store, self._settings, connected, bounds, connection.should_stop)
+        run = JobRun(attempt, self._store, self._settings, connection, self._bounds_of(attempt))
         self._runs.add(run)
         try:
             return await run.run()
         except SteppedAside as aside:
             if aside.blocked and attempt.queue not in self._blocked:
                 self._blocked[attempt.queue] = blocked = self._connect(attempt)
-                await blocked.queues.start(PATIENCE_S)
+                await blocked.start(PATIENCE_S)
         except Interrupted:
             pass
         except Exception:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 from batcher.core.commands import Command
+from batcher.core.publications import Candidate, Publications
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
 from batcher.hub.dispatcher import HubCounts
-from batcher.jobs.models import OpenQueue, Queues
+from batcher.jobs.models import Connection, OpenQueue
 from batcher.jobs.records import Attempt
 from batcher.jobs.runner import JobRun, bounds_of
 from batcher.jobs.store import JobStore
@@ -176,6 +178,25 @@ class FakeCache:
         self.closed = True
 
 
+def job_connection(
+    opened: Mapping[str, OpenQueue],
+    settings: JobSettings,
+    *,
+    candidate: Candidate | None = None,
+    report: Any = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Connection:
+    """What an attempt at a job of the first model asks, in these queues by their names."""
+    candidates = {} if candidate is None else {"": candidate}
+    models: Any = SimpleNamespace(
+        settings=settings,
+        publications=Publications(candidates=candidates),
+        queues=SimpleNamespace(get=opened.__getitem__),
+        report=report,
+    )
+    return Connection(models, "", stop=stop)
+
+
 async def run_attempt(
     attempt: Attempt,
     store: JobStore,
@@ -187,9 +208,9 @@ async def run_attempt(
     """Runs an attempt at a job whose model has a fake queue; returns the status of the job."""
     if attempt.status != "running":
         return attempt.status
-    queues, opened = Queues(), OpenQueue(hub, cache)
-    connected = queues.add(opened), queues
-    run = JobRun(attempt, store, settings, connected, bounds_of(settings), should_stop)
+    opened = OpenQueue(hub, cache)
+    connection = job_connection({"": opened}, settings, stop=should_stop)
+    run = JobRun(attempt, store, settings, connection, bounds_of(settings))
     try:
         return await run.run()
     finally:

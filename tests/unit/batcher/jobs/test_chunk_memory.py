@@ -9,13 +9,13 @@ import pytest
 
 from batcher.jobs import runner
 from batcher.jobs.memory import ChunkMemory, memory_of
-from batcher.jobs.models import OpenQueue, Queues
+from batcher.jobs.models import OpenQueue
 from batcher.jobs.runner import Interrupted, JobRun, bounds_of
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis, encoded
 from tests.unit.api.service import until
-from tests.unit.fakes import MODEL, FakeCache, FakeHub
+from tests.unit.fakes import MODEL, FakeCache, FakeHub, job_connection
 
 SETTINGS = JobSettings(job_in_flight=512)
 
@@ -28,10 +28,9 @@ def job(store: JobStore, job_id: str, chunks: int, text: str = "{}") -> None:
 
 
 def run(store: JobStore, job_id: str, hub: FakeHub, memory: ChunkMemory, stop: Sequence[bool] = ()) -> JobRun:
-    queues = Queues()
-    connected = queues.add(OpenQueue(hub, FakeCache())), queues
-    bounds = bounds_of(SETTINGS, memory)
-    return JobRun(store.start(job_id), store, SETTINGS, connected, bounds, lambda: bool(stop))
+    opened = {"": OpenQueue(hub, FakeCache())}
+    connection = job_connection(opened, SETTINGS, stop=lambda: bool(stop))
+    return JobRun(store.start(job_id), store, SETTINGS, connection, bounds_of(SETTINGS, memory))
 
 
 async def asked(hub: FakeHub, count: int) -> None:

@@ -11,13 +11,14 @@ import pytest
 
 from batcher.core.publications import Candidate
 from batcher.errors import NoWorker
-from batcher.jobs.models import OpenQueue, Queues, takes
+from batcher.jobs.models import OpenQueue, takes
 from batcher.jobs.upload import account_of
 from batcher.lookup.queue import LookupRequest, LookupResult
-from batcher.lookup.share import ShadowedLookup, ShareLookup
 from batcher.messages import entry_id
-from tests.unit.fakes import REVISION, FakeCache, FakeHub, prediction
+from batcher.settings import JobSettings
+from tests.unit.fakes import REVISION, FakeCache, FakeHub, job_connection, prediction
 
+Pair = tuple[str, int, int]
 TEXTS = [f"text {number}" for number in range(40)]
 
 
@@ -50,26 +51,21 @@ async def test_each_text_is_asked_where_its_revision_is_and_only_if_no_cache_kno
     rest = [text for text in TEXTS if text not in taken]
     cache.keep(rest[0])
     other_cache.keep(taken[0])
-    queues = Queues()
-    lookup = ShareLookup(queues.add(one), queues.add(other), takes(setting, ""))
-    await queues.start(1.0)
+    connection = job_connection({"": one, "@1": other}, JobSettings(), candidate=setting)
+    await connection.start(1.0)
     found = LookupResult()
-    await lookup.find(request(TEXTS), found)
+    await connection.lookup.find(request(TEXTS), found)
     assert [found.by_text[text] for text in TEXTS] == [*map(prediction, TEXTS)]
     assert (asked(current), asked(candidate)) == ({*rest[1:]}, {*taken[1:]})
-    await queues.stop()
+    await connection.stop()
     assert (one.users, other.users) == (0, 0)
 
 
 async def test_a_candidate_that_refuses_its_texts_makes_the_job_try_again() -> None:
     (current, cache), (candidate, other_cache) = fakes(), fakes(refusal=NoWorker("none"), refuses=1)
     current.gate = asyncio.Event()
-    queues = Queues()
-    lookup = ShareLookup(
-        queues.add(OpenQueue(current, cache)),
-        queues.add(OpenQueue(candidate, other_cache)),
-        takes(Candidate(1, 0.5), ""),
-    )
+    opened = {"": OpenQueue(current, cache), "@1": OpenQueue(candidate, other_cache)}
+    lookup = job_connection(opened, JobSettings(), candidate=Candidate(1, 0.5)).lookup
     with pytest.raises(NoWorker):
         await lookup.find(request(TEXTS), LookupResult())
     assert (current.in_flight, current.cancelled) == (0, 1)
@@ -89,22 +85,26 @@ async def test_the_end_of_a_job_waits_for_its_shadow_for_a_while_unless_it_is_in
     monkeypatch.setattr("batcher.jobs.models.DRAIN_S", 60.0 if answers or hurries else 0.1)
     sums: Counter[str] = Counter()
 
-    async def report(number: int, counts: Counter[str]) -> bool:
+    async def report(pair: Pair, shadow: str, number: int, counts: Counter[str]) -> bool:
+        assert pair == ("", 0, 1)
         sums.update(counts)
         return True
 
     (current, cache), (candidate, other_cache) = fakes(), fakes()
     cache.held[REVISION, entry_id("known")] = prediction("known")._replace(cached=True)
     candidate.gate = asyncio.Event()
-    queues = Queues(hurries=lambda: hurries)
-    shadow = queues.add_shadow(OpenQueue(candidate, other_cache), report)
-    taken = takes(Candidate(1, 1.0, shadow=True), "")
-    lookup = ShadowedLookup(queues.add(OpenQueue(current, cache)), shadow.offer, taken)
-    await queues.start(1.0)
+    connection = job_connection(
+        {"": OpenQueue(current, cache), "@1": OpenQueue(candidate, other_cache)},
+        JobSettings(),
+        candidate=Candidate(1, 1.0, shadow=True),
+        report=report,
+        stop=lambda: hurries,
+    )
+    await connection.start(1.0)
     found = LookupResult()
-    await lookup.find(request([*TEXTS, "known"]), found)
+    await connection.lookup.find(request([*TEXTS, "known"]), found)
     assert len(found.by_text) == 41
-    ending = asyncio.create_task(queues.stop())
+    ending = asyncio.create_task(connection.stop())
     await asyncio.sleep(0)
     if answers:
         candidate.gate.set()
