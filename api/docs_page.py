@@ -1,4 +1,7 @@
-"""GET /openapi.json and GET /docs (Swagger UI). Its assets are served locally, so it works offline."""
+"""The pages: /docs (Swagger UI) with /openapi.json, and / and /console, with their files under /static/.
+
+Nothing is loaded from other hosts, so they work offline.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from importlib.resources import files
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
 
 from api.auth import OPEN_PATHS
 from api.schemas import error_schemas
@@ -97,4 +102,37 @@ def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None], *, key
 
     for path in ("/docs/", "/redoc", "/swagger"):
         router.add_api_route(path, elsewhere, methods=["GET"])
+    return router
+
+
+STATIC = "/static/{name:path}"
+# The page may load its own files and call this API. Inline scripts and styles, frames and forms are blocked.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+_PAGE_HEADERS = {"cache-control": "no-cache", "content-security-policy": PAGE_POLICY}
+
+
+def ui_routes(page: bool, console: bool = True) -> APIRouter:
+    """Serves the static files, and if `page` is true the two pages: without `console`, only the first."""
+    router = APIRouter()
+    files = StaticFiles(packages=[("api", "static")])
+
+    @router.get(STATIC)
+    async def static(name: str, request: Request) -> Response:
+        response = await files.get_response(name, request.scope)
+        response.headers.update(_PAGE_HEADERS)
+        return response
+
+    def add_page(path: str, name: str, shown: bool) -> None:
+        async def show(request: Request) -> Response:
+            if not shown:
+                raise HTTPException(404)
+            return await static(name, request)
+
+        router.add_api_route(path, show, methods=["GET"])
+
+    add_page("/", "index.html", page)
+    add_page("/console", "console.html", page and console)
     return router

@@ -18,7 +18,7 @@ from api.asgi.exceptions import EXCEPTION_HANDLERS
 from api.batches.routes import batch_routes
 from api.batches.service import BatchAnswers
 from api.cors import CrossOrigin
-from api.docs_page import docs_routes
+from api.docs_page import docs_routes, ui_routes
 from api.health import health_routes
 from api.jobs.routes import job_routes
 from api.label_order import LabelOrder
@@ -31,7 +31,6 @@ from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
 from api.predict.request import RequestReader
 from api.settings import ApiSettings
 from api.stats.routes import stats_routes
-from api.ui import ui_routes
 from batcher.lookup.queue import Models
 
 PUBLISH_EVERY_S = 1.0
