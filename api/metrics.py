@@ -269,26 +269,19 @@ _LANE_GAUGES: dict[str, tuple[str, Callable[[LaneDepth], float]]] = {
 }
 
 
-class QueueCollector(Collector):
+def queue_state(hub: Hub) -> Iterator[Metric]:
     """The state of the queue at the last sweep. It is the same in all API processes, so it is not summed."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def collect(self) -> Iterator[Metric]:
-        snapshot = self._hub.snapshot
-        model = snapshot.model
-        build = {"version": own_version(), "python": python_version()}
-        if model is not None:
-            facts = {"engine": model.engine, "precision": model.precision}
-            build |= {"model": model.name, "revision": model.revision[:12], **facts}
-        yield InfoMetricFamily(
-            "millrace_build", "Version of this API, and the model that workers publish", build
-        )
-        for name, (text, value) in _QUEUE_GAUGES.items():
-            yield GaugeMetricFamily(f"millrace_{name}", text, float(value(self._hub)))
-        for name, (text, depth) in _LANE_GAUGES.items():
-            gauge = GaugeMetricFamily(f"millrace_queue_{name}", text, labels=["lane"])
-            gauge.add_metric(["interactive"], depth(snapshot.interactive))
-            gauge.add_metric(["bulk"], depth(snapshot.bulk))
-            yield gauge
+    snapshot = hub.snapshot
+    model = snapshot.model
+    build = {"version": own_version(), "python": python_version()}
+    if model is not None:
+        facts = {"engine": model.engine, "precision": model.precision}
+        build |= {"model": model.name, "revision": model.revision[:12], **facts}
+    yield InfoMetricFamily("millrace_build", "Version of this API, and the model that workers publish", build)
+    for name, (text, value) in _QUEUE_GAUGES.items():
+        yield GaugeMetricFamily(f"millrace_{name}", text, float(value(hub)))
+    for name, (text, depth) in _LANE_GAUGES.items():
+        gauge = GaugeMetricFamily(f"millrace_queue_{name}", text, labels=["lane"])
+        gauge.add_metric(["interactive"], depth(snapshot.interactive))
+        gauge.add_metric(["bulk"], depth(snapshot.bulk))
+        yield gauge

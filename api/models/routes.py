@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.asgi.http import route_path
-from api.metrics import Metrics, QueueCollector
+from api.metrics import Metrics, queue_state
 from api.middleware import ASGIResponse
 from api.models.cascade import Members, members_of
 from api.models.cascade import State as CascadeState
@@ -163,7 +163,7 @@ def queue_metrics(models: Iterable[ServedModel]) -> Mapping[str, Iterable[Metric
 
 
 def _metrics(hub: Hub, name: str) -> Iterator[Metric]:
-    for metric in QueueCollector(hub).collect():
+    for metric in queue_state(hub):
         if not name or metric.name.startswith(_OF_QUEUE):
             yield metric
 

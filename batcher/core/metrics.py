@@ -34,6 +34,16 @@ def duration_bounds(budget_s: float = BUDGET_S) -> tuple[float, ...]:
     return (*(round(step, 6) for step in steps if step < budget_s), float(budget_s))
 
 
+class Scraped(Collector):
+    """Reports what `read` yields at each scrape."""
+
+    def __init__(self, read: Callable[[], Iterable[Metric]]) -> None:
+        self._read = read
+
+    def collect(self) -> Iterable[Metric]:
+        return self._read()
+
+
 class ByModel(Collector):
     """Merges the metrics of models by their names: "" is the first, whose samples get no label."""
 

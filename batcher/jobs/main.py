@@ -13,7 +13,7 @@ from batcher import gc_tuning, logs, tracing
 from batcher.connection.outage import Outage
 from batcher.errors import NoJobs
 from batcher.jobs import webhooks
-from batcher.jobs.metrics import JobsMetrics
+from batcher.jobs.metrics import jobs_registry
 from batcher.jobs.models import JobModels
 from batcher.jobs.rq_queue import JobQueue, RqWorker, queue_name
 from batcher.jobs.store import JobStore, connect_jobs
@@ -71,11 +71,10 @@ class JobsProcess:
 
     def _start_probes(self) -> ProbeServer:
         """Starts the server of /metrics, /livez and /readyz of this process."""
-        metrics = JobsMetrics(self._store(2, timeout_s=2.0), self._outage)
         return ProbeServer(
             self._settings.host,
             self._settings.jobs_port,
-            metrics.registry,
+            jobs_registry(self._store(2, timeout_s=2.0), self._outage),
             live=self._stuck,
             ready=lambda: "the process is starting" if self._worker is None else self._worker.problem,
         )

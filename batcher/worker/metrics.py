@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from batcher.core.commands import Command
-from batcher.core.metrics import build, duration_bounds, redis_state
+from batcher.core.metrics import Scraped, build, duration_bounds, redis_state
 from batcher.messages import Lane
 from batcher.worker.batching import Reason
 from batcher.worker.drift import DriftWatch, Tally
@@ -60,12 +59,12 @@ class WorkerMetrics:
         self._failed = counter("millrace_failed_entries", "Texts the model raised on")
         self._retried = counter("millrace_retried_entries", "Entries run again after a worker was lost")
         self._renewals = counter("millrace_lease_renewals", "Leases extended by heartbeats")
-        registry.register(DriftCollector(info, watch))
+        registry.register(Scraped(partial(model_state, info, watch)))
         self._watch = watch
 
     def attach(self, worker: Worker) -> None:
         """Adds the worker's own state, read at each scrape."""
-        self.registry.register(WorkerCollector(worker))
+        self.registry.register(Scraped(partial(worker_state, worker)))
 
     def observe(self, report: BatchReport) -> None:
         """Counts one batch, and adds its texts to the window that is watched for drift."""
@@ -93,71 +92,61 @@ class WorkerMetrics:
             self._renewals.inc(max(answers[0].extended, 0))
 
 
-class WorkerCollector(Collector):
+def worker_state(worker: Worker) -> Iterator[Metric]:
     """The state of a worker, read at each scrape."""
-
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
-
-    def collect(self) -> Iterator[Metric]:
-        worker, here = self._worker, self._worker.exchange.here
-        shards = worker.exchange.parts.values()
-        ready = float(worker.state in ("idle", "busy"))
-        yield GaugeMetricFamily("millrace_worker_ready", "1 while it accepts work", ready)
-        text = "Estimated tokens per second while it computes"
-        yield GaugeMetricFamily("millrace_worker_rate_tokens", text, worker.stats.rate)
-        yield GaugeMetricFamily("millrace_worker_budget_tokens", "Tokens of a batch", float(worker.budget()))
-        text = "Entries past their budget, dropped at a claim"
-        yield CounterMetricFamily("millrace_expired_entries", text, sum(shard.expired for shard in shards))
-        text = "Ids claimed that were answered, cancelled or foreign"
-        yield CounterMetricFamily("millrace_skipped_entries", text, sum(shard.skipped for shard in shards))
-        yield from redis_state(here.outage.over, sum(shard.outage.count for shard in shards))
+    here = worker.exchange.here
+    shards = worker.exchange.parts.values()
+    ready = float(worker.state in ("idle", "busy"))
+    yield GaugeMetricFamily("millrace_worker_ready", "1 while it accepts work", ready)
+    text = "Estimated tokens per second while it computes"
+    yield GaugeMetricFamily("millrace_worker_rate_tokens", text, worker.stats.rate)
+    yield GaugeMetricFamily("millrace_worker_budget_tokens", "Tokens of a batch", float(worker.budget()))
+    text = "Entries past their budget, dropped at a claim"
+    yield CounterMetricFamily("millrace_expired_entries", text, sum(shard.expired for shard in shards))
+    text = "Ids claimed that were answered, cancelled or foreign"
+    yield CounterMetricFamily("millrace_skipped_entries", text, sum(shard.skipped for shard in shards))
+    yield from redis_state(here.outage.over, sum(shard.outage.count for shard in shards))
 
 
-class DriftCollector(Collector):
+def model_state(info: ModelInfo, watch: DriftWatch) -> Iterator[Metric]:
     """The model of a worker and the distribution of its texts and predictions."""
+    revision = info.revision[:12]
+    names = {"model": info.name, "revision": revision, "engine": info.engine, "precision": info.precision}
+    yield build(names)
+    text = "1 if the requested setting failed its proof and another one is used"
+    fallback = GaugeMetricFamily("millrace_engine_fallback", text, labels=[*names, "arithmetic"])
+    fallback.add_metric([*names.values(), info.arithmetic], float(bool(info.fallback_reason)))
+    yield fallback
+    text = "Texts by label of highest score"
+    labels = CounterMetricFamily("millrace_labels", text, labels=["revision", "label"])
+    for label, texts in zip(info.labels, watch.labels, strict=True):
+        labels.add_metric([revision, label], texts)
+    yield labels
+    yield _tally("millrace_confidence", "Highest score of a text", revision, watch.tallies["confidence"])
+    yield _tally("millrace_entropy", "Entropy of the scores, 0 to 1", revision, watch.tallies["entropy"])
+    yield _tally("millrace_text_tokens", "Tokens of a text", revision, watch.tallies["tokens"])
+    for name, text, value in (
+        ("millrace_truncated_texts", "Texts cut at the model's token limit", watch.truncated),
+        ("millrace_unknown_pieces", "Pieces that the tokenizer does not know", watch.unknown_pieces),
+    ):
+        counter = CounterMetricFamily(name, text, labels=["revision"])
+        counter.add_metric([revision], value)
+        yield counter
+    yield from _drift(revision, watch)
 
-    def __init__(self, info: ModelInfo, watch: DriftWatch) -> None:
-        self._info = info
-        self._watch = watch
 
-    def collect(self) -> Iterator[Metric]:
-        info, watch, revision = self._info, self._watch, self._info.revision[:12]
-        names = {"model": info.name, "revision": revision, "engine": info.engine, "precision": info.precision}
-        yield build(names)
-        text = "1 if the requested setting failed its proof and another one is used"
-        fallback = GaugeMetricFamily("millrace_engine_fallback", text, labels=[*names, "arithmetic"])
-        fallback.add_metric([*names.values(), info.arithmetic], float(bool(info.fallback_reason)))
-        yield fallback
-        text = "Texts by label of highest score"
-        labels = CounterMetricFamily("millrace_labels", text, labels=["revision", "label"])
-        for label, texts in zip(info.labels, watch.labels, strict=True):
-            labels.add_metric([revision, label], texts)
-        yield labels
-        yield _tally("millrace_confidence", "Highest score of a text", revision, watch.tallies["confidence"])
-        yield _tally("millrace_entropy", "Entropy of the scores, 0 to 1", revision, watch.tallies["entropy"])
-        yield _tally("millrace_text_tokens", "Tokens of a text", revision, watch.tallies["tokens"])
-        for name, text, value in (
-            ("millrace_truncated_texts", "Texts cut at the model's token limit", watch.truncated),
-            ("millrace_unknown_pieces", "Pieces that the tokenizer does not know", watch.unknown_pieces),
-        ):
-            counter = CounterMetricFamily(name, text, labels=["revision"])
-            counter.add_metric([revision], value)
-            yield counter
-        yield from self._drift(revision)
-
-    def _drift(self, revision: str) -> Iterator[Metric]:
-        reference, (texts, indices) = self._watch.reference, self._watch.window()
-        seen = GaugeMetricFamily("millrace_drift_window_texts", "Texts compared", labels=["revision"])
-        text = "Population stability index against the reference; above 0.2: drift"
-        psi = GaugeMetricFamily("millrace_drift_psi", text, labels=["revision", "feature", "reference"])
-        if reference is not None:
-            seen.add_metric([revision], texts)
-            origin = "shipped" if reference.shipped else "own"
-            for feature, index in indices.items():
-                psi.add_metric([revision, feature, origin], index)
-        yield seen
-        yield psi
+def _drift(revision: str, watch: DriftWatch) -> Iterator[Metric]:
+    reference, (texts, indices) = watch.reference, watch.window()
+    seen = GaugeMetricFamily("millrace_drift_window_texts", "Texts compared", labels=["revision"])
+    text = "Population stability index against the reference; above 0.2: drift"
+    psi = GaugeMetricFamily("millrace_drift_psi", text, labels=["revision", "feature", "reference"])
+    if reference is not None:
+        seen.add_metric([revision], texts)
+        origin = "shipped" if reference.shipped else "own"
+        for feature, index in indices.items():
+            psi.add_metric([revision, feature, origin], index)
+    yield seen
+    yield psi
 
 
 def _tally(name: str, text: str, revision: str, tally: Tally) -> Metric:

@@ -15,12 +15,13 @@ import fakeredis
 import yaml
 from prometheus_client import CollectorRegistry
 
-from api.metrics import Metrics, QueueCollector
+from api.metrics import Metrics, queue_state
 from batcher.connection.outage import Outage
-from batcher.jobs.metrics import JobsMetrics
+from batcher.core.metrics import Scraped
+from batcher.jobs.metrics import jobs_registry
 from batcher.jobs.store import JobStore
 from batcher.worker.drift import DriftWatch
-from batcher.worker.metrics import WorkerCollector, WorkerMetrics
+from batcher.worker.metrics import WorkerMetrics
 from model_store.stub import StubClassifier
 from tests.unit.fakes import FakeHub
 
@@ -39,7 +40,7 @@ class Exposed:
 
 
 class _Worker:
-    """What WorkerCollector reads of a worker."""
+    """What WorkerMetrics reads of a worker."""
 
     state, stats = "idle", SimpleNamespace(rate=1.0)
     shard = SimpleNamespace(expired=0, skipped=0, outage=Outage())
@@ -52,14 +53,14 @@ class _Worker:
 @cache
 def exposed() -> tuple[Exposed, ...]:
     """What the code declares, Millrace's own."""
-    api = Metrics(10.0, queue=QueueCollector(FakeHub()))
+    api = Metrics(10.0, queue=Scraped(lambda: queue_state(FakeHub())))
     info = StubClassifier().info
     worker = WorkerMetrics(info, DriftWatch(info))
-    worker.registry.register(WorkerCollector(_Worker()))  # type: ignore[arg-type]
-    jobs = JobsMetrics(JobStore(fakeredis.FakeRedis(), "default", 60), Outage())
+    worker.attach(_Worker())  # type: ignore[arg-type]
+    jobs = jobs_registry(JobStore(fakeredis.FakeRedis(), "default", 60), Outage())
     found = {
         Exposed(process, _scraped(metric.name, metric.type), metric.type, labels)
-        for process, registry in (("api", api.registry), ("worker", worker.registry), ("jobs", jobs.registry))
+        for process, registry in (("api", api.registry), ("worker", worker.registry), ("jobs", jobs))
         for metric, labels in _families(registry)
         if metric.name.startswith("millrace_")
     }

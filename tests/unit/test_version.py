@@ -11,7 +11,7 @@ from prometheus_client import generate_latest
 import batcher.version
 from api.settings import ApiSettings
 from batcher.connection.outage import Outage
-from batcher.jobs.metrics import JobsMetrics
+from batcher.jobs.metrics import jobs_registry
 from batcher.jobs.store import JobStore
 from batcher.version import DISTRIBUTION, own_version
 from batcher.worker.drift import DriftWatch
@@ -45,7 +45,7 @@ def test_workers_and_jobs_workers_say_it_in_their_metrics() -> None:
     info = StubClassifier().info
     registries = [
         WorkerMetrics(info, DriftWatch(info)).registry,
-        JobsMetrics(JobStore(fakeredis.FakeRedis(), "default", 60), Outage()).registry,
+        jobs_registry(JobStore(fakeredis.FakeRedis(), "default", 60), Outage()),
     ]
     for registry in registries:
         (line,) = [line for line in generate_latest(registry).decode().splitlines() if "build_info{" in line]
