@@ -34,7 +34,7 @@ def refused_routes(console: Console, models: ServedModels, shows_texts: bool) ->
     async def list_refused(query: Annotated[RefusedPage, Query()]) -> Record:
         """Newest first. A page may have fewer than `limit` records even if there is a `next_cursor`."""
         model = _Model(console, models, query.model)
-        wanted = query.filter, query.limit, query.cursor
+        wanted = query, query.limit, query.cursor
         pages = await model.each(lambda refused: refused.page(*wanted))
         records, following = merge_pages(pages.found, query.limit)
         texts = await model.beginnings(records) if shows_texts else {}
@@ -94,8 +94,8 @@ class _Model:
         if (ids := selection.ids) is not None:
             replies = await self.each(lambda refused: refused.find(ids))
         else:
-            assert selection.filter is not None, "the schema requires one of the two"
-            wanted = selection.filter.filter
+            wanted = selection.filter
+            assert wanted is not None, "the schema requires one of the two"
             replies = await self.each(lambda refused: list(islice(refused.all(wanted), most)))
         records = [record for found in replies.found for record in found]
         records.sort(key=lambda record: str(record["place"]), reverse=True)

@@ -7,24 +7,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from batcher.admin.refused import RefusedFilter
+from batcher.admin.refused import CLIENT, RefusedFilter
 from batcher.jobs.records import JobStatus
 
 Text = Annotated[str, StringConstraints(max_length=1_000_000)]
-# A client is `key:NAME` or an address; for IPv6 its network, fd00::/64.
-_CLIENT = r"^[A-Za-z0-9:][A-Za-z0-9._:/-]{0,127}$"
-Client = Annotated[str, StringConstraints(pattern=_CLIENT)]
+Client = Annotated[str, StringConstraints(pattern=CLIENT)]
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{4,128}$")]
 EntryId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 # A name of a model, or nothing for the first one.
 _Model = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9][A-Za-z0-9._/-]{0,129})?$")]
-_Worker = Annotated[str, StringConstraints(pattern=r"^[!-~]{0,255}$")]
-# As above, or nothing.
-_Client = Annotated[str, StringConstraints(pattern=rf"{_CLIENT}|^$")]
-_Revision = Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9._-]{4,128})?$")]
-# Milliseconds since 1970, up to the year 2286.
-Moment = Annotated[int, Field(ge=0, lt=10**13)]
-
 
 LaneOrAll = Literal["interactive", "bulk", "all"]
 
@@ -60,19 +51,8 @@ class Forget(_Strict):
         return self
 
 
-class RefusedQuery(_Closed):
+class RefusedQuery(_Closed, RefusedFilter):
     """Which refused texts; times in ms since 1970."""
-
-    code: Literal["", "poison", "inference_failed"] = ""
-    revision: _Revision = ""
-    worker: _Worker = ""
-    client: _Client = ""
-    since_ms: Moment = 0
-    until_ms: Moment = 0
-
-    @property
-    def filter(self) -> RefusedFilter:
-        return RefusedFilter(self.code, self.revision, self.worker, self.client, self.since_ms, self.until_ms)
 
 
 class RefusedPage(RefusedQuery):
@@ -132,7 +112,7 @@ class JobsQuery(_Closed):
 
     status: JobStatus | None = None
     search: Annotated[str, StringConstraints(max_length=200)] = ""
-    client: _Client = ""
+    client: Annotated[str, StringConstraints(pattern=rf"{CLIENT}|^$")] = ""
     limit: Annotated[int, Field(ge=1, le=500)] = 50
     cursor: Annotated[str, StringConstraints(pattern=r"^(\d{16}:[0-9a-f]{32})?$")] = ""
 

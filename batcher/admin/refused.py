@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import redis
+from pydantic import BaseModel, Field, StringConstraints
 
 from batcher.admin.scanning import SLICE
 from batcher.core.keys import prefix
@@ -19,16 +19,21 @@ SLICE_TEXTS = 50
 Record = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class RefusedFilter:
+# A client is `key:NAME` or an address; for IPv6 its network, fd00::/64.
+CLIENT = r"^[A-Za-z0-9:][A-Za-z0-9._:/-]{0,127}$"
+# Milliseconds since 1970, up to the year 2286.
+Moment = Annotated[int, Field(ge=0, lt=10**13)]
+
+
+class RefusedFilter(BaseModel):
     """Which records are wanted; "" and 0 mean any. Times are in ms since 1970, `until_ms` excluded."""
 
-    code: str = ""
-    revision: str = ""
-    worker: str = ""
-    client: str = ""
-    since_ms: int = 0
-    until_ms: int = 0
+    code: Literal["", "poison", "inference_failed"] = ""
+    revision: Annotated[str, StringConstraints(pattern=r"^([A-Za-z0-9._-]{4,128})?$")] = ""
+    worker: Annotated[str, StringConstraints(pattern=r"^[!-~]{0,255}$")] = ""
+    client: Annotated[str, StringConstraints(pattern=rf"{CLIENT}|^$")] = ""
+    since_ms: Moment = 0
+    until_ms: Moment = 0
 
     def matches(self, record: Mapping[str, Any]) -> bool:
         return (
