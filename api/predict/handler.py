@@ -52,7 +52,6 @@ from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, Paused, QueueFull
 from batcher.lookup.queue import Lookup, LookupRequest, LookupResult, Models, Result
-from batcher.lookup.unknown import refuse_unknown
 
 ROUTE = "/predict"
 # Clients of services that redirect to /predict may end the path with a slash.
@@ -193,7 +192,7 @@ class Predictor:
         with self.bodies.hold(request.texts):
             await unless_disconnected(receive, lookup.find(request, answer))
         if self.settings.refuse_unknown:
-            refuse_unknown(answer)
+            answer.refuse_unknown()
         if answer.failed:
             raise_failed(request.texts, answer)
         return [answer.by_text[text] for text in request.texts]

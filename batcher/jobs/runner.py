@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from math import inf
+from sys import getsizeof
 from time import monotonic, perf_counter
 from typing import NamedTuple, TypeVar
 
@@ -19,13 +20,12 @@ from batcher import tracing
 from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason
 from batcher.core.snapshot import ModelRecord
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull, QueueUnavailable
-from batcher.jobs.memory import ChunkMemory, memory_of
 from batcher.jobs.models import Connection
 from batcher.jobs.records import Attempt, Counts, JobStatus
 from batcher.jobs.results import ChunkResults, chunk_results
 from batcher.jobs.store import JobStore
+from batcher.jobs.upload import result_bytes
 from batcher.lookup.queue import LookupRequest, LookupResult, Result
-from batcher.lookup.unknown import refuse_unknown
 from batcher.settings import JobSettings
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,8 @@ STORE_RETRY_S = 0.5
 FULL_S = 60.0
 # How long its model may have no worker, or be paused, before a job steps aside.
 ASIDE_S = 1.0
+# For the small jobs of a process, and as much for the large ones; docs/capacity.md adds it up.
+HELD_BYTES = 64 * 1024**2
 REFUSALS = (QueueFull, NoWorker, Paused, QueueUnavailable, BudgetExceeded)
 
 T = TypeVar("T")
@@ -82,6 +84,41 @@ def smoothed(rate: float, entries: int, seconds: float) -> float:
     """The rate per second after so many more entries; about the last five seconds count. 0: none yet."""
     weight = min(seconds / 5.0, 1.0) if rate else 1.0
     return rate + weight * (entries / max(seconds, 0.05) - rate)
+
+
+class ChunkMemory:
+    """The memory of the chunks that attempts have read and not passed on: `most` bytes, and one chunk more.
+
+    Chunks are read one at a time, first come, first served. So an attempt that reads its chunks in order has
+    the first of them, and goes on.
+    """
+
+    def __init__(self, most: int = HELD_BYTES) -> None:
+        self.held = 0
+        self._most = most
+        self._turn = asyncio.Lock()
+        self._freed = asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Waits until a chunk may be read, whose size `take` counts before the end of the turn."""
+        async with self._turn:
+            while self.held >= self._most:
+                self._freed.clear()
+                await self._freed.wait()
+            yield
+
+    def take(self, size: int) -> None:
+        self.held += size
+
+    def give_back(self, size: int) -> None:
+        self.held -= size
+        self._freed.set()
+
+
+def memory_of(texts: Sequence[str | None], labels: Sequence[str]) -> int:
+    """The bytes that a chunk takes at most, with its results."""
+    return sum(map(getsizeof, texts)) + len(texts) * result_bytes(labels)
 
 
 class Bounds(NamedTuple):
@@ -326,7 +363,7 @@ class JobRun:
                 else:
                     self._log_resumed()
                     if self._refuses_unknown:
-                        refuse_unknown(answer)
+                        answer.refuse_unknown()
                     return answer
             self._log_stalled(refusal)
             await asyncio.sleep(min(refusal.retry_after_s or 0.2, PATIENCE_S))

@@ -15,11 +15,10 @@ from time import monotonic
 
 from batcher import tracing
 from batcher.connection.outage import REDIS_ERRORS, Outage
-from batcher.jobs.memory import ChunkMemory
 from batcher.jobs.models import UNUSED_S, Connection, JobModels
 from batcher.jobs.records import Attempt
 from batcher.jobs.rq_queue import JobQueue, RqWorker
-from batcher.jobs.runner import PATIENCE_S, Bounds, Interrupted, JobRun, SteppedAside, bounds_of
+from batcher.jobs.runner import PATIENCE_S, Bounds, ChunkMemory, Interrupted, JobRun, SteppedAside, bounds_of
 from batcher.jobs.store import SMALL_TEXTS, JobStore
 from batcher.settings import JobSettings
 

@@ -24,10 +24,10 @@ from time import monotonic, perf_counter
 from typing import NamedTuple, Protocol
 
 from batcher.core.commands import NoteRefused
-from batcher.core.snapshot import ModelRecord
-from batcher.errors import BudgetExceeded, MillraceError, RevisionsMixed
+from batcher.core.snapshot import ModelRecord, needs_s
+from batcher.errors import BudgetExceeded, MillraceError, RevisionsMixed, TextTooSlow, TextUnknown
+from batcher.hub.dispatcher import estimate_cost
 from batcher.lookup.backend import Cache, Hub, Source
-from batcher.lookup.long_texts import check_time
 from batcher.messages import Lane, Outcome, Prediction, entry_id, shortest_fragment
 
 # How many model revisions are remembered.
@@ -49,6 +49,10 @@ MIN_S = 0.1
 # If a round brought nothing, the next one begins after this time, which doubles up to the longest.
 PAUSE_S = 0.01
 LONGEST_PAUSE_S = 0.2
+UNKNOWN = (
+    "the model does not know more than half of the pieces of the text, which may be of another language: "
+    "send it to a model for that language"
+)
 ADVICE = "workers of several revisions answered, and none of them all texts of the request; try again shortly"
 
 
@@ -291,6 +295,13 @@ class LookupResult:
         for outcome, texts in part.outcomes.items():
             self.count(outcome, texts)
 
+    def refuse_unknown(self) -> None:
+        """Turns the results of texts that the model mostly does not know into errors."""
+        for text in [text for text, result in self.by_text.items() if result.foreign]:
+            del self.by_text[text]
+            self.computed.pop(text, None)
+            self.failed[text] = TextUnknown(UNKNOWN)
+
 
 class Lookup(Protocol):
     """Finds predictions in a queue and its caches, or in several of these.
@@ -463,7 +474,7 @@ class QueueLookup:
             if budget_s <= 0:
                 raise BudgetExceeded("the budget ended before the texts were enqueued; allow more time")
             if (model := self.models.published) and model.long_s and request.lane == "interactive":
-                check_time(texts, model, budget_s)
+                _check_time(texts, model, budget_s)
             outcomes = await self._hub.classify(
                 [answer.ids[text] for text in texts],
                 texts,
@@ -508,3 +519,15 @@ class QueueLookup:
 def _best(results: Results) -> str:
     """The revision that has answered most texts."""
     return max(results, key=lambda revision: len(results[revision]))
+
+
+def _check_time(texts: Sequence[str], model: ModelRecord, budget_s: float) -> None:
+    """Raises TextTooSlow for a text whose forward pass alone would take longer than the budget."""
+    for text in texts:
+        tokens = min(estimate_cost(text), model.longest)
+        if (seconds := needs_s(tokens, model.long_s)) > budget_s:
+            raise TextTooSlow(
+                f"a text of {len(text)} characters has about {tokens} tokens, which take about {seconds:.0f} "
+                f"s, and the budget is {round(budget_s, 1):g} s: send a part of it, a longer Prefer: wait or "
+                "a job"
+            )

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from batcher.jobs import runner
-from batcher.jobs.memory import ChunkMemory, memory_of
 from batcher.jobs.models import OpenQueue
-from batcher.jobs.runner import Interrupted, JobRun, bounds_of
+from batcher.jobs.runner import ChunkMemory, Interrupted, JobRun, bounds_of, memory_of
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis, encoded
