@@ -19,7 +19,7 @@ from api.admin.schemas import CompareQuery, Move, Publish, TryOut
 from api.admin.service import Console
 from api.errors import Problem
 from api.models.served import ServedModels
-from batcher.admin.preparing import Preparing
+from batcher.admin.console import Preparing
 from batcher.core.publications import Candidate, publication_queue
 from batcher.errors import QueueUnavailable
 from batcher.publishing.shadow import report

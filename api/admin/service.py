@@ -19,10 +19,9 @@ from api.asgi.http import client_address, headers_of
 from api.errors import Problem
 from api.jobs.service import JobBackend
 from api.settings import ApiSettings
-from batcher.admin.console import Answers, AuditLog, MinuteHistory, SessionStore
+from batcher.admin.console import Answers, AuditLog, MinuteHistory, PreparingStore, SessionStore
 from batcher.admin.forget import CachedResults, Forgetting
 from batcher.admin.job_eraser import JobEraser
-from batcher.admin.preparing import PreparingStore
 from batcher.admin.refused import RefusedTexts
 from batcher.admin.usage import UsageStore
 from batcher.connection.clients import Redis, connect, connect_shards

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
-from batcher.core.pauses import Pause
+from batcher.core.holds import Pause
 from batcher.core.snapshot import ModelRecord, Snapshot, WorkerRecord
 
 

@@ -1,15 +1,20 @@
-"""What the console keeps in Redis: sessions and links of operators, answers, the audit log, the last day."""
+"""What the console keeps in Redis: sessions and links of operators, answers, the audit log, the last day.
+
+And what workers that load a model are doing, for operators who wait for them.
+"""
 
 from __future__ import annotations
 
 import json
 import secrets
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any, cast
 
 import redis
 
+from batcher.connection.clients import server_time_s
 from batcher.core.keys import prefix
 
 MAX_LINES = 1000
@@ -17,6 +22,9 @@ KEEP_S = 90 * 86_400
 MINUTES = 24 * 60
 LINK_S = 600
 SESSION_S = 12 * 3600
+# A worker that has not written for this long has ended.
+SILENT_S = 10.0
+EXPIRE_S = 60
 # `secrets.token_urlsafe` makes this many characters of so many bytes.
 _BYTES = 32
 _CHARACTERS = 43
@@ -121,3 +129,40 @@ class MinuteHistory:
     def newest(self, count: int) -> list[bytes]:
         """Up to `count` lines, oldest first."""
         return cast("list[bytes]", self._client.lrange(self._key, -count, -1))
+
+
+@dataclass(frozen=True, slots=True)
+class Preparing:
+    """A worker has been loading the model `reference` for `seconds`, and is in this phase."""
+
+    worker: str
+    reference: str
+    seconds: float
+    phase: str
+
+
+class PreparingStore:
+    """Is kept at the first shard. All methods raise Redis errors."""
+
+    def __init__(self, client: redis.Redis, name: str) -> None:
+        self._client = client
+        self._key = f"{prefix(name)}:preparing"
+
+    def note(self, one: Preparing) -> None:
+        """Writes what a worker does. It repeats this every second or so."""
+        line = json.dumps({"at": server_time_s(self._client), **asdict(one)})
+        pipe = self._client.pipeline()
+        pipe.hset(self._key, one.worker, line)
+        pipe.expire(self._key, EXPIRE_S)
+        pipe.execute()
+
+    def remove(self, worker: str) -> None:
+        """Call it once the worker has loaded its model."""
+        self._client.hdel(self._key, worker)
+
+    def read(self) -> list[Preparing]:
+        """The workers that load a model now, in the order of their names."""
+        now = server_time_s(self._client)
+        lines = [json.loads(line) for line in self._client.hgetall(self._key).values()]
+        live = [line for line in lines if abs(now - line.pop("at")) < SILENT_S]
+        return sorted((Preparing(**line) for line in live), key=lambda one: one.worker)

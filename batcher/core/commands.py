@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from batcher.connection.outage import jitter
 from batcher.connection.scripts import Script, call
-from batcher.core.pauses import Pause, Waiting, read_pauses
+from batcher.core.holds import Pause, Waiting, read_pauses
 from batcher.messages import NO_TRACE, Entry, Lane, decode_entry
 
 # How long Redis keeps an entry after its budget, and a failure for the API processes that wait for it.

@@ -14,10 +14,9 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, TypeAdapter
 
 from batcher.core.commands import Command, Question, read_question
-from batcher.core.holds import Hold, read_holds
-from batcher.core.pauses import Pause, read_pauses
+from batcher.core.holds import Hold, Pause, read_holds, read_pauses
 from batcher.core.publications import NO_PUBLICATIONS, Publications, newest, read_publications
-from batcher.memory import NO_MEMORY, Memory
+from batcher.core.redis_watch import NO_MEMORY, Memory
 from batcher.messages import BatchNote, decode_notes
 from batcher.models import read_listed
 

@@ -22,8 +22,8 @@ from batcher.connection.outage import (
 )
 from batcher.connection.pipeline import Pipeline
 from batcher.core.commands import Cancel, Enqueue, Enqueued, Full, Outcomes, Wake, Waking
+from batcher.core.holds import Pause
 from batcher.core.keys import cache_prefix
-from batcher.core.pauses import Pause
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,

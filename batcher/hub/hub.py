@@ -19,11 +19,10 @@ from batcher.connection.outage import REDIS_ERRORS, Outage, jitter, refused
 from batcher.connection.pipeline import Pipeline
 from batcher.core.commands import Command, Lend, NoteRefused
 from batcher.core.keys import cache_prefix
-from batcher.core.redis_watch import OtherFormats, RedisWatch
+from batcher.core.redis_watch import OtherFormats, RedisWatch, read_memory
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers, merge
 from batcher.errors import NoWorker, QueueUnavailable
 from batcher.hub.dispatcher import Admission, Dispatcher, HubCounts, PendingEntry, SlowPoll, outcomes
-from batcher.memory import read_memory
 from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
 from batcher.shards import Shard, by_shard, shard_of

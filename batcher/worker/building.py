@@ -16,7 +16,7 @@ from zlib import crc32
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
-from batcher.admin.preparing import Preparing, PreparingStore
+from batcher.admin.console import Preparing, PreparingStore
 from batcher.connection.clients import connect, connect_shards
 from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.core.metrics import ByModel

@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from batcher.core.commands import Enqueue, SetPause, Wake, Waking
-from batcher.core.pauses import Waiting
+from batcher.core.holds import Waiting
 from tests.integration.test_queue_contract import ANSWER, MODEL, RECORD, Bench, ids_of
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import fakeredis
 import pytest
 
-from batcher.admin.preparing import Preparing, PreparingStore
+from batcher.admin.console import Preparing, PreparingStore
 from batcher.models import ModelSpec
 from batcher.settings import WorkerSettings
 from batcher.worker import building
@@ -55,7 +55,7 @@ def test_a_worker_that_ended_while_it_loaded_a_model_is_not_shown(
 ) -> None:
     store = PreparingStore(client, "default")
     with monkeypatch.context() as earlier:
-        earlier.setattr("batcher.admin.preparing.server_time_s", lambda client: 1000.0)
+        earlier.setattr("batcher.admin.console.server_time_s", lambda client: 1000.0)
         store.note(Preparing("host-1", "default", 3.0, "proving"))
     store.note(Preparing("host-2", "default", 3.0, "proving"))
     assert [one.worker for one in store.read()] == ["host-2"]

@@ -30,9 +30,9 @@ from batcher.core.commands import (
     Wake,
 )
 from batcher.core.keys import cache_prefix
+from batcher.core.redis_watch import NO_MEMORY, Memory
 from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers
 from batcher.errors import QueueFull
-from batcher.memory import NO_MEMORY, Memory
 from batcher.messages import Failure, Prediction, decode_result, fragment
 from batcher.worker.heartbeat import HeartbeatQueue
 from tests.fakes import heartbeat_queue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
@@ -13,7 +14,7 @@ from unittest.mock import patch
 from greenlet import getcurrent
 
 from batcher.connection import outage as outage_module
-from batcher.core import pauses as pauses_module
+from batcher.core import holds as holds_module
 from batcher.hub import hub as hub_module
 from batcher.hub.hub import ReplyHub
 from batcher.settings import WorkerSettings
@@ -117,7 +118,7 @@ def nothing_else_by_chance(loop: SimulatedLoop, seed: int) -> Iterator[None]:
     """What the product draws, or takes from the machine, comes from the seed."""
     with (
         patch.object(outage_module.RANDOM, "random", OwnRandom(seed).random),
-        patch.object(pauses_module, "time", SimpleNamespace(monotonic=loop.time)),
+        patch.object(holds_module, "time", SimpleNamespace(monotonic=loop.time, time=time.time)),
         patch.object(hub_module, "process_name", lambda: "host-1-"),
         patch.object(inference_module, "threading", SimpleNamespace(get_ident=lambda: id(getcurrent()))),
     ):

@@ -8,10 +8,10 @@ from fastapi.routing import APIRoute
 from prometheus_client.parser import text_string_to_metric_families
 
 from batcher.core.metrics import duration_bounds
+from batcher.core.redis_watch import Memory
 from batcher.core.snapshot import NO_SNAPSHOT, Fallback, LaneDepth
 from batcher.errors import EntryFailed, QueueFull
 from batcher.hub.dispatcher import HubCounts
-from batcher.memory import Memory
 from tests.unit.api.service import Service, Start, assert_problem
 from tests.unit.fakes import RUNNING, FakeHub, prediction
 

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from batcher.connection.cluster import MAX_ASKED, Route
 from batcher.connection.redis_url import cluster_parts
+from batcher.core.redis_watch import Memory
 from batcher.core.snapshot import NO_SNAPSHOT, Fallback, LaneDepth, ModelRecord, merge
-from batcher.memory import Memory
 from batcher.messages import entry_id
 from batcher.settings import JobSettings, QueueSettings
 from batcher.shards import by_shard, shard_of

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from api.settings import ApiSettings
-from batcher.core.pauses import Pause
+from batcher.core.holds import Pause
 from batcher.jobs.records import Counts
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, serving

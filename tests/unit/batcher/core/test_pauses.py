@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from batcher.core.pauses import Pause, Waiting, read_pauses
+from batcher.core.holds import Pause, Waiting, read_pauses
 from batcher.errors import Paused
 from batcher.hub.dispatcher import Admission
 

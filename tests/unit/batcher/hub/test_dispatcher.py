@@ -11,7 +11,7 @@ import redis
 
 from batcher.connection.outage import Outage
 from batcher.core.commands import Accepted, Cancel, Enqueue, Full, State
-from batcher.core.pauses import Pause
+from batcher.core.holds import Pause
 from batcher.errors import Paused, QueueFull, QueueUnavailable
 from batcher.hub.dispatcher import Admission, Dispatcher
 from batcher.messages import Lane, Prediction

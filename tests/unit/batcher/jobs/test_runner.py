@@ -14,7 +14,7 @@ import pytest
 import redis
 
 from batcher.core.commands import NoteRefused
-from batcher.core.pauses import Pause
+from batcher.core.holds import Pause
 from batcher.errors import (
     BudgetExceeded,
     EntryFailed,

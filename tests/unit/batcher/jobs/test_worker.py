@@ -17,7 +17,7 @@ from rq.serializers import JSONSerializer
 
 from batcher import jobs
 from batcher.connection.outage import Outage
-from batcher.core.pauses import Pause
+from batcher.core.holds import Pause
 from batcher.errors import NoWorker
 from batcher.jobs import runner, worker
 from batcher.jobs.models import JobModels, OpenQueues

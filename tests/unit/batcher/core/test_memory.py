@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.memory import EVICT_ABOVE, MAX_EVICTIONS, NO_MEMORY, RESULT_BYTES, Memory, read_memory
+from batcher.core.redis_watch import EVICT_ABOVE, MAX_EVICTIONS, NO_MEMORY, RESULT_BYTES, Memory, read_memory
 
 MB = 1024**2
 INFO = b"# Memory\r\nused_memory:%d\r\nused_memory_human:1.00M\r\nmaxmemory:%d\r\ntotal_system_memory:%d\r\n"
