@@ -44,7 +44,7 @@ def build(args: Namespace) -> Iterator[str]:
     """Build an artefact, and check it on labelled texts if requested."""
     from model_store.artefact import check_seal
     from model_store.build import build, require_replaceable
-    from model_store.gate import check_accuracy
+    from model_store.evaluate import check_accuracy
     from model_store.hardware import has_bf16
     from model_store.prepare import choose, locate, locked
 
@@ -155,7 +155,7 @@ def info(args: Namespace) -> Iterator[str]:
 
 def evaluate(args: Namespace) -> Iterator[str]:
     """Accuracy, F1, calibration and speed on labelled texts, and a comparison with another model."""
-    from model_store.evaluate import compare, measure
+    from model_store.evaluate import compare, measure, report_cascade
     from model_store.measuring import Measuring, write_reference
     from model_store.prepare import locate, prepare
 
@@ -168,10 +168,8 @@ def evaluate(args: Namespace) -> Iterator[str]:
         other = Namespace(**{**vars(args), "model": args.against})
         yield from compare(result, measure(_load(other), other))
     if args.cascade:
-        from model_store.cascade import report
-
         other = Namespace(**{**vars(args), "model": args.cascade})
-        yield from report(result, measure(_load(other), other), args.within)
+        yield from report_cascade(result, measure(_load(other), other), args.within)
     if args.json:
         args.json.write_text(json.dumps(result.as_dict(), indent=2) + "\n", "utf-8")
     if args.write_reference:

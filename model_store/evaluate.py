@@ -1,26 +1,35 @@
-"""Evaluates models on labelled texts, accuracy, F1, calibration and speed, and compares two of them."""
+"""Evaluates models on labelled texts: accuracy, F1, calibration and speed.
+
+Also compares two of them, says what they would do as a cascade, by the threshold of the first one, and has
+the gate of a build: a built model must agree with its checkpoint in torch f32. The gate on the sealed probes,
+which needs no labelled texts, is in `model_store.probing`.
+"""
 
 from __future__ import annotations
 
 import time
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from model_store.checkpoint import CONFIG, read_checkpoint
-from model_store.classifier import Classifier, ModelInfo
+from model_store.artefact import Gate, Manifest, verify
+from model_store.build import build
+from model_store.checkpoint import CONFIG, Checkpoint, read_checkpoint
+from model_store.classifier import Arithmetic, Classifier, ModelInfo, Precision
+from model_store.engines.runner import open_verified
 from model_store.errors import ModelError
-from model_store.figures import Chosen, Figures, choose, figures, label_matrix, mcnemar, right_texts
+from model_store.figures import Chosen, Figures, Labels, choose, figures, label_matrix, mcnemar, right_texts
 from model_store.prepare import locate
-from model_store.rows import share_out
+from model_store.rows import RowClassifier, share_out
 from model_store.training.table import LabelledRow, read_table
 from text_files.errors import FileError
 from text_files.formats import Hints
@@ -170,3 +179,138 @@ def compare(one: Evaluation, other: Evaluation) -> Iterator[str]:
         f"McNemar            right only here {only_one}, only there {only_other}, p = {p_value:.2g}: "
         f"the difference {verdict}"
     )
+
+
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A cascade with one threshold: its accuracy, the share passed on, and the texts/s of both together."""
+
+    threshold: float
+    accuracy: float
+    passed: float
+    texts_per_s: float
+
+
+def steps(fast: Evaluation, sure: Evaluation) -> Sequence[Step]:
+    """One for each threshold at which the fast model is not sure of some texts."""
+    found = []
+    for threshold in THRESHOLDS:
+        passed = fast.best < threshold
+        if passed.any():
+            accuracy = float(np.where(passed, sure.right, fast.right).mean())
+            share = float(passed.mean())
+            seconds = 1 / fast.texts_per_s + share / sure.texts_per_s
+            found.append(Step(threshold, accuracy, share, 1 / seconds))
+    return found
+
+
+def recommended(found: Sequence[Step], least: float) -> Step | None:
+    """The smallest threshold from which on the accuracy is at least this; None if there is none."""
+    best = None
+    for step in reversed(found):
+        if step.accuracy < least:
+            break
+        best = step
+    return best
+
+
+def report_cascade(fast: Evaluation, sure: Evaluation, within: float) -> Iterator[str]:
+    """The figures as lines of text. Raises ModelError if the models cannot be members of a cascade."""
+    labels, others = fast.info.labels, sure.info.labels
+    if set(labels) != set(others):
+        raise ModelError(
+            f"The members of a cascade must have the same labels; {fast.info.name} has {', '.join(labels)}, "
+            f"{sure.info.name} {', '.join(others)}."
+        )
+    if fast.info.multi_label or sure.info.multi_label:
+        raise ModelError("The members of a cascade must give each text one label.")
+    low, high = sure.figures.interval_95
+    yield f"passed on to {sure.info.name}, of {sure.texts_per_s:.0f} texts/s"
+    yield "threshold  accuracy  passed on  texts/s"
+    found = steps(fast, sure)
+    for step in found:
+        yield f"{step.threshold:<9g}  {step.accuracy:.4f}    {step.passed:7.1%}    {step.texts_per_s:7.0f}"
+    yield f"{sure.info.name} alone  {sure.figures.accuracy:.4f} (95 %: {low:.4f} to {high:.4f})"
+    yield _advice(fast, sure, recommended(found, sure.figures.accuracy - within), within)
+
+
+def _advice(fast: Evaluation, sure: Evaluation, step: Step | None, within: float) -> str:
+    name, larger = fast.info.name, sure.info.name
+    if fast.figures.accuracy >= sure.figures.accuracy - within:
+        return f"A cascade does not pay: {name} alone is within {within:g} of the accuracy of {larger}."
+    if step is None:
+        return f"A cascade does not pay: at no threshold is it within {within:g} of the accuracy of {larger}."
+    if step.texts_per_s <= sure.texts_per_s:
+        return f"A cascade does not pay: at {step.threshold:g} it is not faster than {larger} alone."
+    return (
+        f"threshold {step.threshold:g} is the smallest from which on a cascade is within {within:g} of the "
+        f"accuracy of {larger}, at {step.texts_per_s / sure.texts_per_s:.1f} times its speed"
+    )
+
+
+# Minimum share of texts that keep their label, and maximum loss of accuracy.
+MIN_AGREEMENT: dict[Precision, float] = {"f32": 0.999, "bf16": 0.995, "int8": 0.99}
+MAX_ACCURACY_LOSS = 0.005
+
+
+def check_accuracy(
+    data: Path, arithmetic: Arithmetic, path: Path, manifest: Manifest, checkpoint: Checkpoint
+) -> Gate:
+    """Compare the artefact at `path` with `checkpoint` in torch f32, on a file of labelled texts.
+
+    `build` calls it before it publishes the artefact. Raises ModelError.
+    """
+    if manifest.multi_label:
+        raise ModelError(f"{manifest.name} is a multi-label model, which the check does not support.")
+    rows = read_tsv(data, manifest.labels)
+    texts = [row.text for row in rows]
+    expected = np.array([manifest.labels.index(row.labels[0]) for row in rows])
+    with TemporaryDirectory() as scratch:
+        reference = Path(scratch) / "reference"
+        build(checkpoint.path, reference, name=manifest.name, engine="torch")
+        (wanted,) = _labels(reference, "f32", texts, [_batched])
+    precision: Precision = "int8" if manifest.weights == "int8" else arithmetic
+    alone, batched = _labels(path, arithmetic, texts, [_alone, _batched])
+    agreement = min(_share(alone, wanted), _share(batched, wanted))
+    accuracy = min(_share(alone, expected), _share(batched, expected))
+    same_alone = _share(alone, batched)
+    return Gate(
+        rows=len(rows),
+        agreement=agreement,
+        accuracy=accuracy,
+        reference_accuracy=_share(wanted, expected),
+        same_alone=same_alone,
+        passed=min(agreement, same_alone) >= MIN_AGREEMENT[precision]
+        and accuracy >= _share(wanted, expected) - MAX_ACCURACY_LOSS,
+    )
+
+
+def _labels(
+    path: Path, arithmetic: Arithmetic, texts: list[str], ways: Sequence[Callable[..., Labels]]
+) -> list[Labels]:
+    """Labels that the artefact at `path` gives to all texts, for each of several ways to run them."""
+    classifier = open_verified(path, verify(path), arithmetic=arithmetic)
+    try:
+        return [way(classifier, texts) for way in ways]
+    finally:
+        classifier.close()
+
+
+def _alone(classifier: RowClassifier, texts: list[str]) -> Labels:
+    scores = [classifier.classify([tokens])[0] for tokens in classifier.tokenize(texts)]
+    labels: Labels = np.array(scores).argmax(axis=1)
+    return labels
+
+
+def _batched(classifier: RowClassifier, texts: list[str]) -> Labels:
+    info = classifier.info
+    scores, _ = classify_all(classifier, texts, title=f"{info.engine} {info.precision}")
+    labels: Labels = scores.argmax(axis=1)
+    return labels
+
+
+def _share(one: Labels, other: Labels) -> float:
+    return float((one == other).mean())

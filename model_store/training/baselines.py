@@ -14,8 +14,8 @@ from torch import Tensor
 
 from model_store.figures import choose, right_texts
 from model_store.training.data import encode
-from model_store.training.fine_tuning import features
 from model_store.training.head import Head, fit, fit_best, targets_of
+from model_store.training.learn import features
 from model_store.training.table import LabelledRow
 
 # Rows that the comparisons use at most, so that they take seconds.

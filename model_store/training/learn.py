@@ -1,24 +1,129 @@
-"""Carries out a recipe: from rows to a trained network, and logits to calibrate it with. Imports torch."""
+"""The recipes: full fine-tuning, contrastive pairs, and a linear head alone. Imports torch.
+
+`Learner` carries one out: from rows to a trained network, and logits to calibrate it with.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
+from torch import Tensor
 
 from model_store.errors import BadTraining
 from model_store.figures import Chosen, Scores
 from model_store.training.base import base_digest, load_network
 from model_store.training.data import Data, encode
-from model_store.training.fine_tuning import Contrastive, FineTuning, features
-from model_store.training.head import fit_best, put, targets_of
-from model_store.training.loop import Batch, Loop, predict
+from model_store.training.head import fit_best, loss, put, targets_of
+from model_store.training.loop import Batch, Loop, autocast, bucket, pad, predict
 from model_store.training.recipes import Options
+
+Encoded = Sequence[Sequence[int]]
+
+
+class FineTuning(Loop):
+    """Trains all weights on the labels; stops early on the loss of the rows in `tune`."""
+
+    def __init__(
+        self, network: Any, options: Options, train: Batch, tune: Batch, identity: dict[str, Any]
+    ) -> None:
+        self._options, self._tune = options, tune
+        self._multi_label = network.config.problem_type == "multi_label_classification"
+        self.patience = options.patience
+        super().__init__(network, options, _epochs(train, options), identity)
+
+    def loss(self, batch: Batch) -> Tensor:
+        ids, mask = pad([row[0] for row in batch], self.model.config.pad_token_id or 0)
+        targets = torch.stack([row[1] for row in batch])
+        share = 0.5 if self._multi_label else 1 / targets.shape[1]
+        targets = targets.lerp(torch.full_like(targets, share), self._options.label_smoothing)
+        with autocast():
+            logits = self.model(input_ids=ids, attention_mask=mask).logits
+        return loss(logits.float(), targets, multi_label=self._multi_label)
+
+    def measure(self) -> dict[str, float]:
+        """The loss of the averaged weights on the rows in `tune`."""
+        self.model.load_state_dict(self.average)
+        with autocast():
+            logits = torch.tensor(predict(self.model, [row[0] for row in self._tune]))
+        targets = torch.stack([row[1] for row in self._tune]).double()
+        return {"held_out_loss": float(loss(logits, targets, multi_label=self._multi_label))}
+
+
+class Contrastive(Loop):
+    """Moves texts of the same labels together and others apart, as in SetFit (Tunstall et al. 2022).
+
+    Every pair of a batch counts: the cosine of two texts should be the share of labels that they have in
+    common. Pairs of like and of unlike texts have the same weight in sum.
+    """
+
+    def __init__(self, network: Any, options: Options, train: Batch, identity: dict[str, Any]) -> None:
+        super().__init__(network, options, _epochs(train, options), identity)
+
+    def loss(self, batch: Batch) -> Tensor:
+        ids, mask = pad([row[0] for row in batch], self.model.config.pad_token_id or 0)
+        with autocast():
+            embedded = embed(self.model, ids, mask)
+        unit = torch.nn.functional.normalize(embedded.float(), dim=1)
+        targets = torch.stack([row[1] for row in batch])
+        common = targets @ targets.T
+        sizes = targets.sum(dim=1)
+        wanted = common / (sizes[:, None] + sizes - common).clamp(min=1.0)
+        errors = (unit @ unit.T - wanted).square()
+        above = torch.ones_like(errors).triu(diagonal=1)
+        return _mean(errors, above * (wanted > 0)) + _mean(errors, above * (wanted == 0))
+
+
+def embed(network: Any, ids: Tensor, mask: Tensor) -> Tensor:
+    """What the head reads of each text, shape (texts, features)."""
+    hidden: Tensor = network.distilbert(input_ids=ids, attention_mask=mask)[0]
+    return hidden[:, 0]
+
+
+@torch.no_grad()
+def features(network: Any, ids: Encoded, *, rows: int = 32) -> Tensor:
+    """The features of each text, in order."""
+    network.eval()
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    result = torch.zeros(len(ids), network.config.dim)
+    for first in range(0, len(order), rows):
+        chosen = order[first : first + rows]
+        with autocast():
+            found = embed(network, *pad([ids[number] for number in chosen], network.config.pad_token_id or 0))
+        result[chosen] = found.float()
+    return result
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    return (values * weights).sum() / weights.sum().clamp(min=1.0)
+
+
+def _epochs(rows: Batch, options: Options) -> list[list[Batch]]:
+    return [_batches(rows, options, Random(f"{options.seed}/{epoch}")) for epoch in range(options.epochs)]
+
+
+def _batches(rows: Batch, options: Options, rng: Random) -> list[Batch]:
+    """Batches of one epoch: random groups of eight batches, each sorted by length, so that batches vary."""
+    rows = rng.sample(rows, len(rows))
+    size = options.batch_rows * 8
+    groups = [rows[first : first + size] for first in range(0, len(rows), size)]
+    if len(groups) > 1 and len(groups[-1]) < options.batch_rows:
+        groups[-2:] = [groups[-2] + groups[-1]]
+    made = []
+    for group in groups:
+        even = math.ceil(len(group) / math.ceil(len(group) / options.batch_rows))
+        made += bucket(group, most_rows=even, most_tokens=options.batch_tokens, rng=rng)
+    rng.shuffle(made)
+    return made
+
 
 CHECKPOINT = "checkpoint.safetensors"
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model_store.cascade import recommended, report, steps
 from model_store.errors import ModelError
-from model_store.evaluate import Evaluation
+from model_store.evaluate import Evaluation, recommended, report_cascade, steps
 from model_store.figures import choose, figures, right_texts
 from model_store.stub import LABELS, StubClassifier
 
@@ -58,15 +57,15 @@ def test_the_smallest_threshold_is_recommended_from_which_on_none_falls_behind()
 
 
 def test_the_report_ends_with_advice() -> None:
-    *lines, advice = report(FAST, SURE, 0.005)
+    *lines, advice = report_cascade(FAST, SURE, 0.005)
     assert "0.9        1.0000      40.0%        136" in lines
     assert advice == (
         "threshold 0.6 is the smallest from which on a cascade is within 0.005 of the accuracy of large, "
         "at 1.4 times its speed"
     )
-    *_, advice = report(FAST, SURE, 0.3)
+    *_, advice = report_cascade(FAST, SURE, 0.3)
     assert advice == "A cascade does not pay: small alone is within 0.3 of the accuracy of large."
-    *_, advice = report(replace(FAST, texts_per_s=120.0), SURE, 0.005)
+    *_, advice = report_cascade(replace(FAST, texts_per_s=120.0), SURE, 0.005)
     assert advice == "A cascade does not pay: at 0.6 it is not faster than large alone."
 
 
@@ -75,7 +74,7 @@ def test_members_that_cannot_replace_each_other_are_refused() -> None:
     with pytest.raises(
         ModelError, match="must have the same labels; small has NEGATIVE, POSITIVE, large SPAM, HAM"
     ):
-        list(report(FAST, foreign, 0.005))
+        list(report_cascade(FAST, foreign, 0.005))
     several = replace(SURE, info=replace(SURE.info, multi_label=True))
     with pytest.raises(ModelError, match="must give each text one label"):
-        list(report(FAST, several, 0.005))
+        list(report_cascade(FAST, several, 0.005))

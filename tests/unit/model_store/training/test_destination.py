@@ -8,7 +8,7 @@ import pytest
 
 from model_store.checkpoint import CONFIG
 from model_store.errors import BadTraining
-from model_store.training.destination import Destination
+from model_store.training.run import Destination
 
 
 class Killed(BaseException):

@@ -24,8 +24,8 @@ from model_store.random_model import write_random
 from model_store.training import learn, run
 from model_store.training.base import find_base, load_network, load_tokenizer
 from model_store.training.data import Order, Source
-from model_store.training.fine_tuning import features
 from model_store.training.head import Head, fit, fit_best, put, targets_of
+from model_store.training.learn import features
 from model_store.training.loop import Loop
 from model_store.training.recipes import NAMES, Name, Options
 from model_store.training.run import train
