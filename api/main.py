@@ -12,8 +12,7 @@ from fastapi import APIRouter, FastAPI, Response
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
-from api.admin.routes import admin_routers
-from api.admin.sessions import session_routes
+from api.admin.routes import admin_routers, session_routes
 from api.asgi.exceptions import EXCEPTION_HANDLERS
 from api.batches.routes import batch_routes
 from api.batches.service import BatchAnswers

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from api.compat.fields import ClosedFields
-from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
+from batcher.jobs.upload import FileRecord
 
 Endpoint = Literal["/v1/moderations", "/v1/classify"]
 Status = Literal["validating", "in_progress", "completed", "failed", "cancelled"]

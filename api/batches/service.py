@@ -28,9 +28,8 @@ from api.jobs.service import BatchFacts, JobService
 from api.jobs.upload import no_room
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.errors import DataMissing
-from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
-from batcher.jobs.upload import NoRoom, account_of
+from batcher.jobs.upload import FileRecord, NoRoom, account_of
 
 # The scores of one text, as a job keeps them: label and score of each.
 Scores = list[dict[str, Any]]

@@ -12,10 +12,9 @@ import redis
 from batcher.admin.scanning import SLICE
 from batcher.admin.usage import kept_days
 from batcher.errors import DataMissing
-from batcher.jobs.files import FileRecord
 from batcher.jobs.records import JobRecord
 from batcher.jobs.store import JobStore, jobs_prefix
-from batcher.jobs.upload import account_of
+from batcher.jobs.upload import FileRecord, account_of
 from text_files.decoding import filled_lines
 from text_files.errors import BadFile
 

@@ -43,7 +43,6 @@ from batcher.connection.clients import connect, leave_replica
 from batcher.connection.scripts import call
 from batcher.core.commands import COUNTS
 from batcher.errors import DataMissing
-from batcher.jobs.files import FileStore
 from batcher.jobs.records import (
     Attempt,
     Claimed,
@@ -56,7 +55,7 @@ from batcher.jobs.records import (
     read_record,
 )
 from batcher.jobs.results import decode_models, names_of
-from batcher.jobs.upload import UNBOUNDED, Budget, Submission, Upload
+from batcher.jobs.upload import UNBOUNDED, Budget, FileStore, Submission, Upload
 from batcher.settings import USAGE_DAYS, JobSettings
 
 # The package of the scripts.

@@ -11,10 +11,10 @@ import httpx
 import pytest
 
 from api.settings import ApiSettings
-from batcher.jobs.files import FileStore
 from batcher.jobs.records import Counts
 from batcher.jobs.results import TOO_LONG, chunk_results, encode_models
 from batcher.jobs.store import JobStore
+from batcher.jobs.upload import FileStore
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, serving
 from tests.unit.api.service import assert_problem
