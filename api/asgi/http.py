@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,15 +13,17 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 from random import getrandbits
 from sys import getsizeof
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive, Scope, Send
 
-from api.asgi.encoding import ENCODINGS, unpacked
-from api.errors import Header, Problem
+from api.errors import Header, Problem, invalid_body
+from text_files.decoding import members, zstd_frames
 
+# The encodings of bodies.
+ENCODINGS = (b"gzip", b"deflate", b"zstd")
 # White space in header values.
 BLANK = b" \t"
 _seconds = re.compile(rb"\d{1,9}(?:\.\d{1,6})?").fullmatch
@@ -395,3 +398,23 @@ def with_defaults(headers: Iterable[Header], request_id: bytes) -> list[Header]:
     names = {name.lower() for name, _ in given}
     defaults = ((b"x-request-id", request_id), *DEFAULT_HEADERS)
     return given + [header for header in defaults if header[0] not in names]
+
+
+def unpacked(encoding: bytes, blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yields what blocks in one of ENCODINGS contain, up to 2 MiB at a time.
+
+    Members of gzip and frames of zstd may follow each other. Raises Problem 422 for broken data.
+    """
+    try:
+        yield from zstd_frames(blocks) if encoding == b"zstd" else members(blocks, _decoder, 1024)
+    except EOFError:
+        detail = f"the body ends before the end of its {encoding.decode()}"
+        raise invalid_body("encoding", detail) from None
+    except (zlib.error, ValueError):
+        raise invalid_body("encoding", f"the body is not valid {encoding.decode()}") from None
+
+
+def _decoder(packed: bytes) -> Any:
+    """That of gzip or zlib by their first bytes, else deflate without a header, as some clients send it."""
+    raw = packed[0] & 0x0F != 8 and not packed.startswith(b"\x1f")
+    return zlib.decompressobj(-zlib.MAX_WBITS if raw else zlib.MAX_WBITS | 32)

@@ -21,8 +21,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from api.asgi.encoding import unpacked
-from api.asgi.http import CLOSE, RequestHeaders, check_encoding, check_length, unless_disconnected
+from api.asgi.http import CLOSE, RequestHeaders, check_encoding, check_length, unless_disconnected, unpacked
 from api.errors import Problem, ResponseCut
 from api.jobs.body import (
     FileQuery,

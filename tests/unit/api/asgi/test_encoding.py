@@ -13,8 +13,7 @@ from itertools import pairwise
 import pytest
 import zstandard
 
-from api.asgi.encoding import unpacked
-from api.asgi.http import BodyReader, Message, RequestHeaders
+from api.asgi.http import BodyReader, Message, RequestHeaders, unpacked
 from api.errors import Problem
 from api.settings import ApiSettings
 from tests.conftest import FakeRedis
