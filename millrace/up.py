@@ -14,7 +14,6 @@ from api.settings import ApiSettings
 from batcher.models import ELSEWHERE
 from batcher.settings import WorkerSettings
 from batcher.shards import MAX_SHARDS
-from millrace import jobs
 from millrace.errors import CommandError
 from millrace.local.embedded_redis import DataDir, EmbeddedRedis, default_data_dir
 from millrace.local.operator_key import OperatorKey
@@ -66,8 +65,7 @@ def run(args: argparse.Namespace) -> int:
             _check_no_options_of_servers(args)
         data = servers[0].data.path if servers else None
         with contextlib.closing(OperatorKey(data, base_url(api.host, api.port))) as operator:
-            stack = LocalStack(api, worker, args.workers, servers, operator, with_jobs=jobs.available())
-            return asyncio.run(stack.run())
+            return asyncio.run(LocalStack(api, worker, args.workers, servers, operator).run())
     finally:
         for server in servers:
             server.close()

@@ -48,8 +48,6 @@ class LocalStack:
         workers: int,
         servers: Sequence[EmbeddedRedis],
         operator: OperatorKey,
-        *,
-        with_jobs: bool,
     ) -> None:
         self._address = (reachable(api.host), api.port)
         self._base_url = base_url(api.host, api.port)
@@ -72,12 +70,12 @@ class LocalStack:
             self._child(_plan(name, "worker", {**shared, **working, **_own(worker, number)}, worker.drain_s))
             for number, name in enumerate(names)
         ]
-        self._jobs = [self._child(_plan("jobs", "jobs", shared, worker.drain_s))] if with_jobs else []
+        self._jobs = [self._child(_plan("jobs", "jobs", shared, worker.drain_s))]
         self._summary = [
             *(_described(servers) or ["  redis    as configured"]),
             f"  api      {self._base_url}",
             f"  workers  {workers}, model {working['MILLRACE_MODEL']}",
-            *(["  jobs     1"] if with_jobs else []),
+            "  jobs     1",
         ]
 
     async def run(self) -> int:

@@ -57,7 +57,7 @@ def test_up_prints_each_phase_of_preparing_a_model_once(
     key = OperatorKey(None, "http://127.0.0.1:1")
     with an_api([[], [loading], [ONE], [ONE]], key.key) as port:
         api = ApiSettings(host="127.0.0.1", port=port)
-        stack = LocalStack(api, WorkerSettings(), 1, [], key, with_jobs=False)
+        stack = LocalStack(api, WorkerSettings(), 1, [], key)
         asyncio.run(asyncio.wait_for(stack._ready(), 30))
     key.close()
     assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("host-1")] == [
