@@ -95,6 +95,7 @@ def error_schemas() -> dict[str, Any]:
 
 
 STRING: dict[str, Any] = {"type": "string"}
+FILE: dict[str, Any] = {"type": "string", "format": "binary"}
 
 
 def content(schemas: Mapping[str, Any]) -> dict[str, Any]:
@@ -116,5 +117,5 @@ IDEMPOTENCY_KEY: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-    "description": "For jobs: repeating a request with the same key and texts returns the same job (200)",
+    "description": "Repeating a request with the same key and texts returns the same job (200)",
 }

@@ -15,7 +15,7 @@ from api.compat.reading import parse
 from api.jobs.body import Receiver
 from api.jobs.openapi import ALWAYS, FIND, NOT_FOUND, Options
 from api.jobs.service import JobService
-from api.schemas import REFERENCE, STRING, body, content, error, errors
+from api.schemas import FILE, REFERENCE, STRING, body, content, error, errors
 
 # The body of a request to create a batch, and how long it may take to arrive.
 MAX_REQUEST_BYTES = 64 * 1024
@@ -28,7 +28,7 @@ _FORM = {
     "required": ["file", "purpose"],
     "properties": {
         "purpose": {"type": "string", "enum": ["batch"]},
-        "file": {"type": "string", "format": "binary"},
+        "file": {**FILE, "minLength": 1},
     },
 }
 _UPLOAD: Options = {

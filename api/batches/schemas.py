@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from api.compat.fields import ClosedFields
+from api.compat.fields import ClosedFields, Positive
 from batcher.jobs.records import JobRecord
 from batcher.jobs.upload import FileRecord
 
@@ -46,7 +46,7 @@ class ExpiresAfter(ClosedFields):
     model_config = ConfigDict(strict=True)
 
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=1)
+    seconds: Positive
 
 
 class BatchRequest(ClosedFields):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from pydantic import BaseModel, RootModel, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, RootModel, WithJsonSchema
 
 from api.asgi.http import PROBES, Answer
 from api.compat.dialect import Alive, Dialect, Route, json_answer
@@ -26,8 +26,10 @@ BESIDE = ("model", "parameters", *HuggingFaceParameters.model_fields)
 class Invocation(HuggingFaceRequest):
     """Either `inputs`, as containers for transformers read it, or `text`, as /predict does."""
 
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["inputs"]}, {"required": ["text"]}]})
+
     inputs: TextOrTexts = optional()
-    text: TextList | None = None
+    text: TextList = optional()
 
 
 class InvocationAnswer(RootModel[list[LabelScore] | list[list[LabelScore]] | dict[str, Any]]):
@@ -35,10 +37,18 @@ class InvocationAnswer(RootModel[list[LabelScore] | list[list[LabelScore]] | dic
     answer of /predict."""
 
 
+_ITEMS = [
+    {"type": "string"},
+    *({"type": "object", "required": [key], "properties": {key: {"type": "string"}}} for key in TEXT_KEYS),
+]
+
+
 class Instances(Fields):
     """Each instance is a text, or an object with it as `text`, `inputs` or `content`."""
 
-    instances: Annotated[list[Any], WithJsonSchema({"type": "array", "items": {}, "minItems": 1})]
+    instances: Annotated[
+        list[Any], WithJsonSchema({"type": "array", "items": {"oneOf": _ITEMS}, "minItems": 1})
+    ]
     parameters: HuggingFaceParameters | None = None
 
 
@@ -58,9 +68,9 @@ class SageMaker(Dialect):
 
     async def _invoke(self, call: Call) -> Answer:
         asked = await self.service.read(call, Invocation)
-        if (asked.inputs is None) == (asked.text is None):
+        if len(asked.model_fields_set & {"inputs", "text"}) != 1:
             raise invalid_body("missing", 'exactly one of the fields "inputs" and "text" is needed', "inputs")
-        if asked.text is not None:
+        if "text" in asked.model_fields_set:
             if asked.parameters is not None and asked.parameters.model_fields_set:
                 raise refused("parameters are for inputs: text is answered as by /predict", "parameters")
             found = await self.service.classify(call, text_list(asked.text, "text"))

@@ -117,7 +117,24 @@ class Scale(ClosedFields):
 Question = Annotated[Predicate | Choice | Scale, Field(discriminator="type")]
 
 
-TEXT_OR_MESSAGE = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+_ONE = {"minItems": 1, "maxItems": 1}
+_PART = {
+    "type": "object",
+    "required": ["type", "text"],
+    "additionalProperties": False,
+    "properties": {"type": {"type": "string", "enum": ["input_text"]}, "text": {"type": "string"}},
+}
+_MESSAGE = {
+    "type": "object",
+    "required": ["role", "content"],
+    "additionalProperties": False,
+    "properties": {
+        "type": {"type": "string", "enum": ["message"]},
+        "role": {"type": "string", "enum": ["user"]},
+        "content": {"anyOf": [{"type": "string"}, {"type": "array", "items": _PART, **_ONE}]},
+    },
+}
+TEXT_OR_MESSAGE = {"anyOf": [{"type": "string"}, {"type": "array", "items": _MESSAGE, **_ONE}]}
 
 
 class DecisionRequest(ClosedFields):
@@ -170,7 +187,8 @@ def _text(given: Any) -> str:
     if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
         message = given[0]
         refuse_others(message, ("type", "role", "content"), "input")
-        given = message.get("content") if message.get("role") == "user" else None
+        is_message = message.get("role") == "user" and message.get("type", "message") == "message"
+        given = message.get("content") if is_message else None
         if isinstance(given, list) and len(given) == 1:
             return text_of_part(given[0], "input_text", "input")
     if not isinstance(given, str):

@@ -54,8 +54,8 @@ class Route:
     """One route of a dialect. `path` is as the framework has it, with at most {model} and {version} in it.
 
     `body` and `answer` describe the request and the response; a route without a body is a GET. One without an
-    answer only says why there is none. An `open` route needs no API key. With `beside_page`, requests that
-    accept HTML get the page of this path instead.
+    answer only says why there is none. A `binary` answer may also be bytes. An `open` route needs no API key.
+    With `beside_page`, requests that accept HTML get the page of this path instead.
     """
 
     path: str
@@ -63,6 +63,7 @@ class Route:
     summary: str
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
+    binary: bool = False
     open: bool = False
     beside_page: bool = False
 

@@ -14,7 +14,15 @@ from functools import cache
 from inspect import isclass
 from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticOmit, core_schema
 
@@ -22,6 +30,17 @@ from api.asgi.ignored import MAX_NAME
 
 # Errors of these kinds name a field that is not supported, so they come before others of the same body.
 UNSUPPORTED, UNKNOWN = "unsupported", "unknown_field"
+
+
+def _integral(value: Any) -> Any:
+    return int(value) if type(value) is float and value.is_integer() else value
+
+
+# With a strict field, integers as JSON has them: 5.0 is one, and neither "5" nor true is.
+INTEGRAL = BeforeValidator(_integral)
+Integer = Annotated[int, Field(strict=True), INTEGRAL]
+Count = Annotated[int, Field(strict=True, ge=0), INTEGRAL]
+Positive = Annotated[int, Field(strict=True, ge=1), INTEGRAL]
 
 
 class Fields(BaseModel):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, RootModel
+from pydantic import Field, RootModel, WithJsonSchema
 
 from api.asgi.http import Answer
 from api.compat.dialect import Alive, Dialect, Route, json_answer
-from api.compat.fields import ClosedFields, Fields, Ignored, Unsupported
+from api.compat.fields import ClosedFields, Fields, Ignored, Positive, Unsupported
 from api.compat.reading import TextOrTexts, refused, texts_of
 from api.compat.service import Call, Classified, Scores
 from api.schemas import LabelScore
@@ -17,13 +17,16 @@ from batcher.core.snapshot import ModelRecord
 from batcher.errors import RevisionsMixed
 
 ZERO_SHOT = Annotated[Any, Unsupported("zero-shot classification is not supported by this model")]
+# "none" is never answered.
+_APPLIED = {"anyOf": [{"type": "string", "enum": ["sigmoid", "softmax"]}, {"type": "null"}]}
+Function = Annotated[Literal["sigmoid", "softmax", "none"] | None, WithJsonSchema(_APPLIED)]
 
 
 class HuggingFaceParameters(ClosedFields):
     """Parameters of a pipeline of transformers."""
 
-    top_k: int | None = Field(default=None, ge=1, strict=True, description="Only so many, the best first")
-    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+    top_k: Positive | None = Field(default=None, description="Only so many, the best first")
+    function_to_apply: Function = Field(default=None, description="What the model applies anyway")
     candidate_labels: ZERO_SHOT = None
     hypothesis_template: ZERO_SHOT = None
     multi_label: ZERO_SHOT = None

@@ -10,15 +10,16 @@ from itertools import chain
 from math import prod
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, StrictBool, StrictInt, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, WithJsonSchema
 
 from api.asgi.http import MAX_DIGITS, Answer, RequestHeaders, check_json, route_path
 from api.asgi.json_reader import NOT_UTF8, is_unicode
 from api.compat.dialect import BAD_REQUEST, BINARY, Dialect, Route, json_answer
-from api.compat.fields import ClosedFields, Fields, Ignored, Unsupported
+from api.compat.fields import ClosedFields, Count, Fields, Ignored, Integer, Unsupported
 from api.compat.reading import invalid_text, refused, text_list
 from api.compat.service import Call, Classified
 from api.errors import Problem, invalid_body
+from api.schemas import optional
 from batcher.version import own_version
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -88,6 +89,10 @@ SHARED_MEMORY = Annotated[Any, Unsupported("shared memory is not supported")]
 SEQUENCES = Annotated[
     Any, Unsupported("sequences are not supported: each text is classified alone", (0, "", False))
 ]
+STRINGS_OR_ROWS = {
+    "type": "array",
+    "items": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+}
 # What MLServer's clients say of BYTES.
 STRINGS = Annotated[Any, Unsupported("texts are strings", ("str",))]
 
@@ -102,29 +107,40 @@ class OipTensorParameters(ClosedFields):
 
 
 class OipInputParameters(OipTensorParameters):
-    binary_data_size: StrictInt | None = None
+    binary_data_size: Integer | None = None
 
 
 class OipInput(Fields):
     name: str
-    shape: list[StrictInt] = Field(max_length=8)
+    shape: list[Integer] = Field(max_length=8)
     datatype: Annotated[str, WithJsonSchema({"type": "string", "enum": ["BYTES"]})]
     parameters: OipInputParameters = Field(default_factory=OipInputParameters)
-    data: Any = None
+    data: Annotated[Any, WithJsonSchema(STRINGS_OR_ROWS)] = optional("Absent if it is behind the JSON")
 
 
 class OipOutputParameters(OipTensorParameters):
     binary_data: StrictBool | None = None
-    classification: int = Field(default=0, ge=0, strict=True, description="Only this many classes, as text")
+    classification: Count = Field(default=0, description="Of scores: only this many classes, as text")
+
+
+_CLASSES_OF_LABEL: dict[str, Any] = {
+    "required": ["parameters"],
+    "properties": {
+        "name": {"const": "label"},
+        "parameters": {"required": ["classification"], "properties": {"classification": {"minimum": 1}}},
+    },
+}
 
 
 class OipOutput(Fields):
+    model_config = ConfigDict(json_schema_extra={"not": _CLASSES_OF_LABEL})
+
     name: Annotated[str, WithJsonSchema({"type": "string", "enum": ["scores", "label"]})]
     parameters: OipOutputParameters = Field(default_factory=OipOutputParameters)
 
 
 class OipParameters(ClosedFields):
-    timeout: Any = Field(default=None, description="Microseconds; 0: none")
+    timeout: Count | None = Field(default=None, description="Microseconds; 0: none")
     binary_data_output: StrictBool | None = None
     priority: Ignored = None
     sequence_id: SEQUENCES = None
@@ -138,7 +154,7 @@ class OipRequest(Fields):
 
     id: str | None = None
     parameters: OipParameters = Field(default_factory=OipParameters)
-    inputs: list[OipInput] = Field(min_length=1, max_length=8)
+    inputs: list[OipInput] = Field(min_length=1, max_length=8, json_schema_extra={"maxItems": 1})
     outputs: list[OipOutput] = Field(default_factory=list)
 
 
@@ -227,13 +243,14 @@ class OpenInferenceProtocol(Dialect):
             Route("/v2/health/ready", self._ready, "Readiness", answer=OipReady, open=True),
         ]
         routes.append(Route("/v2/models/stats", self._not_offered, NOT_OFFERED))
+        infer = "Classify the texts of a tensor"
         for path in ("/v2/models/{model}/versions/{version}", "/v2/models/{model}"):
             routes += [
                 Route(f"{path}/{name}", self._not_offered, NOT_OFFERED)
                 for name in ("config", "stats", "trace/setting")
             ]
             routes += [
-                Route(f"{path}/infer", self._infer, "Classify the texts of a tensor", OipRequest, OipAnswer),
+                Route(f"{path}/infer", self._infer, infer, OipRequest, OipAnswer, binary=True),
                 Route(f"{path}/ready", self._model_ready, "Readiness of the model", answer=OipModelReady),
                 Route(path, self._model, "The model, its inputs and outputs", answer=OipModel),
             ]
@@ -277,8 +294,6 @@ class OpenInferenceProtocol(Dialect):
     async def _infer(self, call: Call) -> Answer:
         asked, texts = await self._read(call)
         wanted_us = asked.parameters.timeout
-        if wanted_us is not None and (type(wanted_us) is not int or wanted_us < 0):
-            raise refused("timeout: must be a whole number of microseconds; 0 is none", "parameters")
         # Integers of JSON may have thousands of digits, which a float cannot hold.
         most_us = self.service.settings.max_budget_s * MICROSECONDS
         budget_s = min(wanted_us, most_us) / MICROSECONDS if wanted_us else None

@@ -12,7 +12,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 from api.compat.dialect import Dialect, Endpoint, Route
 from api.docs_page import security
 from api.predict.handler import ROUTE
-from api.schemas import FAILURES, REFERENCE
+from api.schemas import FAILURES, FILE, REFERENCE
 
 # What a route may answer besides 200, before the dialect's own statuses.
 _FAILURES = {
@@ -62,6 +62,8 @@ def _models(endpoint: Endpoint) -> Iterator[tuple[type[BaseModel], JsonSchemaMod
 
 def _operation(name: str, route: Route, dialect: Dialect, *, keys: bool) -> dict[str, Any]:
     responses = {"200": _content(route.answer, "The answer in the form of the dialect")}
+    if route.binary:
+        responses["200"]["content"]["application/octet-stream"] = {"schema": FILE}
     for status, text in _FAILURES.items():
         if not route.open or status in (403, 500, 503):
             responses[str(dialect.statuses.get(status, status))] = _content(dialect.error, text)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 from api.asgi.http import Answer
 from api.compat.dialect import BAD_REQUEST, Route, json_answer
-from api.compat.fields import Fields, Ignored, Unsupported
+from api.compat.fields import INTEGRAL, Fields, Ignored, Unsupported
 from api.compat.openai_error import OpenAIDialect
 from api.compat.reading import TextOrTexts, refused, texts_of
 from api.compat.service import Call, Classified, Scores
@@ -28,7 +28,7 @@ class ClassifyRequest(Fields):
 
     model: str | None = None
     input: TextOrTexts
-    truncate_prompt_tokens: int | None = Field(default=None, ge=-1, strict=True)
+    truncate_prompt_tokens: Annotated[int, Field(strict=True, ge=-1), INTEGRAL] | None = None
     truncation_side: Literal["left", "right"] | None = None
     messages: CHAT = None
     chat_template: CHAT = None

@@ -7,6 +7,7 @@ from typing import Any
 from api.jobs.pages import MEDIA_TYPES, TEXT_OUTPUTS
 from api.jobs.schemas import Job, JobPredictions
 from api.schemas import (
+    FILE,
     IDEMPOTENCY_KEY,
     STRING,
     Responses,
@@ -25,7 +26,7 @@ _WEBHOOK_URL = {
     "name": "Webhook-URL",
     "in": "header",
     "schema": {"type": "string", "format": "uri", "maxLength": 2048},
-    "description": "Is notified when the job has ended; 422 if the service has no webhooks",
+    "description": "Is notified when the job has ended",
 }
 _TEXTS = {
     "type": "object",
@@ -34,11 +35,10 @@ _TEXTS = {
     "properties": {"text": {"type": "array", "minItems": 1, "items": {"type": "string"}}},
     "example": {"text": ["I hate you.", "I love you."]},
 }
-_LINES = {"type": "string", "example": '"I hate you."\n{"text": "I love you."}\n'}
+# Without an example: tools that send it do not know the type.
+_LINES = {"type": "string", "description": 'Each line is "I hate you." or {"text": "I love you."}'}
 _COLUMN = {"type": "string", "example": 'text\n"I hate you."\n"I love you."\n'}
 
-
-_FILE = {"type": "string", "format": "binary"}
 
 # What every route may answer.
 ALWAYS: Responses = {
@@ -48,7 +48,7 @@ ALWAYS: Responses = {
 }
 NOT_FOUND: Responses = {404: error("No such job, or it has expired")}
 
-SUBMIT: Options = {
+_SUBMITTED: Options = {
     "responses": {
         200: {
             "model": Job,
@@ -63,18 +63,23 @@ SUBMIT: Options = {
         422: error("The body is invalid at `line` (JSON: `index`)", ValidationFailed),
         429: error("Too many jobs are waiting (too_many_jobs), or rate limit exceeded (rate_limited)"),
     },
-    "openapi_extra": {
-        "parameters": [IDEMPOTENCY_KEY, _WEBHOOK_URL],
-        **body({"application/json": _TEXTS, "application/x-ndjson": _LINES, "text/csv": _COLUMN}),
-    },
 }
 FIND: Options = {"responses": NOT_FOUND}
+
+
+def submit_options(*, webhooks: bool) -> Options:
+    """Of `POST /jobs`; `webhooks` says whether the service sends them."""
+    parameters = [IDEMPOTENCY_KEY, *([_WEBHOOK_URL] if webhooks else [])]
+    texts = {"application/json": _TEXTS, "application/x-ndjson": _LINES, "text/csv": _COLUMN}
+    return {**_SUBMITTED, "openapi_extra": {"parameters": parameters, **body(texts)}}
+
+
 EVENTS: Options = {
     "responses": {
         **NOT_FOUND,
         200: {
             "description": "`progress` events, then `end`. The data is the job, the event id its version",
-            **content({"text/event-stream": STRING}),
+            **content({"text/event-stream": {}}),
         },
         204: {"description": "The job has ended, and Last-Event-ID is its last event"},
     }
@@ -112,7 +117,7 @@ _SENDS_FILE: Options = {
         415: error("The Content-Encoding is unknown"),
         422: error("The file cannot be read at `line`", ValidationFailed),
     },
-    "openapi_extra": body({"application/octet-stream": _FILE}),
+    "openapi_extra": body({"application/octet-stream": FILE}),
 }
 PREVIEW = _SENDS_FILE
 LABELLED: Options = {
@@ -124,9 +129,7 @@ LABELLED: Options = {
         409: error("The body is not the file of the job (other_file), or the job has none (no_file)"),
         200: {
             "description": "In the format of the file, or CSV, TSV or NDJSON by Accept",
-            **content(
-                {kind: STRING if form in TEXT_OUTPUTS else _FILE for form, kind in MEDIA_TYPES.items()}
-            ),
+            **content({kind: STRING if form in TEXT_OUTPUTS else FILE for form, kind in MEDIA_TYPES.items()}),
         },
     },
 }

@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Path, Query, Request
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from api.asgi.http import Answer, RequestHeaders, headers_of, sse, to_json, unless_disconnected
@@ -51,6 +52,15 @@ class PageQuery(BaseModel):
 JobId = Annotated[str, Path(description="The id of the job")]
 
 
+class _JobId(StringConvertor):
+    """All but the names of other routes, of which another method gets 405."""
+
+    regex = r"(?!preview$)[^/]+"
+
+
+register_url_convertor("job", _JobId())
+
+
 def job_routes(service: JobService, order: LabelOrder) -> APIRouter:
     router = APIRouter(
         prefix="/jobs", tags=["jobs"], responses=openapi.ALWAYS, dependencies=[Depends(refuse_unknown)]
@@ -60,7 +70,7 @@ def job_routes(service: JobService, order: LabelOrder) -> APIRouter:
     _add_results(router, service, order)
     _add_labelled(router, service)
 
-    @router.delete("/{job_id}", summary="Cancel a job, or delete one that has ended", **openapi.CANCEL)
+    @router.delete("/{job_id:job}", summary="Cancel a job, or delete one that has ended", **openapi.CANCEL)
     async def cancel(request: Request, job_id: JobId) -> Response:
         """Cancels a queued or running job (200), or deletes an ended job and its data (204)."""
         record = await service.cancel_or_delete(job_id, service.owner(headers_of(request)))
@@ -70,7 +80,9 @@ def job_routes(service: JobService, order: LabelOrder) -> APIRouter:
 
 
 def _add_submission(router: APIRouter, service: JobService) -> None:
-    @router.post("", summary="Submit a job", status_code=202, response_model=Job, **openapi.SUBMIT)
+    options = openapi.submit_options(webhooks=service.webhooks)
+
+    @router.post("", summary="Submit a job", status_code=202, response_model=Job, **options)
     async def submit(request: Request, query: Annotated[SubmitQuery, Query()]) -> Response:
         """The body is read as a stream. If any part of it is invalid, no job is created."""
         record, new = await service.take_body(headers_of(request), request.receive, query)
@@ -94,7 +106,7 @@ def _add_progress(router: APIRouter, service: JobService) -> None:
         records, following = await service.newest(status, limit, cursor, service.owner(headers_of(request)))
         return JobList(jobs=[service.body(record) for record in records], next_cursor=following)
 
-    @router.get("/{job_id}", summary="Status and progress of a job", response_model=Job, **openapi.FIND)
+    @router.get("/{job_id:job}", summary="Status and progress of a job", response_model=Job, **openapi.FIND)
     async def find(
         request: Request,
         job_id: JobId,

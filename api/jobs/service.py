@@ -149,7 +149,7 @@ class JobService:
         self._hooks = hooks
         self._queue = queue = backend.queue
         self._keys = keys
-        self._webhooks = bool(settings.webhook_secrets.get_secret_value())
+        self.webhooks = bool(settings.webhook_secrets.get_secret_value())
         # The owner whose jobs all viewers of /stats may see: "" (all) without keys, None with several names.
         names = sorted(set(settings.api_keys.get_secret_value().values()))
         self.shown_owner = None if len(names) > 1 else f"key:{names[0]}" if names else ""
@@ -283,12 +283,14 @@ class JobService:
 
     def _webhook(self, headers: RequestHeaders) -> str:
         """The `Webhook-URL` or "". Its addresses are checked when it is used. Raises Problem 422."""
-        url = headers.by_name.get(b"webhook-url", b"").decode("latin-1")
-        if url and not self._webhooks:
+        given = headers.by_name.get(b"webhook-url")
+        if given is None:
+            return ""
+        if not self.webhooks:
             raise Problem(422, "webhooks are not enabled: MILLRACE_WEBHOOK_SECRETS is not set")
+        url = given.decode("latin-1")
         try:
-            if url:
-                parse_url(url)
+            parse_url(url)
         except AddressRefused as error:
             raise Problem(422, f"Webhook-URL {error}") from None
         return url

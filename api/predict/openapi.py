@@ -8,7 +8,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.jobs.schemas import Job
 from api.label_order import DESCRIPTION, LabelOrder
-from api.schemas import IDEMPOTENCY_KEY, LabelScore, Responses, ValidationFailed, body, error, errors, header
+from api.schemas import (
+    IDEMPOTENCY_KEY,
+    STRING,
+    LabelScore,
+    Responses,
+    ValidationFailed,
+    body,
+    error,
+    errors,
+    header,
+)
 
 
 class Predictions(BaseModel):
@@ -73,15 +83,17 @@ def request_body(model: type[BaseModel], order: LabelOrder) -> dict[str, Any]:
         {
             "name": "Prefer",
             "in": "header",
-            "schema": {"type": "string"},
+            "schema": STRING,
             "description": "wait=N: budget in seconds; respond-async: respond with a job",
             "example": "wait=5",
         },
-        IDEMPOTENCY_KEY,
+        # Without effect, unless the request becomes a job.
+        {**IDEMPOTENCY_KEY, "schema": STRING},
         {
             "name": "X-Request-ID",
             "in": "header",
-            "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+            "schema": STRING,
+            "description": "1 to 128 letters, digits, '.', '_' and '-'; another value is replaced",
         },
     ]
     return {"parameters": parameters, **body({"application/json": model.model_json_schema()})}

@@ -263,6 +263,38 @@ async def test_of_a_parameter_that_was_given_twice_the_last_one_counted(
     assert service.hub.asked == []
 
 
+@pytest.mark.parametrize(
+    ("path", "place", "name"),
+    [
+        ("/", ("parameters",), "top_k"),
+        ("/classify", (), "truncate_prompt_tokens"),
+        ("/v2/models/stub/infer", ("parameters",), "timeout"),
+        ("/v2/models/stub/infer", ("outputs", 0, "parameters"), "classification"),
+    ],
+)
+async def test_a_whole_number_with_a_point_was_no_integer(
+    service: Service, path: str, place: Place, name: str
+) -> None:
+    """JSON Schema calls 5.0 an integer, and so do clients whose language has one kind of number."""
+    for value, status in (
+        ("9e6", 200),
+        ("9000000.0", 200),
+        ("1.5", 400),
+        ('"9"', 400),
+        ("true", 400),
+        ("-2", 400),
+    ):
+        body = put(BODIES[path], place, name, "NUMBER").replace('"NUMBER"', value)
+        answer = await service.client.post(path, content=body)
+        assert answer.status_code in (status, 422 if status == 400 else status), (value, answer.text)
+        assert status == 200 or name in answer.text
+
+
+async def test_texts_of_both_kinds_or_of_none_are_refused_by_an_invocation(service: Service) -> None:
+    for body in ({}, {"inputs": None, "text": ["a"]}, {"text": None}, {"inputs": "a", "text": None}):
+        assert (await service.client.post("/invocations", json=body)).status_code == 422, body
+
+
 async def test_parts_of_messages_had_fields_without_effect(service: Service) -> None:
     question = {"questions": QUESTIONS[:1]}
     part = {"type": "input_text", "text": "a"}
@@ -278,6 +310,11 @@ async def test_parts_of_messages_had_fields_without_effect(service: Service) -> 
             "/v1/decisions",
             {"input": [{"role": "user", "content": [{**part, "type": "input_image"}]}], **question},
             "only parts of type input_text",
+        ),
+        (
+            "/v1/decisions",
+            {"input": [{"type": "reasoning", "role": "user", "content": "a"}], **question},
+            "one user message",
         ),
     ):
         answer = await service.client.post(path, json=body)

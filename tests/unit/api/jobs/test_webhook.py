@@ -26,7 +26,7 @@ async def test_webhooks_are_off_by_default(api: JobsApi) -> None:
     assert api.held() == []
 
 
-@pytest.mark.parametrize("url", ["example.com", "ftp://example.com", "https://user:password@example.com"])
+@pytest.mark.parametrize("url", ["", "example.com", "ftp://example.com", "https://user:password@example.com"])
 async def test_a_url_that_is_refused(start: Start, url: str) -> None:
     api = await start(webhook_secrets=SECRETS)
     problem = assert_problem(await api.submit("a", webhook_url=url), 422, "invalid_request")
