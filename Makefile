@@ -68,7 +68,7 @@ BUSY ?= 0
 .PHONY: other-clients
 other-clients: $(STAMP) ## install clients of other services and tools for OpenAPI that conflict with our packages, and run their tests
 	scripts/other-clients
-	$(BIN)/python -m pytest -n 0 -rs tests/compat
+	ALL_CLIENTS=1 $(BIN)/python -m pytest -n 0 tests/compat
 
 .PHONY: repeat
 repeat: $(STAMP) ## run the same tests repeatedly (TESTS=tests/faults TIMES=20; BUSY=2 adds busy processes)
