@@ -14,11 +14,21 @@ from api.label_order import LabelOrder
 from api.origins import is_loopback, parse_hosts, parse_origins
 from api.rate_limit import Rate, parse_rate
 from batcher.cascades import Cascade, parse_cascades
+from batcher.models import is_below_model
 from batcher.settings import JobSettings
 
 
 def _names(value: str) -> frozenset[str]:
     return frozenset(part.strip() for part in value.split(",") if part.strip())
+
+
+def _model_names(value: str) -> frozenset[str]:
+    names = _names(value)
+    if wrong := next(filter(is_below_model, names), ""):
+        raise ValueError(
+            f"{wrong} cannot be the name of a model: its path is that of another route"
+        )
+    return names
 
 
 def _proxies(value: str) -> list[str]:
@@ -38,7 +48,7 @@ Rates = Annotated[Sequence[Rate], BeforeValidator(parse_rate)]
 Hosts = Annotated[Sequence[str], BeforeValidator(parse_hosts)]
 Origins = Annotated[Sequence[str], BeforeValidator(parse_origins)]
 Proxies = Annotated[Sequence[str], BeforeValidator(_proxies)]
-Names = Annotated[frozenset[str], BeforeValidator(_names)]
+ModelNames = Annotated[frozenset[str], BeforeValidator(_model_names)]
 Dialects = Annotated[Sequence[str], BeforeValidator(parse_dialects)]
 Cascades = Annotated[Sequence[Cascade], BeforeValidator(parse_cascades)]
 Categories = Annotated[Mapping[str, str], BeforeValidator(parse_categories)]
@@ -111,7 +121,7 @@ class ApiSettings(JobSettings):
     """Whether to serve the web page at /."""
     compat: Dialects = Field(default=",".join(DEFAULTS), validate_default=True)
     """Comma-separated dialects of other services that are answered too; empty: none."""
-    compat_models: Names = Field(default="", validate_default=True)
+    compat_models: ModelNames = Field(default="", validate_default=True)
     """Comma-separated names that clients may use for the model, besides its own; *: any name."""
     cascades: Cascades = Field(default="", validate_default=True)
     """Comma-separated names under which a fast model answers the texts it is sure of, and another the rest:

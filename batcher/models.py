@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 # Names are part of URLs and Redis keys, and cannot contain what ends a hash tag or separates a shard.
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-_name = re.compile(rf"{_PART}(/{_PART})?").fullmatch
+# What paths have below a model: the second part of a name cannot be one of these.
+ROUTES = "config|generate|generate_stream|health|infer|info|predict|ready|stats|versions"
+_name = re.compile(rf"{_PART}(/(?!(?:{ROUTES})$){_PART})?").fullmatch
+is_below_model = re.compile(rf"[^/]+/(?:{ROUTES})").fullmatch
 _named = re.compile(rf"({_PART})=(.*)", re.DOTALL).fullmatch
 # Stands for the first model if other workers serve it.
 ELSEWHERE = "-"

@@ -25,6 +25,7 @@ from api.compat.reading import sentence
 from api.compat.service import HOW_TO_NAME, Call, DialectService
 from api.errors import Header, Problem
 from api.predict.request import RequestContext
+from batcher.models import ROUTES
 
 # The content type of an answer that is not JSON.
 BINARY: Header = (b"content-type", b"application/octet-stream")
@@ -40,10 +41,10 @@ NOT_READ = {
 class _ModelName(StringConvertor):
     """The name of a model: org/name, or without a slash. A colon begins what follows it (`:predict`).
 
-    What ends in the name of a route that has another method is none.
+    What ends as a route below a model does is none.
     """
 
-    regex = r"[^/:\n]+(?:/(?!(?:infer|generate|generate_stream|health|info)$)[^/:\n]+)?"
+    regex = rf"[^/:\n]+(?:/(?!(?:{ROUTES})$)[^/:\n]+)?"
 
 
 register_url_convertor("model", _ModelName())

@@ -22,7 +22,7 @@ from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.core.metrics import ByModel
 from batcher.core.publications import model_of, publication_queue
 from batcher.gc_tuning import collect_dropped
-from batcher.models import ELSEWHERE, ModelSpec, is_name
+from batcher.models import ELSEWHERE, ModelSpec, is_below_model, is_name
 from batcher.probe_server import ProbeServer
 from batcher.publishing.publications import PublicationStore
 from batcher.settings import WorkerSettings
@@ -232,7 +232,8 @@ def _load_all(settings: WorkerSettings) -> Mapping[str, Classifier]:
             continue
         classifier = load_one(settings, spec)
         name = classifier.info.name
-        if len(settings.model) > 1 and (name in names or not is_name(name)):
+        several = len(settings.model) > 1
+        if is_below_model(name) or (several and (name in names or not is_name(name))):
             why = "there are two models of this name" if name in names else "this name cannot stand in a URL"
             raise ModelError(f"{spec.reference} is called {name!r}: {why}; write NAME={spec.reference}.")
         names.add(name)

@@ -437,3 +437,6 @@ def test_the_only_model_may_have_any_name(monkeypatch: pytest.MonkeyPatch) -> No
     assert building._load_all(WorkerSettings(model="stub")) == {"": only}
     with pytest.raises(ModelError, match="cannot stand in a URL"):
         building._load_all(WorkerSettings(model="stub,other=stub@b"))
+    only.info.name = "org/health"  # but not that of a route
+    with pytest.raises(ModelError, match=r"'org/health'.*write NAME=stub"):
+        building._load_all(WorkerSettings(model="stub"))

@@ -7,7 +7,8 @@ import time
 import pytest
 from pydantic import ValidationError
 
-from batcher.models import ModelSpec, is_name, listing, parse_models, queue_of, read_listed
+from api.settings import ApiSettings
+from batcher.models import ROUTES, ModelSpec, is_name, listing, parse_models, queue_of, read_listed
 from batcher.settings import QueueSettings, WorkerSettings
 
 
@@ -57,6 +58,16 @@ def test_the_settings_of_another_queue_have_its_keys() -> None:
 )
 def test_names_can_stand_in_urls_and_keys(name: str, valid: bool) -> None:
     assert is_name(name) is valid
+
+
+@pytest.mark.parametrize("last", ROUTES.split("|"))
+def test_the_path_of_a_model_was_that_of_a_route_below_another_one(last: str) -> None:
+    """Requests for such a model were answered for another one, or not found."""
+    assert not is_name(f"org/{last}")
+    assert is_name(last)
+    assert is_name(f"org/{last}-1")
+    with pytest.raises(ValueError, match=f"org/{last} cannot be the name of a model"):
+        ApiSettings(compat_models=f"alias,org/{last}")
 
 
 def test_a_snapshot_lists_models_until_their_time_is_over() -> None:
