@@ -25,9 +25,7 @@ def _names(value: str) -> frozenset[str]:
 def _model_names(value: str) -> frozenset[str]:
     names = _names(value)
     if wrong := next(filter(is_below_model, names), ""):
-        raise ValueError(
-            f"{wrong} cannot be the name of a model: its path is that of another route"
-        )
+        raise ValueError(f"{wrong} cannot be the name of a model: its path is that of another route")
     return names
 
 
