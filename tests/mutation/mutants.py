@@ -6,6 +6,7 @@ import ast
 import random
 import re
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -214,6 +215,7 @@ def every_mutant(
     return found
 
 
+@cache
 def mutants_of(field: str) -> list[Mutant]:
     """All mutants of a field: of the scripts, which hold the state, or of a part of the Python."""
     if field == SCRIPTS:
