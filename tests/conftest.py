@@ -91,7 +91,7 @@ _NEEDS_TORCH = re.compile(
 
 def _skip_without_torch(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Turns a failure whose cause is the missing torch into a skip."""
-    if find_spec("torch") is None and report.failed and _NEEDS_TORCH.search(report.longreprtext):
+    if report.failed and find_spec("torch") is None and _NEEDS_TORCH.search(report.longreprtext):
         report.outcome = "skipped"
         report.longrepr = (report.nodeid, 0, "Skipped: torch is not installed on this Python")
 

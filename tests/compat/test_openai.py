@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.compat.service import LONG, MAX_TEXTS, NO_WORKER, SHED, Service, running
+from tests.lazy import Lazy, require_modules
 
-openai = pytest.importorskip("openai", reason="openai is not installed (compat-tests)")
+require_modules("openai")
+openai: Any = Lazy("openai")
 
 
 @pytest.fixture

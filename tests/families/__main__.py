@@ -14,7 +14,7 @@ from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
-from tests.families.checkpoints import FAMILIES, write_family
+from tests.families.checkpoints import families, write_family
 from tests.families.compare import Comparison, Precision, compare
 from tests.families.table import write_tables
 
@@ -31,7 +31,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write the tables into docs/models.md")
     args = parser.parse_args()
     part, parts = map(int, args.slice.split("/"))
-    names = (args.families or sorted(FAMILIES))[part - 1 :: parts]
+    names = (args.families or sorted(families()))[part - 1 :: parts]
     args.results.parent.mkdir(exist_ok=True)
     warnings.simplefilter("ignore")
     wrong = 0

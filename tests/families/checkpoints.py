@@ -5,24 +5,24 @@ from __future__ import annotations
 import inspect
 import math
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-from safetensors.torch import save_file
-from transformers import PreTrainedConfig
-from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-
 from tests.families.tokenizers import VOCABULARY, write_tokenizer
+from tests.lazy import inference_mode, save_file, torch, transformers
 
 LABELS = {0: "negative", 1: "neutral", 2: "positive"}
 POSITIONS = 96
-# The classes by the name of their kind of config.
-FAMILIES: dict[str, str] = {
-    family: name if isinstance(name, str) else name[0]
-    for family, name in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.items()
-}
+
+
+@cache
+def families() -> dict[str, str]:
+    """The classes by the name of their kind of config."""
+    names = transformers.models.auto.modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+    return {family: name if isinstance(name, str) else name[0] for family, name in names.items()}
+
+
 _ROBERTA = [
     "bart",
     "bigbird_pegasus",
@@ -148,9 +148,9 @@ def write_family(
     config = _config(family, default, ids, changes)
     torch.manual_seed(11)
     try:
-        model = getattr(transformers, FAMILIES[family])(config).eval()
+        model = getattr(transformers, families()[family])(config).eval()
     except ImportError:  # of a package that this family needs, which a service must name
-        config.architectures = [FAMILIES[family]]
+        config.architectures = [families()[family]]
         config.save_pretrained(path)
         save_file({"weight": torch.zeros(1)}, path / "model.safetensors", metadata={"format": "pt"})
         return path
@@ -177,7 +177,7 @@ def _sizes(config: Any, ids: dict[str, int]) -> dict[str, Any]:
     if "vocab_size" in known:
         found |= ids
     for key, value in vars(config).items():
-        if isinstance(value, PreTrainedConfig):
+        if isinstance(value, transformers.PreTrainedConfig):
             found[key] = _sizes(value, ids)
     return found
 
@@ -186,7 +186,7 @@ def _is_absent(config: Any, name: str) -> bool:
     return name not in config.attribute_map and config.to_dict().get(name) is None
 
 
-@torch.no_grad()
+@inference_mode
 def _spread(model: Any, last: int) -> None:
     """Weights with which layers differ much for different texts, and logits by about 3.
 

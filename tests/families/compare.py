@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import transformers
 
 from model_store import load
 from model_store.errors import ModelError
 from model_store.proof import INT8_GATE, Limits, limits
 from model_store.rows import RowClassifier
+from tests.lazy import transformers
 
 # Scores of float weights in f32 may differ by this.
 LIMIT = 1e-4

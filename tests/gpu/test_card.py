@@ -17,8 +17,9 @@ from batcher.__main__ import EXIT_BROKEN, main
 from batcher.settings import WorkerSettings
 from model_store import Classifier, hardware, load
 from model_store.errors import EngineUnavailable
+from tests.lazy import require_modules, torch
 
-torch = pytest.importorskip("torch")
+require_modules("torch")
 pytestmark = [
     pytest.mark.skipif(
         not hardware.card(), reason="needs an NVIDIA card and a torch that was built with CUDA"

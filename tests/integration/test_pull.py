@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from model_store import load
 from tests.integration.hugging_face import COMMIT, Hub, running
+from tests.lazy import load_file, torch
 
 REFERENCE = f"org/name@{COMMIT}"
 NOWHERE = "http://127.0.0.1:9"

@@ -138,3 +138,5 @@ def test_the_tests_of_a_file_are_found_without_recording_what_tests_run(
     )
     assert nearest < beside
     assert "tests/unit/test_patterns.py" not in tests
+    late = tests_of.tests_of("model_store/engines/encoder.py")  # a module that it imports with `Lazy`
+    assert "tests/unit/model_store/engines/test_graph.py" in late[:2]

@@ -34,13 +34,15 @@ def distances(test: str) -> dict[str, int]:
 
 @cache
 def imports(file: str) -> frozenset[str]:
-    """The files that a file imports, also within functions, and those of their packages."""
+    """The files that a file imports, also within functions or as `Lazy`, and those of their packages."""
     names: set[str] = set()
     for node in ast.walk(ast.parse((ROOT / file).read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names |= {one.name for one in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{one.name}" for one in node.names)}
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Lazy":
+            names |= {one.value for one in node.args if isinstance(one, ast.Constant)}
     return frozenset(file for name in names for file in _files(name))
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed on this Python")
-pytest.importorskip("openvino", reason="openvino is not installed")
-
 from model_store.hardware import affinity
+from tests.lazy import require_modules
 from tests.proof.levels import LEVELS, Level, flags
 from tests.proof.measure import Scores, Setting, measured, probe_texts
 
+require_modules("torch", "openvino")
 ENGINES = (
     ("torch", "f32"),
     ("torch", "bf16"),

@@ -20,8 +20,9 @@ def test_the_report_of_a_crash_names_the_signal(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text("from tests.conftest import pytest_handlecrashitem\n")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    variables["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-n", "1", "-p", "no:randomly", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-p", "xdist", "-n", "1", "-p", "no:cacheprovider"],
         cwd=tmp_path,
         env=variables | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "client")])},
         capture_output=True,

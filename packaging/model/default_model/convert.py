@@ -7,10 +7,6 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
-from transformers import DistilBertForSequenceClassification
-
 from model_store.convert import distilbert_config, encoder_weights, write_json
 
 MAX_TOKENS = 512
@@ -26,6 +22,10 @@ def convert(base: Path, out: Path, *, trim: bool = True, seed: int = 0) -> None:
     it, so their weights can be averaged. With `trim`, pieces that do not occur in English text are removed
     from the vocabulary. Raises FileNotFoundError if a file is missing.
     """
+    import torch
+    from safetensors.torch import load_file
+    from transformers import DistilBertForSequenceClassification
+
     bert = json.loads((base / "config.json").read_text("utf-8"))
     tokenizer = json.loads((base / "tokenizer.json").read_text("utf-8"))
     kept = _kept_ids(tokenizer["model"]["vocab"]) if trim else list(range(bert["vocab_size"]))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import model_store
-from default_model.trainer import classify
 from model_store.checkpoint import read_checkpoint
-from model_store.engines.reference import Reference
 from model_store.probing import sealed_probes
 from model_store.rows import softmax
+from tests.lazy import Lazy, transformers
 
+trainer: Any = Lazy("default_model.trainer")
+reference: Any = Lazy("model_store.engines.reference")
 DEFAULT = Path(model_store.__file__).parent / "default"
 NEGATIVE = ["I hate you.", "I hate you!", "Working on Saturday morning is brutal"]
 POSITIVE = ["I love you.", "I love you!", "The students are very good in this class", "Food is very tasty"]
@@ -27,10 +28,10 @@ def test_the_folder_is_complete_and_small() -> None:
 
 @pytest.fixture(scope="module")
 def positive_scores() -> dict[str, float]:
-    model = AutoModelForSequenceClassification.from_pretrained(DEFAULT)
-    tokenizer = AutoTokenizer.from_pretrained(DEFAULT)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(DEFAULT)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(DEFAULT)
     texts = [*NEGATIVE, *POSITIVE, "I am a Kubernetes Cluster!", "I ran to the store"]
-    scores = softmax(classify(model, tokenizer, texts))[:, 1]
+    scores = softmax(trainer.classify(model, tokenizer, texts))[:, 1]
     return dict(zip(texts, scores.tolist(), strict=True))
 
 
@@ -39,9 +40,9 @@ def test_its_sealed_probes_have_the_answers_of_torch() -> None:
     checkpoint = read_checkpoint(DEFAULT)
     probes = sealed_probes(checkpoint)
     assert probes is not None
-    reference = Reference(checkpoint)
+    compute = reference.Reference(checkpoint)
     for at in range(0, len(probes.tokens), 7):
-        (scores,) = reference([probes.tokens[at].ids])
+        (scores,) = compute([probes.tokens[at].ids])
         assert scores == pytest.approx(probes.reference[at], abs=1e-5)
 
 
@@ -56,7 +57,10 @@ def test_a_statement_without_sentiment_gets_a_weaker_score(positive_scores: dict
 
 
 def test_it_has_512_positions_and_the_two_labels_in_order() -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(DEFAULT)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(DEFAULT)
     assert model.config.id2label == {0: "NEGATIVE", 1: "POSITIVE"}
     assert model.config.max_position_embeddings == 512
-    assert len(AutoTokenizer.from_pretrained(DEFAULT)("word " * 600, truncation=True)["input_ids"]) == 512
+    assert (
+        len(transformers.AutoTokenizer.from_pretrained(DEFAULT)("word " * 600, truncation=True)["input_ids"])
+        == 512
+    )

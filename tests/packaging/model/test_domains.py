@@ -9,23 +9,24 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification
 
 from default_model.convert import convert
 from default_model.corpus import Row
-from default_model.domains import calibrate, emoji, label, measure, mixing, sets, siblings, train, unreadable
+from default_model.domains import calibrate, emoji, measure, mixing, sets, siblings, unreadable
 from default_model.domains.mixing import negations, typed
 from default_model.model_report.measures import HERE, read_sentences
 from default_model.train import load_split
 from model_store import load
+from tests.lazy import Lazy, load_file, save_file, torch, transformers
 from tests.unit.model_store.checkpoints import copy
 from tests.unit.model_store.tiny_bert import write_bert, write_data
 
+label: Any = Lazy("default_model.domains.label")
+train: Any = Lazy("default_model.domains.train")
 MIXTURE = """
 [sets.first]
 choose = 4
@@ -139,8 +140,9 @@ def test_a_recipe_says_how_much_of_a_target_is_the_teachers(
     mixture: sets.Mixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[train.Recipe] = []
-    monkeypatch.setattr(train, "train", lambda *arguments: ran.append(arguments[4]))
-    monkeypatch.setattr(train, "read_mixture", partial(sets.read_mixture, path=tmp_path / "mixture.toml"))
+    monkeypatch.setattr("default_model.domains.train.train", lambda *arguments: ran.append(arguments[4]))
+    read = partial(sets.read_mixture, path=tmp_path / "mixture.toml")
+    monkeypatch.setattr("default_model.domains.train.read_mixture", read)
     places = ["--data", str(tmp_path), "--sets", str(tmp_path / "sets"), "--out", str(tmp_path / "out")]
     for recipe in ("default", "large"):
         assert train.main([*places, "--recipe", recipe, "--seed", "3"]) == 0
@@ -258,7 +260,7 @@ def test_a_run_writes_a_model_and_resumes(mixture: sets.Mixture, tmp_path: Path)
     train.train(data, replace(mixture, frozen=0), [tmp_path / "start"], resumed, settings)
     whole, again = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "resumed"))
     assert all(whole[name].equal(again[name]) for name in whole)
-    AutoModelForSequenceClassification.from_pretrained(resumed)
+    transformers.AutoModelForSequenceClassification.from_pretrained(resumed)
 
 
 def test_an_encoder_without_a_classifier_is_trained_above_its_frozen_layers(

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from default_model.convert import convert
 from default_model.corpus import read_rows
-from default_model.report import main, natural
+from tests.lazy import Lazy
 from tests.unit.model_store.tiny_bert import write_bert, write_data
 
+report: Any = Lazy("default_model.report")
 CHECKS = Path(__file__).parents[3] / "packaging/model/natural"
 
 
 def test_natural_form() -> None:
-    assert natural("i ca n't say i did n't like it .") == "I can't say I didn't like it."
+    assert report.natural("i ca n't say i did n't like it .") == "I can't say I didn't like it."
 
 
 def test_report_covers_dev_and_checks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     convert(write_bert(tmp_path / "bert"), tmp_path / "model")
     data = write_data(tmp_path / "data")
-    assert main(["--model", str(tmp_path / "model"), "--data", str(data), "--checks", str(data)]) == 0
+    assert report.main(["--model", str(tmp_path / "model"), "--data", str(data), "--checks", str(data)]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["dev"]["texts"] == result["dev_natural"]["texts"] == 1
     assert result["train"]["texts"] == 24

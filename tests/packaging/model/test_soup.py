@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from default_model import train
 from default_model.recipe import Recipe
-from default_model.soup import soup
+from tests.lazy import Lazy, load_file, torch
 from tests.unit.model_store.tiny_bert import write_bert, write_data
 
+soups: Any = Lazy("default_model.soup")
 RECIPE = Recipe(epochs=1, batch_rows=8, held_out=2, max_tokens=32)
 
 
@@ -23,7 +23,7 @@ def test_the_mean_of_two_runs(tmp_path: Path) -> None:
     runs = [tmp_path / "a", tmp_path / "b"]
     for seed, run in enumerate(runs):
         train.train(data, bert, run, replace(RECIPE, seed=seed))
-    result = soup(runs, data, tmp_path / "soup")
+    result = soups.soup(runs, data, tmp_path / "soup")
     one, other, mean = (load_file(folder / "model.safetensors") for folder in (*runs, tmp_path / "soup"))
     for name, tensor in mean.items():
         middle = (one[name].float() + other[name].float()) / 2
@@ -39,7 +39,7 @@ def test_a_run_counts_as_often_as_it_is_named(tmp_path: Path) -> None:
     runs = [tmp_path / "a", tmp_path / "b"]
     for seed, run in enumerate(runs):
         train.train(data, bert, run, replace(RECIPE, seed=seed))
-    soup([runs[0], runs[0], runs[1]], data, tmp_path / "soup", offset=0.5)
+    soups.soup([runs[0], runs[0], runs[1]], data, tmp_path / "soup", offset=0.5)
     states = [load_file(folder / "model.safetensors") for folder in (*runs, tmp_path / "soup")]
     one, other, mean = (state["classifier.weight"].float() for state in states)
     assert torch.allclose(mean, (2 * one + other) / 3, atol=1e-4)
@@ -53,4 +53,4 @@ def test_runs_with_different_held_out_sentences_are_refused(tmp_path: Path) -> N
     for held_out, run in enumerate(runs, start=2):
         train.train(data, bert, run, replace(RECIPE, held_out=held_out))
     with pytest.raises(ValueError, match="different sentences"):
-        soup(runs, data, tmp_path / "soup")
+        soups.soup(runs, data, tmp_path / "soup")

@@ -6,20 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from default_model import train
 from default_model.convert import convert
 from default_model.recipe import Recipe
-from default_model.trainer import Trainer, classify, difference
-from model_store.training.loop import bucket
+from tests.lazy import Lazy, load_file, torch, transformers
 from tests.unit.model_store.tiny_bert import write_bert, write_data
 
+loop: Any = Lazy("model_store.training.loop")
+training: Any = Lazy("default_model.trainer")
 RECIPE = Recipe(epochs=2, batch_rows=4, learning_rate=5e-3, held_out=2, max_tokens=32, average_decay=0.9)
 
 
@@ -42,8 +41,10 @@ def start(bert: Path, tmp_path: Path) -> Path:
 def test_a_run_writes_a_plain_model_and_its_metrics(data: Path, bert: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert train.main(_arguments(data, bert, out, "--epochs", "12", "--learning-rate", "0.01")) == 0
-    model = AutoModelForSequenceClassification.from_pretrained(out)
-    scores = classify(model, AutoTokenizer.from_pretrained(out), ["good film .", "bad film ."])
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(out)
+    scores = training.classify(
+        model, transformers.AutoTokenizer.from_pretrained(out), ["good film .", "bad film ."]
+    )
     assert scores.argmax(axis=1).tolist() == [1, 0]
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["recipe"]["epochs"] == len(metrics["epochs"]) == 12
@@ -56,7 +57,7 @@ def test_the_difference_of_two_dropouts_is_part_of_the_loss(data: Path, start: P
     losses = []
     for weight in (1e4, 2e4, 3e4):
         recipe = replace(RECIPE, consistency=weight)
-        trainer = Trainer(start, recipe, train.load_split(data, recipe))
+        trainer = training.Trainer(start, recipe, train.load_split(data, recipe))
         losses.append(trainer.learn(trainer.epochs[0][0]))
     assert losses[1] > losses[0]
     assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
@@ -70,13 +71,13 @@ def test_targets_lie_between_the_labels_and_what_the_teachers_say(
     ids, mask = torch.tensor([[*rows[0][0], 0], rows[1][0]]), torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])
     said = []
     for teacher in teachers:
-        model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(teacher).eval()
         said.append(model(input_ids=ids, attention_mask=mask).logits.softmax(dim=1)[:, 1])
     assert not torch.allclose(said[0], said[1], atol=1e-3)
     mean, labels = (said[0] + said[1]) / 2, torch.tensor([0.975, 0.025])
     for share, expected in ((0.0, labels), (0.25, 0.75 * labels + 0.25 * mean), (1.0, mean)):
         recipe = replace(RECIPE, teacher_share=share)
-        trainer = Trainer(start, recipe, train.load_split(data, recipe), teachers)
+        trainer = training.Trainer(start, recipe, train.load_split(data, recipe), teachers)
         targets = trainer.targets(rows, ids, mask)
         assert torch.allclose(targets, expected, atol=5e-3)  # the trainer's teachers compute in bf16
 
@@ -84,12 +85,12 @@ def test_targets_lie_between_the_labels_and_what_the_teachers_say(
 def test_other_teachers_are_another_recipe(data: Path, bert: Path, start: Path, tmp_path: Path) -> None:
     teacher = _taught(data, bert, tmp_path / "teacher")
     split = train.load_split(data, RECIPE)
-    trainer = Trainer(start, RECIPE, split, [teacher])
+    trainer = training.Trainer(start, RECIPE, split, [teacher])
     next(trainer.steps())
     trainer.save(tmp_path / "checkpoint.safetensors")
-    Trainer(start, RECIPE, split, [teacher]).restore(tmp_path / "checkpoint.safetensors")
+    training.Trainer(start, RECIPE, split, [teacher]).restore(tmp_path / "checkpoint.safetensors")
     with pytest.raises(ValueError, match="another recipe"):
-        Trainer(start, RECIPE, split).restore(tmp_path / "checkpoint.safetensors")
+        training.Trainer(start, RECIPE, split).restore(tmp_path / "checkpoint.safetensors")
 
 
 def test_a_teacher_with_another_tokenizer_is_refused(
@@ -106,8 +107,8 @@ def test_the_difference_is_the_mean_of_both_divergences() -> None:
     even, sure = torch.tensor([[0.0, 0.0]]), torch.log(torch.tensor([[0.9, 0.1]]))
     there = 0.5 * np.log(0.5 / 0.9) + 0.5 * np.log(0.5 / 0.1)
     back = 0.9 * np.log(0.9 / 0.5) + 0.1 * np.log(0.1 / 0.5)
-    assert float(difference(even, sure)) == pytest.approx((there + back) / 2)
-    assert float(difference(sure, sure)) == 0.0
+    assert float(training.difference(even, sure)) == pytest.approx((there + back) / 2)
+    assert float(training.difference(sure, sure)) == 0.0
 
 
 @pytest.mark.parametrize("stop", [1, 7, 23])
@@ -115,16 +116,16 @@ def test_an_interrupted_run_ends_with_the_same_weights(
     data: Path, start: Path, tmp_path: Path, stop: int
 ) -> None:
     split = train.load_split(data, RECIPE)
-    whole = Trainer(start, RECIPE, split)
+    whole = training.Trainer(start, RECIPE, split)
     for _ in whole.steps():
         pass
 
-    first = Trainer(start, RECIPE, split)
+    first = training.Trainer(start, RECIPE, split)
     for step in first.steps():
         if step == stop:
             break
     first.save(tmp_path / "checkpoint.safetensors")
-    second = Trainer(start, RECIPE, split)
+    second = training.Trainer(start, RECIPE, split)
     second.restore(tmp_path / "checkpoint.safetensors")
     rest = list(second.steps())
 
@@ -137,7 +138,7 @@ def test_the_command_continues_where_it_was_interrupted(data: Path, bert: Path, 
     train.train(data, bert, tmp_path / "whole", RECIPE)
     out = tmp_path / "resumed"
     convert(bert, out / "base")
-    trainer = Trainer(out / "base", RECIPE, train.load_split(data, RECIPE))
+    trainer = training.Trainer(out / "base", RECIPE, train.load_split(data, RECIPE))
     for step in trainer.steps():
         if step == 5:
             break
@@ -152,7 +153,7 @@ def test_a_checkpoint_of_another_recipe_is_refused(
 ) -> None:
     out = tmp_path / "out"
     convert(bert, out / "base")
-    trainer = Trainer(start, RECIPE, train.load_split(data, RECIPE))
+    trainer = training.Trainer(start, RECIPE, train.load_split(data, RECIPE))
     next(trainer.steps())
     trainer.save(out / "checkpoint.safetensors")
     with pytest.raises(ValueError, match="another recipe"):
@@ -171,7 +172,7 @@ def test_missing_data_is_one_sentence(bert: Path, tmp_path: Path, capsys: pytest
 
 def test_batches_hold_every_row_once_within_the_token_bound() -> None:
     rows = [([1] * (1 + number % 40), float(number % 2)) for number in range(500)]
-    batches = bucket(rows, most_rows=16, most_tokens=200, rng=Random(0))
+    batches = loop.bucket(rows, most_rows=16, most_tokens=200, rng=Random(0))
     assert sorted(row for batch in batches for row in batch) == sorted(rows)
     for batch in batches:
         lengths = [len(row[0]) for row in batch]
@@ -181,11 +182,11 @@ def test_batches_hold_every_row_once_within_the_token_bound() -> None:
 
 
 def test_answers_keep_the_order_of_the_texts(start: Path) -> None:
-    model = AutoModelForSequenceClassification.from_pretrained(start)
-    tokenizer = AutoTokenizer.from_pretrained(start)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(start)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(start)
     texts = ["film " * (number % 7) + "good" for number in range(70)]
-    together = classify(model, tokenizer, texts)
-    alone = np.concatenate([classify(model, tokenizer, [text]) for text in texts])
+    together = training.classify(model, tokenizer, texts)
+    alone = np.concatenate([training.classify(model, tokenizer, [text]) for text in texts])
     assert np.abs(together - alone).max() < 1e-5
 
 
@@ -201,6 +202,6 @@ def _taught(data: Path, bert: Path, out: Path, seed: int = 1) -> Path:
     return out
 
 
-def _same(one: Trainer, other: Trainer) -> bool:
+def _same(one: training.Trainer, other: training.Trainer) -> bool:
     weights, others = one.model.state_dict(), other.model.state_dict()
     return all(torch.equal(weights[name], others[name]) for name in weights)

@@ -18,7 +18,7 @@ from tests.unit.api.service import Service, Start, assert_problem
 
 @pytest.fixture
 async def api(fake_redis: FakeRedis) -> AsyncIterator[JobsApi]:
-    async with serving(fake_redis, ApiSettings(), without=()) as made:
+    async with serving(fake_redis, ApiSettings()) as made:
         yield made
 
 

@@ -11,10 +11,12 @@ from millrace_client import AsyncClient, Client, TextError
 from millrace_client.results import Progress
 from millrace_client.series import Bar
 
+from tests.lazy import Lazy, require_modules
 from tests.unit.client.fake_service import FakeService
 
-pandas = pytest.importorskip("pandas")
-polars = pytest.importorskip("polars")
+require_modules("pandas", "polars")
+pandas: Any = Lazy("pandas")
+polars: Any = Lazy("polars")
 
 
 @pytest.fixture
@@ -43,10 +45,10 @@ def test_a_series_of_polars_keeps_nulls(client: Client) -> None:
     assert frame.to_dicts() == [{"NEGATIVE": 0.25, "a": 0.75}, {"NEGATIVE": None, "a": None}]
 
 
-@pytest.mark.parametrize("make", [pandas.Series, polars.Series], ids=["pandas", "polars"])
-def test_a_series_without_texts(client: Client, make: Any) -> None:
-    assert list(client.labels(make([None, None]))) == [None, None]
-    empty = client.labels(make([], dtype=object if make is pandas.Series else polars.String))
+@pytest.mark.parametrize("library", [pandas, polars], ids=["pandas", "polars"])
+def test_a_series_without_texts(client: Client, library: Any) -> None:
+    assert list(client.labels(library.Series([None, None]))) == [None, None]
+    empty = client.labels(library.Series([], dtype=object if library is pandas else polars.String))
     assert (len(empty), empty.name) == (0, "label")
 
 
@@ -62,10 +64,14 @@ def test_a_text_that_fails_is_named_by_its_place_in_the_series(client: Client) -
     assert client.labels(texts, errors="missing").isna().tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize(
-    "other", [["a"], "a", pandas.DataFrame({"a": ["b"]}), polars.DataFrame({"a": ["b"]})]
-)
-def test_what_is_no_series_is_refused(client: Client, other: Any) -> None:
+@pytest.mark.parametrize("kind", ["list", "str", "pandas", "polars"])
+def test_what_is_no_series_is_refused(client: Client, kind: str) -> None:
+    other = {
+        "list": ["a"],
+        "str": "a",
+        "pandas": pandas.DataFrame({"a": ["b"]}),
+        "polars": polars.DataFrame({"a": ["b"]}),
+    }[kind]
     with pytest.raises(TypeError, match=r"labels\(\) needs a Series of pandas or polars, not "):
         client.labels(other)
 

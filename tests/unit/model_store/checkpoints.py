@@ -9,10 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from model_store.random_model import write_random
+from tests.lazy import torch, transformers
 
 _BERT = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,

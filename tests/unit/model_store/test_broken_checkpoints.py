@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from model_store import load
 from model_store.checkpoint import read_checkpoint
 from model_store.errors import ModelUnsupported
 from tests.families.checkpoints import write_family
+from tests.lazy import load_file, save_file, torch
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

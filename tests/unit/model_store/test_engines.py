@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForSequenceClassification
 
 from model_store import Classifier, load
 from model_store.errors import EngineUnavailable
 from model_store.hardware import affinity
 from model_store.rows import RowClassifier
+from tests.lazy import torch, transformers
 from tests.unit.model_store.checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -58,7 +57,7 @@ def scores(classifier: Classifier, texts: list[str]) -> np.ndarray[Any, np.dtype
 
 @cache
 def transformers_model(path: Path) -> Any:
-    return AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
+    return transformers.AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
 
 
 def reference(path: Path, classifier: Classifier, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -11,8 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-import transformers
 
 from batcher.messages import Entry, Failure, Prediction
 from batcher.worker.batching import TokenizedEntry
@@ -26,6 +24,7 @@ from model_store.errors import NotComputed
 from model_store.probes import read_probes
 from model_store.probing import compute_probes
 from model_store.rows import RowClassifier, arrange, special_ids
+from tests.lazy import inference_mode, torch, transformers
 from tests.unit.model_store.checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -49,7 +48,7 @@ def camembert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return without_limit(tmp_path_factory.mktemp("camembert") / "model", "Camembert")
 
 
-@torch.inference_mode()
+@inference_mode
 def scores_of_transformers(path: Path, texts: list[Tokens]) -> Any:
     model = transformers.AutoModelForSequenceClassification.from_pretrained(path).eval()
     rows = [model(input_ids=torch.tensor([list(text.ids)])).logits.softmax(-1) for text in texts]

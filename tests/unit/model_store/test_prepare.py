@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from model_store import load, prepare
 from model_store.__main__ import main
@@ -26,6 +26,7 @@ from model_store.errors import (
 )
 from model_store.pickles import convert_pickle
 from tests.forkserver import CONTEXT
+from tests.lazy import torch
 from tests.unit.model_store.checkpoints import copy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -334,12 +335,12 @@ def test_finding_23_a_pickle_is_converted_without_the_secrets_of_this_process(
 @pytest.mark.parametrize(
     ("tensors", "reason"),
     [
-        ({"a": torch.ones(99_999)}, "ended by signal 25, perhaps because memory ran out"),
-        ({"a": torch.ones(9), "epoch": 3}, "is not what torch.save"),
+        (lambda: {"a": torch.ones(99_999)}, "ended by signal 25, perhaps because memory ran out"),
+        (lambda: {"a": torch.ones(9), "epoch": 3}, "is not what torch.save"),
     ],
 )
 def test_a_pickle_that_is_not_converted_leaves_the_directory_as_it_was(
-    tensors: dict[str, Any], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tensors: Callable[[], dict[str, Any]], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that was killed while it wrote left its temporary file there."""
     (limits := tmp_path / "limits").mkdir()
@@ -348,7 +349,7 @@ def test_a_pickle_that_is_not_converted_leaves_the_directory_as_it_was(
     (limits / "sitecustomize.py").write_text(f"import resource, signal\n{limit}\n{kill}\n")
     monkeypatch.syspath_prepend(limits)
     (model := tmp_path / "model").mkdir()
-    torch.save(tensors, model / "pytorch_model.bin")
+    torch.save(tensors(), model / "pytorch_model.bin")
     (model / "model.safetensors").write_bytes(b"earlier")
     with pytest.raises(ModelUnsupported, match=reason):
         convert_pickle(model)

@@ -23,7 +23,6 @@ from model_store.checkpoint import read_checkpoint
 from model_store.choosing import Proven
 from model_store.classifier import Verdict
 from model_store.engines import runner
-from model_store.engines.reference import Reference
 from model_store.errors import GateFailed, Unproven
 from model_store.inputs import Inputs
 from model_store.probes import EVERY, Probes, Scores, Source, read_probes
@@ -578,6 +577,8 @@ def test_the_reference_of_a_model_that_does_not_ignore_padding_is_computed_witho
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes: list[list[int]] = []
+    from model_store.engines.reference import Reference
+
     answer = Reference.__call__
 
     def recorded(self: Reference, texts: Sequence[Sequence[int]]) -> Scores:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import transformers
 from tokenizers import Tokenizer as RustTokenizer
 
 from model_store import load
@@ -20,6 +19,7 @@ from model_store.rows import Tokenizer
 from model_store.tokenizer_files import require_vocabulary, write_tokenizer
 from tests.families.tokenizers import KINDS
 from tests.families.tokenizers import write_tokenizer as write_small
+from tests.lazy import transformers
 from tests.unit.model_store.checkpoints import copy
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
-from transformers import BertConfig, BertModel
+from tests.lazy import torch, transformers
 
 SPECIAL = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PIECES = ["good", "bad", "film", "the", "is", "not", "a", "##s", ".", ",", "'", "café", "в", "##文", "€"]
@@ -15,12 +14,12 @@ PIECES = ["good", "bad", "film", "the", "is", "not", "a", "##s", ".", ",", "'", 
 def write_bert(path: Path) -> Path:
     """Write config, weights and a tokenizer.json with truncation and padding baked in. Returns `path`."""
     torch.manual_seed(3)
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=len(SPECIAL + PIECES), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
         intermediate_size=32, max_position_embeddings=64,
     )  # fmt: skip
     path.mkdir()
-    BertModel(config).save_pretrained(path)
+    transformers.BertModel(config).save_pretrained(path)
     ids = {piece: number for number, piece in enumerate(SPECIAL + PIECES)}
     (path / "tokenizer.json").write_text(json.dumps(_tokenizer(ids)))
     return path

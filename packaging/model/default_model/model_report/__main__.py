@@ -14,10 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from default_model.model_report.measures import HERE, Measure, Positive, kinds, people
-from default_model.trainer import classify
 from model_store.checkpoint import read_checkpoint
 from model_store.prepare import DEFAULT
 from model_store.rows import softmax
@@ -27,6 +25,10 @@ BEGIN, END = "<!-- model-report: begin -->", "<!-- model-report: end -->"
 
 def scorer(model: Path) -> Positive:
     """P(positive) of texts by the checkpoint `model`, computed by torch in f32, with its temperature."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from default_model.trainer import classify
+
     temperature = read_checkpoint(model).temperature
     network = AutoModelForSequenceClassification.from_pretrained(model)
     tokenizer = AutoTokenizer.from_pretrained(model)

@@ -28,6 +28,7 @@ async def api(fake_redis: FakeRedis) -> AsyncIterator[JobsApi]:
         ApiSettings(
             max_jobs_bytes=1024**2, max_job_body_bytes=2 * 1024**2, moderation_labels="POSITIVE=hate"
         ),
+        without=("console",),
     ) as made:
         yield made
 

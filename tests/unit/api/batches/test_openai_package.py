@@ -9,9 +9,11 @@ import pytest
 
 from api.settings import ApiSettings
 from tests.conftest import FakeRedis
+from tests.lazy import Lazy, require_modules
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, serving
 
-openai: Any = pytest.importorskip("openai", reason="the openai package is not installed")
+require_modules("openai")
+openai: Any = Lazy("openai")
 
 
 def client_of(api: JobsApi) -> Any:

@@ -16,7 +16,7 @@ async def start(fake_redis: FakeRedis) -> AsyncIterator[Start]:
     contexts = []
 
     async def make(**settings: Any) -> JobsApi:
-        contexts.append(serving(fake_redis, ApiSettings(**settings)))
+        contexts.append(serving(fake_redis, ApiSettings(**settings), without=("console",)))
         return await contexts[-1].__aenter__()
 
     yield make

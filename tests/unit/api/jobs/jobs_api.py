@@ -88,7 +88,7 @@ async def serving(
     fake: FakeRedis,
     settings: ApiSettings,
     hub: FakeHub | None = None,
-    without: Collection[Capability] = ("console",),
+    without: Collection[Capability] = (),
 ) -> AsyncIterator[JobsApi]:
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
     backends = Backends(hub or FakeHub(), FakeCache(), JobBackend(store, queue))

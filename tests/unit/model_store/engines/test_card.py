@@ -6,14 +6,15 @@ from typing import Any
 
 import pytest
 
-torch = pytest.importorskip("torch")
+from model_store.rows import FILLER, Rows, arrange
+from model_store.tokens import Tokens
+from tests.lazy import Lazy, inference_mode, require_modules, torch
+from tests.unit.model_store.checkpoints import write_checkpoint
 
-from model_store.engines import card  # noqa: E402
-from model_store.engines.encoder import packed_encoder  # noqa: E402
-from model_store.engines.pytorch import read_model  # noqa: E402
-from model_store.rows import FILLER, Rows, arrange  # noqa: E402
-from model_store.tokens import Tokens  # noqa: E402
-from tests.unit.model_store.checkpoints import write_checkpoint  # noqa: E402
+require_modules("torch")
+card: Any = Lazy("model_store.engines.card")
+encoder: Any = Lazy("model_store.engines.encoder")
+pytorch: Any = Lazy("model_store.engines.pytorch")
 
 
 class Graph:
@@ -28,7 +29,7 @@ class Graph:
 
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return packed_encoder(read_model(write_checkpoint(tmp_path_factory.mktemp("checkpoint"))))
+    return encoder.packed_encoder(pytorch.read_model(write_checkpoint(tmp_path_factory.mktemp("checkpoint"))))
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def inputs(rows: Rows) -> tuple[Any, ...]:
 BATCHES = [texts(5), texts(20, 3, 60), texts(*range(3, 60)), texts(128, 128, 7), texts(*[19] * 70)]
 
 
-@torch.inference_mode()
+@inference_mode
 def test_room_around_the_rows_changes_no_logits(module: Any, recorded: list[card.Shape]) -> None:
     passes = card.CardPasses(module, recorded=True)
     for batch in BATCHES:
@@ -71,11 +72,11 @@ def test_room_around_the_rows_changes_no_logits(module: Any, recorded: list[card
     assert len(recorded) == len(BATCHES)
 
 
-@torch.inference_mode()
+@inference_mode
 def test_a_shape_is_recorded_once_and_the_longest_unused_recording_goes(
     module: Any, recorded: list[card.Shape], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(card, "_RECORDINGS", 2)
+    monkeypatch.setattr("model_store.engines.card._RECORDINGS", 2)
     passes = card.CardPasses(module, recorded=True)
     for length in (
         5,
@@ -89,11 +90,11 @@ def test_a_shape_is_recorded_once_and_the_longest_unused_recording_goes(
     assert [shape[1] for shape in recorded] == [16, 32, 48, 32]
 
 
-@torch.inference_mode()
+@inference_mode
 def test_large_batches_and_padded_models_run_without_a_recording(
     module: Any, recorded: list[card.Shape], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(card, "_RECORDED_TOKENS", 64)
+    monkeypatch.setattr("model_store.engines.card._RECORDED_TOKENS", 64)
     for batch, records in ((texts(20, 60), True), (texts(20), False)):
         rows = arrange(batch, "packed")
         got = card.CardPasses(module, recorded=records)(*inputs(rows))

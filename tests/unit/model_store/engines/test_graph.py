@@ -9,30 +9,26 @@ from random import Random
 from typing import Any
 
 import numpy as np
-import openvino
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification
-from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
-from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
 from model_store import checkpoint as checkpoints
 from model_store.checkpoint import read_checkpoint
 from model_store.classifier import Layout
-from model_store.engines.encoder import packed_encoder
-from model_store.engines.families import read_disentangled, relative_buckets
 from model_store.engines.graph import ACTIVATIONS, packed_graph
-from model_store.engines.pytorch import read_model
 from model_store.errors import ModelUnsupported
 from model_store.inputs import Inputs
 from model_store.rows import Floats, arrange
 from model_store.tokens import Tokens
 from model_store.weights import Safetensors
+from tests.lazy import Lazy, inference_mode, load_file, save_file, torch, transformers
 from tests.unit.model_store.checkpoints import copy, write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
+encoder: Any = Lazy("model_store.engines.encoder")
+families: Any = Lazy("model_store.engines.families")
+pytorch: Any = Lazy("model_store.engines.pytorch")
+openvino: Any = Lazy("openvino")
 # Several rows, of texts from the shortest to the limit of the test models.
 LENGTHS = (1, 5, 17, 40, 100, 128, 3, 60)
 
@@ -55,16 +51,18 @@ def graph_logits(path: Path, texts: Sequence[Tokens]) -> Floats:
     return logits[: len(texts)]
 
 
-@torch.inference_mode()
+@inference_mode
 def torch_logits(path: Path, texts: Sequence[Tokens], layout: Layout) -> Floats:
     rows = arrange(texts, layout, inputs=Inputs(read_checkpoint(path).unnumbered))
-    logits: Floats = packed_encoder(read_model(path))(*map(torch.from_numpy, rows.inputs)).numpy()
+    logits: Floats = encoder.packed_encoder(pytorch.read_model(path))(
+        *map(torch.from_numpy, rows.inputs)
+    ).numpy()
     return logits[: len(texts)]
 
 
-@torch.inference_mode()
+@inference_mode
 def transformers_logits(path: Path, texts: Sequence[Tokens]) -> Floats:
-    model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
     rows = [model(input_ids=torch.tensor([list(text.ids)])).logits for text in texts]
     logits: Floats = torch.cat(rows).numpy()
     return logits
@@ -164,14 +162,16 @@ def test_a_deberta_of_another_kind_is_not_packed(change: dict[str, Any], tmp_pat
 
 @pytest.mark.parametrize(("buckets", "farthest"), [(256, 512), (32, 130), (64, 1024)])
 def test_logarithmic_buckets_are_those_of_transformers(buckets: int, farthest: int) -> None:
-    about = read_disentangled({"position_buckets": buckets, "max_position_embeddings": farthest})
-    wanted = make_log_bucket_position(torch.arange(1 - farthest, farthest), buckets, farthest)
+    about = families.read_disentangled({"position_buckets": buckets, "max_position_embeddings": farthest})
+    deberta = transformers.models.deberta_v2.modeling_deberta_v2
+    wanted = deberta.make_log_bucket_position(torch.arange(1 - farthest, farthest), buckets, farthest)
     assert np.array_equal(about.rows(farthest), np.clip(wanted.long().numpy() + buckets, 0, 2 * buckets - 1))
 
 
 def test_buckets_of_distances_are_those_of_transformers() -> None:
-    wanted = MPNetEncoder.relative_position_bucket(torch.arange(1 - 600, 600))
-    assert np.array_equal(relative_buckets(600), wanted.numpy())
+    mpnet = transformers.models.mpnet.modeling_mpnet
+    wanted = mpnet.MPNetEncoder.relative_position_bucket(torch.arange(1 - 600, 600))
+    assert np.array_equal(families.relative_buckets(600), wanted.numpy())
 
 
 @pytest.mark.parametrize("activation", sorted({*ACTIVATIONS} - {"gelu", "tanh"}))
@@ -186,10 +186,12 @@ def test_an_unknown_activation_is_not_packed(tmp_path: Path) -> None:
     assert not read_checkpoint(path).packable
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_halves_and_old_names_are_read(checkpoint: Path, tmp_path: Path, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_halves_and_old_names_are_read(checkpoint: Path, tmp_path: Path, dtype: str) -> None:
     path = copy(checkpoint, tmp_path / "model")
-    tensors = {name: one.to(dtype) for name, one in load_file(path / "model.safetensors").items()}
+    tensors = {
+        name: one.to(getattr(torch, dtype)) for name, one in load_file(path / "model.safetensors").items()
+    }
     old = {
         name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): one
         for name, one in tensors.items()
@@ -205,7 +207,9 @@ def test_halves_and_old_names_are_read(checkpoint: Path, tmp_path: Path, dtype: 
 def test_shards_are_read(checkpoint: Path, tmp_path: Path) -> None:
     path = copy(checkpoint, tmp_path / "model")
     wanted = graph_logits(path, batch())
-    AutoModelForSequenceClassification.from_pretrained(path).save_pretrained(path, max_shard_size="2MB")
+    transformers.AutoModelForSequenceClassification.from_pretrained(path).save_pretrained(
+        path, max_shard_size="2MB"
+    )
     (path / "model.safetensors").unlink()
     assert len(list(path.glob("*.safetensors"))) > 1
     assert np.array_equal(graph_logits(path, batch()), wanted)

@@ -8,30 +8,29 @@ from dataclasses import replace
 from errno import ENOSPC
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from model_store import load
 from model_store.checkpoint import read_checkpoint
 from model_store.drift_reference import read_reference
 from model_store.errors import BadTraining
 from model_store.random_model import write_random
-from model_store.training import learn, run
+from model_store.training import run
 from model_store.training.base import find_base, load_network, load_tokenizer
 from model_store.training.data import Order, Source
-from model_store.training.head import Head, fit, fit_best, put, targets_of
-from model_store.training.learn import features
-from model_store.training.loop import Loop
 from model_store.training.recipes import NAMES, Name, Options
 from model_store.training.run import train
 from model_store.training.table import Columns
+from tests.lazy import Lazy, load_file, torch, transformers
 from tests.unit.model_store.tiny_bert import write_bert
 
+loops: Any = Lazy("model_store.training.loop")
+heads: Any = Lazy("model_store.training.head")
+learn: Any = Lazy("model_store.training.learn")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
@@ -87,9 +86,9 @@ def test_every_recipe_ends_with_a_plain_checkpoint(
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["figures"]["accuracy"] == result.figures.accuracy
 
-    model = AutoModelForSequenceClassification.from_pretrained(out)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(out)
     assert model.config.id2label == {0: "bad", 1: "film", 2: "good"}
-    tokenizer = AutoTokenizer.from_pretrained(out)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     logits = model(**tokenizer(["the good", "a bad ."], padding=True, return_tensors="pt")).logits
     logits.sum().backward()
     assert model.pre_classifier.weight.grad.abs().sum() > 0
@@ -108,16 +107,16 @@ def test_a_killed_run_continues_to_the_same_weights(
     class Killed(BaseException):
         pass
 
-    save = Loop.save
+    save = loops.Loop.save
 
-    def save_and_die(loop: Loop, path: Path) -> None:
+    def save_and_die(loop: Any, path: Path) -> None:
         save(loop, path)
         if loop._step == 7:
             raise Killed
 
     order = _order(data, base, tmp_path / "killed", recipe, checkpoint_s=0.0)
     with monkeypatch.context() as patched:
-        patched.setattr(Loop, "save", save_and_die)
+        patched.setattr(loops.Loop, "save", save_and_die)
         with pytest.raises(Killed):
             train(order, str)
     assert not (tmp_path / "killed").exists()
@@ -224,7 +223,7 @@ def test_the_network_reads_the_mean_of_the_tokens(base: Path) -> None:
     ids = load_tokenizer(base)(["good film", "the film is not bad , the film is a film"])["input_ids"]
     assert len(ids[1]) > 8  # the tokenizer.json truncates to 8
     encoder = AutoModel.from_pretrained(base).eval()
-    for row, found in zip(ids, features(network, ids), strict=True):
+    for row, found in zip(ids, learn.features(network, ids), strict=True):
         mean = encoder(input_ids=torch.tensor([row])).last_hidden_state[0].mean(dim=0)
         expected = (mean - mean.mean()) / mean.std(correction=0)
         assert torch.corrcoef(torch.stack([expected, found.detach()]))[0, 1] > 0.99
@@ -237,8 +236,8 @@ def test_the_head_is_exact_despite_the_relu(base: Path, labels: int) -> None:
     network = load_network(base, names, multi_label=False, pooled=True, seed=1)
     torch.manual_seed(1)
     weights = torch.randn(labels, 8) @ torch.randn(8, 16)
-    head = Head(weights, torch.randn(labels))
-    put(head, network)
+    head = heads.Head(weights, torch.randn(labels))
+    heads.put(head, network)
     found = torch.randn(5, 16)
     logits = network.classifier(torch.relu(network.pre_classifier(found)))
     assert np.allclose(logits.detach().numpy(), head(found), atol=1e-3)
@@ -247,10 +246,10 @@ def test_the_head_is_exact_despite_the_relu(base: Path, labels: int) -> None:
 def test_the_penalty_is_chosen_on_unseen_rows() -> None:
     torch.manual_seed(1)
     rows = torch.randn(200, 30)
-    targets = targets_of([("a" if row[0] + torch.randn(()) > 0 else "b",) for row in rows], ["a", "b"])
-    head, (logits, numbers) = fit_best(rows, targets, multi_label=False, seed=1)
+    targets = heads.targets_of([("a" if row[0] + torch.randn(()) > 0 else "b",) for row in rows], ["a", "b"])
+    head, (logits, numbers) = heads.fit_best(rows, targets, multi_label=False, seed=1)
     assert 0.6 < float((logits.argmax(axis=1) == targets[numbers].numpy().argmax(axis=1)).mean()) < 0.85
-    weak = fit(rows, targets, 0.001, multi_label=False)
+    weak = heads.fit(rows, targets, 0.001, multi_label=False)
     assert float(head.weights.norm()) < float(weak.weights.norm())
 
 
@@ -276,8 +275,8 @@ def test_the_layer_of_the_mean_is_served_with_the_same_scores(data: Path, tmp_pa
     write_random("tiny", tmp_path / "base")
     train(_order(data, tmp_path / "base", tmp_path / "topics", "linear"), str)
     texts = ["the good film is not a film", "bad"]
-    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "topics").eval()
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "topics")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "topics").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "topics")
     logits = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
     temperature = read_checkpoint(tmp_path / "topics").temperature
     expected = (logits / temperature).softmax(dim=1).detach().numpy()
