@@ -61,7 +61,7 @@ _ROWS, _ALIKE = 20, 3
 # How many lines before the header are skipped at most.
 _PREAMBLE = 100
 # Blank lines, also those that spreadsheets write for an empty row.
-_blank = re.compile(r"[\s,;|]*").fullmatch
+_blank = re.compile(r'([\s,;|]|"")*').fullmatch
 # How JSON begins, and not a log, which may have [12:00] or [INFO] there.
 _json = re.compile(
     r'\s*(\{\s*(["}]|$)|\[\s*(["{\[\]]|$|(-?\d+(\.\d+)?([eE][-+]?\d+)?|true|false|null)\s*([,\]]|$)))'
@@ -273,8 +273,8 @@ class _Start:
     def _comments(self, lines: list[str]) -> bool:
         """Whether lines that begin with # are comments: only a line behind them names the columns."""
         first = next((at for at, line in enumerate(lines) if not _blank(line) and not _sep(line)), len(lines))
-        behind = next((at for at in range(first, len(lines)) if not lines[at].startswith("#")), first)
-        texts = (self._newline.join(lines[at:]) for at in (first, behind))
+        rest = (at for at in range(first, len(lines)) if lines[at][:1] != "#" and not _blank(lines[at]))
+        texts = (self._newline.join(lines[at:]) for at in (first, next(rest, first)))
         one, other = (max(self._named(_first(text, delimiter)) for delimiter in DELIMITERS) for text in texts)
         return one < other
 

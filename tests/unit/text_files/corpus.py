@@ -96,6 +96,8 @@ CASES = [
     _case("a.csv", "sep=;\nid;text\n1;good;more\n", "3 columns"),
     _case("a.csv", "\r\n\r\nid,text\r\n1,good\r\n", ["good"]),
     _case("a.csv", ",,\r\n;\r\nid,text,x\r\n1,good,\r\n", ["good"], starts=",,\r\n;\r\nid,text,x,label"),
+    _case("a.csv", '# c\n,,\n"",""\nid,text,x\n1,good,\n', ["good"]),
+    _case("a.csv", '"\nReview",text\na,good\n', ["good"]),
     _case("a.csv", ",,\n,,\n", "no column 'text': no column has a name"),
     _case("a.txt", "sep=;\r\nid;text\r\n1;good\r\n", ["good"]),
     _case("a.csv", "# export 2025\n#\nid,text\n1,good\n", ["good"]),
