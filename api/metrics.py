@@ -145,8 +145,7 @@ class Metrics:
         outcomes = {"same": agree, "changed": texts - agree}
         outcomes |= {name: counts.get(name, 0) for name in ("failed", "dropped")}
         for outcome, count in outcomes.items():
-            if count:
-                self._add("shadow_texts", count, model, outcome)
+            self._add("shadow_texts", count, model, outcome)
         if not texts:
             return
         labels = counts.get("scores", 0) // texts

@@ -3,7 +3,7 @@
 import http from 'k6/http';
 import { check } from 'k6';
 import { Counter, Trend } from 'k6/metrics';
-import { errors, refuseUnlessReady, url } from './lib/service.js';
+import { errors, key, refuseUnlessReady, url } from './lib/service.js';
 import { scale } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
 import { freshTexts, random } from './lib/texts.js';
@@ -36,7 +36,7 @@ const ENDED = ['finished', 'failed', 'cancelled'];
 function waitFor(id) {
   for (;;) {
     // A long poll: the API answers when the job has changed.
-    const answer = http.get(`${url}/jobs/${id}?wait=10`, { tags: { name: 'job' }, timeout: '30s' });
+    const answer = http.get(`${url}/jobs/${id}?wait=10`, { headers: key, tags: { name: 'job' }, timeout: '30s' });
     if (answer.status !== 200 || ENDED.includes(answer.json('status'))) return answer;
   }
 }
@@ -45,6 +45,7 @@ function read(id) {
   let count = 0;
   for (let offset = 0; offset < texts; offset += PAGE) {
     const page = http.get(`${url}/jobs/${id}/predictions?offset=${offset}&limit=${PAGE}`, {
+      headers: key,
       tags: { name: 'job predictions' },
     });
     if (page.status !== 200) return -1;
@@ -56,7 +57,7 @@ function read(id) {
 export default function () {
   const body = JSON.stringify({ text: freshTexts(texts, `${seed}-${__VU}-${__ITER}`, random(seed + __VU * 1009 + __ITER)) });
   const started = Date.now();
-  const made = http.post(`${url}/jobs`, body, { tags: { name: 'jobs' } });
+  const made = http.post(`${url}/jobs`, body, { headers: key, tags: { name: 'jobs' } });
   const accepted = check(made, { 'a job is 202': (r) => r.status === 202 && r.headers.Location });
   errors.add(!accepted);
   if (!accepted) return;

@@ -1,7 +1,7 @@
 // A ten-second check: the service runs, answers, caches, and refuses invalid requests.
 import http from 'k6/http';
 import { check } from 'k6';
-import { errors, health, predict, refuseUnlessReady, url } from './lib/service.js';
+import { errors, health, key, predict, refuseUnlessReady, url } from './lib/service.js';
 import { users } from './lib/profiles.js';
 import { summary, trends } from './lib/summary.js';
 import { acceptanceTexts, freshTexts, random } from './lib/texts.js';
@@ -28,6 +28,7 @@ export default function () {
   predict(freshTexts(2, `${__VU}-${__ITER}`, random(__VU * 100003 + __ITER)));
 
   const wrong = http.post(`${url}/predict`, JSON.stringify({ text: 'not a list' }), {
+    headers: key,
     tags: { name: 'wrong' },
     responseCallback: http.expectedStatuses(422),
   });

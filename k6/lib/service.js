@@ -4,6 +4,8 @@ import { check, fail } from 'k6';
 import { Counter, Rate, Trend } from 'k6/metrics';
 
 export const url = __ENV.BASE_URL || 'http://127.0.0.1:8000';
+// For services that ask for one.
+export const key = __ENV.API_KEY ? { Authorization: `Bearer ${__ENV.API_KEY}` } : {};
 
 // Refusals (429, 503, 504) are not errors. They are counted separately, and must state when to retry.
 const REFUSALS = [429, 503, 504];
@@ -53,7 +55,7 @@ const rightShape = (answer, count) => {
 // Sends no Content-Type header, like many clients. Returns true if the texts were classified.
 export function predict(texts, headers = {}) {
   const answer = http.post(`${url}/predict`, JSON.stringify({ text: texts }), {
-    headers,
+    headers: { ...key, ...headers },
     tags: { name: 'predict' },
   });
   if (REFUSALS.includes(answer.status)) {

@@ -236,6 +236,7 @@ async def test_a_shadow_counts_what_an_offline_comparison_does(many: Many, repli
     assert found["batch_ms"]["candidate"] >= found["text_ms"]["candidate"] > 0
     scrape = (await one.get("/metrics")).text + (await other.get("/metrics")).text
     assert 'millrace_shadow_texts_total{model="stub",outcome="changed"}' in scrape
+    assert 'millrace_shadow_texts_total{model="stub",outcome="failed"} 0.0' in scrape, "no panel is empty"
     # Neither texts nor their digests are kept.
     keys = [key for key in many.client().keys("*compared*") if many.client().type(key) == b"hash"]
     assert len(keys) == 1
