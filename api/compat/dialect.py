@@ -132,7 +132,7 @@ class Endpoint:
         self.dialect = dialect
         self._service = dialect.service
         # Parameters of a query that would change the answer if they were read, and where they belong.
-        self._not_read = {} if route.body is None else NOT_READ | _in_body(route.body)
+        self._not_read = {} if route.open else NOT_READ | (_in_body(route.body) if route.body else {})
 
     @property
     def pattern(self) -> str:

@@ -11,7 +11,7 @@ from pydantic_core import to_json
 from api.asgi.http import Answer, check_size
 from api.compat.dialect import Dialect, Route, json_answer
 from api.compat.fields import ClosedFields, Fields
-from api.compat.reading import TextList, sentence, text_list
+from api.compat.reading import TextList, only_value, sentence, text_list
 from api.compat.service import Call, Scores
 from api.errors import Problem
 
@@ -62,7 +62,7 @@ class FmsDetector(Dialect):
 
     async def _detect(self, call: Call) -> Answer:
         asked = await self.service.read(call, DetectorRequest)
-        call.served = self.service.find(call.context.headers.by_name.get(DETECTOR, b"").decode("latin-1"))
+        call.served = self.service.find(only_value(call.context.headers, DETECTOR).decode("latin-1"))
         threshold = (asked.detector_params or DetectorParameters()).threshold
         texts = text_list(asked.contents, "contents")
         all_labels = 0 if threshold else len(self.service.labels(call))

@@ -10,13 +10,14 @@ from pydantic import Field, RootModel, WithJsonSchema
 from api.asgi.http import Answer
 from api.compat.dialect import Alive, Dialect, Route, json_answer
 from api.compat.fields import ClosedFields, Fields, Ignored, Positive, Unsupported
-from api.compat.reading import TextOrTexts, refused, texts_of
+from api.compat.reading import TextOrTexts, only_value, refused, texts_of
 from api.compat.service import Call, Classified, Scores
 from api.schemas import LabelScore
 from batcher.core.snapshot import ModelRecord
 from batcher.errors import RevisionsMixed
 
 ZERO_SHOT = Annotated[Any, Unsupported("zero-shot classification is not supported by this model")]
+NO_CACHE = "the cache cannot be left out"
 # "none" is never answered.
 _APPLIED = {"anyOf": [{"type": "string", "enum": ["sigmoid", "softmax"]}, {"type": "null"}]}
 Function = Annotated[Literal["sigmoid", "softmax", "none"] | None, WithJsonSchema(_APPLIED)]
@@ -42,7 +43,7 @@ class HuggingFaceParameters(ClosedFields):
 class HuggingFaceOptions(ClosedFields):
     """Options of the inference API."""
 
-    use_cache: Annotated[Any, Unsupported("the cache cannot be left out", (True,))] = None
+    use_cache: Annotated[Any, Unsupported(NO_CACHE, (True,))] = None
     wait_for_model: Ignored = None
     use_gpu: Ignored = None
 
@@ -70,6 +71,8 @@ class HuggingFace(Dialect):
 
     async def _classify(self, call: Call) -> Answer:
         asked = await self.service.read(call, HuggingFaceRequest)
+        if only_value(call.context.headers, b"x-use-cache").lower() in (b"0", b"false"):
+            raise refused(f"x-use-cache: {NO_CACHE}")
         found = await self.service.classify(call, texts_of(asked.inputs, "inputs"))
         return json_answer(
             as_asked(asked.parameters, found), [*found.headers, found.tokens_header, *found.time_headers]

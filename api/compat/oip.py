@@ -16,7 +16,7 @@ from api.asgi.http import MAX_DIGITS, Answer, RequestHeaders, check_json, route_
 from api.asgi.json_reader import NOT_UTF8, is_unicode
 from api.compat.dialect import BAD_REQUEST, BINARY, Dialect, Route, json_answer
 from api.compat.fields import ClosedFields, Count, Fields, Ignored, Integer, Unsupported
-from api.compat.reading import invalid_text, refused, text_list
+from api.compat.reading import invalid_text, only_value, refused, text_list
 from api.compat.service import Call, Classified
 from api.errors import Problem, invalid_body
 from api.schemas import optional
@@ -28,9 +28,9 @@ _length = struct.Struct("<I")
 
 def split(headers: RequestHeaders, body: bytes) -> tuple[bytes, bytes]:
     """The JSON of a body, and the binary data behind it. Raises Problem 422."""
-    given = headers.by_name.get(HEADER_LENGTH)
-    if given is None:
+    if HEADER_LENGTH not in headers.by_name:
         return body, b""
+    given = only_value(headers, HEADER_LENGTH)
     if not given.isdigit() or len(given) > MAX_DIGITS or int(given) > len(body):
         raise invalid_body("header_length", "Inference-Header-Content-Length is not the length of the JSON")
     return body[: int(given)], body[int(given) :]

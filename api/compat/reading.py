@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError, WithJsonSchema
 
+from api.asgi.http import RequestHeaders
 from api.asgi.ignored import MAX_NAME
 from api.asgi.json_reader import EMPTY, HALF_PAIR, NOT_UTF8, is_unicode
 from api.compat.fields import UNKNOWN, UNSUPPORTED
@@ -163,6 +164,14 @@ def text_of_part(part: Any, kind: str, name: str) -> str:
     if not isinstance(part.get("text"), str):
         raise refused(f"{name}: the text of a part must be a string", name)
     return str(part["text"])
+
+
+def only_value(headers: RequestHeaders, name: bytes) -> bytes:
+    """The value of a header, b"" without it. Raises Problem 422 if it has two."""
+    found = {value for one, value in headers.scope["headers"] if one == name}
+    if len(found) > 1:
+        raise invalid_body("duplicate_key", f"the header {name.decode()} is given twice")
+    return found.pop() if found else b""
 
 
 def refused(message: str, *place: str) -> Problem:

@@ -46,7 +46,15 @@ CLASSES: dict[str, type[Dialect]] = {
 
 # Whose clients read errors below a prefix: those of the first of these dialects that is served.
 OF_OPENAI = ("openai", "vllm", "decisions")
-PREFIXES = {"/v2/": ("oip",), "/api/v1/text/": ("fms",), "/v1/": (*OF_OPENAI, "kserve")}
+PREFIXES = {
+    "/v2/": ("oip",),
+    "/api/v1/text/": ("fms",),
+    "/v1/": (*OF_OPENAI, "kserve"),
+    # Routes of these services that classify nothing.
+    **dict.fromkeys(("/decode/", "/embed/", "/embed_all/", "/embed_sparse/"), ("tei",)),
+    **dict.fromkeys(("/rerank/", "/similarity/"), ("tei",)),
+    **dict.fromkeys(("/detokenize/", "/pooling/", "/score/"), ("vllm",)),
+}
 # The dialects whose clients ask `/v1/models`, and those whose clients take /health for readiness.
 OF_MODELS = ("vllm", "openai", "kserve")
 OF_HEALTH = frozenset(("huggingface", "tei", "vllm"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, RootModel, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, RootModel, StrictBool, WithJsonSchema
 
 from api.asgi.http import Answer
 from api.compat.dialect import Alive, Dialect, Route, json_answer
@@ -48,7 +48,7 @@ class TeiRequest(Fields):
             }
         ),
     ]
-    truncate: bool | None = None
+    truncate: StrictBool | None = None
     # Clients write "Left", too.
     truncation_direction: Annotated[Literal["left", "right"] | None, BeforeValidator(_lower)] = None
     raw_scores: Annotated[Any, Unsupported("logits are not available, only scores", (False,))] = None

@@ -295,6 +295,45 @@ async def test_texts_of_both_kinds_or_of_none_are_refused_by_an_invocation(servi
         assert (await service.client.post("/invocations", json=body)).status_code == 422, body
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "values"),
+    [
+        ("/api/v1/text/contents", "detector-id", ("other", "stub")),
+        ("/v2/models/stub/infer", "inference-header-content-length", ("2", "3")),
+    ],
+)
+async def test_of_a_header_that_was_given_twice_the_last_one_counted(
+    service: Service, path: str, name: str, values: tuple[str, str]
+) -> None:
+    answer = await service.client.post(path, json=BODIES[path], headers=[(name, one) for one in values])
+    assert answer.status_code in (400, 422), answer.text
+    assert f"the header {name} is given twice" in answer.text
+    assert service.hub.asked == []
+
+
+async def test_a_header_that_leaves_out_the_cache_was_ignored(service: Service) -> None:
+    """As former clients of Hugging Face send it in place of options.use_cache."""
+    for value, status in (("0", 422), ("false", 422), ("1", 200)):
+        answer = await service.client.post("/", json=BODIES["/"], headers={"x-use-cache": value})
+        assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("path", ["/info", "/models/stub/info", "/v1/models", "/v2/models/stub"])
+async def test_a_model_in_the_query_was_answered_by_the_description_of_another(
+    service: Service, path: str
+) -> None:
+    answer = await service.client.get(f"{path}?model=topics")
+    assert answer.status_code in (400, 422), answer.text
+    assert "how clients of this service name a model" in answer.text
+    assert (await service.client.get(f"{path}?verbose=1")).headers["x-ignored"] == "?verbose"
+
+
+async def test_a_number_in_place_of_true_was_taken_for_it(service: Service) -> None:
+    for value in (1, 0, "off"):
+        answer = await service.client.post("/predict", json={"inputs": "a", "truncate": value})
+        assert answer.status_code == 422, answer.text
+
+
 async def test_parts_of_messages_had_fields_without_effect(service: Service) -> None:
     question = {"questions": QUESTIONS[:1]}
     part = {"type": "input_text", "text": "a"}

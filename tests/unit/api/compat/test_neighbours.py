@@ -11,6 +11,7 @@ import pytest
 from api.compat.dialect import ErrorText
 from api.compat.fms import DetectorError
 from api.compat.openai_error import OpenAIError
+from api.compat.tei import TeiError
 from api.dialect_names import DIALECTS
 from batcher.core.snapshot import NO_SNAPSHOT
 from model_store.windows import Windows
@@ -22,6 +23,9 @@ FORMS: dict[str, Any] = {
     "/v2/nothing": ErrorText,
     "/v2/models/stub/infer": ErrorText,
     "/v2/repository/index": ErrorText,
+    "/rerank": TeiError,
+    "/embed": TeiError,
+    "/score": OpenAIError,
     "/v1/nothing": OpenAIError,
     "/v1/files": OpenAIError,
     "/v1/files/file-1": OpenAIError,
