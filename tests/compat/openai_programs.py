@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from typing import Any
 
@@ -31,4 +32,29 @@ def guardrails(url: str) -> Any:
     return found.tripwire_triggered
 
 
-print(json.dumps({"litellm": litellm, "guardrails": guardrails}[sys.argv[2]](sys.argv[1])))
+def langchain(url: str) -> Any:
+    from langchain_core.messages import HumanMessage
+    from langchain_openai.middleware import OpenAIModerationMiddleware
+    from openai import OpenAI
+
+    moderates = OpenAIModerationMiddleware(client=OpenAI(base_url=f"{url}/v1", api_key="x"))
+    found = moderates.before_model({"messages": [HumanMessage("one text")]}, None)
+    return found is not None and found["jump_to"] == "end"
+
+
+def langchain_classic(url: str) -> Any:
+    from langchain_classic.chains import OpenAIModerationChain
+
+    # The chain does not use its `openai_api_base`.
+    os.environ["OPENAI_BASE_URL"] = f"{url}/v1"
+    found = OpenAIModerationChain(openai_api_key="x").invoke({"input": "one text"})
+    return found["output"] != "one text"
+
+
+PROGRAMS = {
+    "litellm": litellm,
+    "guardrails": guardrails,
+    "langchain": langchain,
+    "langchain_classic": langchain_classic,
+}
+print(json.dumps(PROGRAMS[sys.argv[2]](sys.argv[1])))

@@ -1,4 +1,4 @@
-"""LiteLLM and openai-guardrails, unmodified: they ask for OpenAI's own model, and send no text to OpenAI."""
+"""Programs that moderate, unmodified: they ask for OpenAI's own model, and send no text to OpenAI."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def elsewhere() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-@pytest.mark.parametrize("name", ["litellm", "guardrails"])
+@pytest.mark.parametrize("name", ["litellm", "guardrails", "langchain", "langchain_classic"])
 def test_a_program_is_answered_and_sends_no_text_to_openai(
     service: Service, elsewhere: tuple[str, list[str]], name: str
 ) -> None:
