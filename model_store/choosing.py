@@ -5,7 +5,7 @@ Tries the following in order until one passes (see `model_store.proof`):
     2. f32 with the same weights
     3. f32 with the same weights, one text per row
     4. instead of int8: float weights in f32, in packed rows and then with one text per row
-    5. the engine torch, if `auto` has chosen OpenVINO and torch is installed
+    5. the engine that `auto` has not chosen, if it is installed
 """
 
 from __future__ import annotations
@@ -104,9 +104,11 @@ def _attempts(options: LoadOptions) -> Iterator[LoadOptions]:
     if options.precision == "int8":
         options = replace(options, precision="f32")
         yield options
-    engine, _ = choose(options.engine, options.precision)
-    if options.engine == "auto" and engine == "openvino" and find_spec("torch") and find_spec("transformers"):
-        yield replace(options, engine="torch")
+    if options.engine == "auto":
+        engine, _ = choose(options.engine, options.precision)
+        other: EngineChoice = "torch" if engine == "openvino" else "openvino"
+        if all(map(find_spec, ("torch", "transformers") if other == "torch" else ("openvino",))):
+            yield replace(options, engine=other)
 
 
 def _first_proven(options: LoadOptions, failures: list[str]) -> RowClassifier | None:

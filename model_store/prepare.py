@@ -121,7 +121,7 @@ def choose(engine: EngineChoice, precision: PrecisionChoice) -> tuple[Engine, We
     """
     if engine == "auto":
         openvino = find_spec("openvino") or not find_spec("torch")
-        engine = "openvino" if openvino and not hardware.card() else "torch"
+        engine = "openvino" if openvino and (precision == "int8" or not hardware.card()) else "torch"
     if not find_spec(engine):
         raise EngineUnavailable(
             f"{engine} is not installed: pip install 'millrace-server[{EXTRAS[engine]}]'."

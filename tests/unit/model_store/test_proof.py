@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from model_store.probing import compute_probes
 from model_store.proof import SAME_ANSWERS, Limits, batches, limits, prove, sampled
 from model_store.rows import FILLER, Floats, Rows, plan
 from model_store.stub import StubClassifier
+from tests.unit.model_store.checkpoints import write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -598,6 +600,37 @@ def test_the_reference_of_a_model_that_does_not_ignore_padding_is_computed_witho
     assert padded.tokens == alone.tokens
     assert padded.reference == pytest.approx(alone.reference, abs=1e-6)
     assert padded.rounding == pytest.approx(alone.rounding, rel=0.5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_measuring_the_rounding_left_it_in_the_gelu_that_models_share(tmp_path: Path) -> None:
+    """An XLM could not be served by the process that had built it, and was rounded if it was built twice."""
+    path = write_checkpoint(tmp_path / "xlm", "XLM")
+    with closing(load(str(path), engine="torch", precision="f32", artefact_dir=tmp_path / "kept")) as first:
+        assert first.info.proof
+        assert first.info.proof.answers < 1e-6
+
+
+def test_a_card_that_fails_leaves_a_model_to_the_processor(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> Floats:
+        raise RuntimeError("no kernel image is available for execution on the device")
+
+    monkeypatch.setattr(choosing.hardware, "card", lambda: "NVIDIA V1")
+    monkeypatch.setattr("model_store.engines.pytorch.TorchRunner.run", fails)
+    with closing(load(str(checkpoint), precision="f32", artefact_dir=tmp_path)) as served:
+        assert served.info.engine == "openvino"
+        assert served.info.fallback_reason == "; ".join(
+            f"float weights in f32, {layout}: {choosing.RAISED}" for layout in ("packed", "padded")
+        )
+
+
+def test_int8_beside_a_card_is_left_to_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It could not start, since `auto` chose torch, which has no int8."""
+    monkeypatch.setattr(choosing.hardware, "card", lambda: "NVIDIA H100")
+    assert choosing.choose("auto", "int8") == ("openvino", "int8")
+    assert choosing.choose("auto", "auto") == ("torch", "float")
 
 
 def test_int8_seals_its_own_answers_too(checkpoint: Path, kept: Path) -> None:
