@@ -28,6 +28,7 @@ def main() -> int:
         "--results", type=Path, default=Path("bench-results/families.ndjson"), help="appended to"
     )
     parser.add_argument("--precision", nargs="+", default=["f32"], choices=("f32", "bf16", "int8"))
+    parser.add_argument("--engine", default="auto", choices=("auto", "openvino", "torch"))
     parser.add_argument("--write", action="store_true", help="write the tables into docs/models.md")
     args = parser.parse_args()
     part, parts = map(int, args.slice.split("/"))
@@ -38,7 +39,7 @@ def main() -> int:
     names = [] if args.write and not args.families else names
     for name, precision in product(names, args.precision):
         began = time.process_time()
-        found = _compared(name, precision)
+        found = _compared(name, precision, args.engine)
         wrong += not found.right
         with args.results.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(found)) + "\n")
@@ -50,7 +51,7 @@ def main() -> int:
     return int(wrong > 0)
 
 
-def _compared(name: str, precision: Precision) -> Comparison:
+def _compared(name: str, precision: Precision, engine: str) -> Comparison:
     with tempfile.TemporaryDirectory() as scratch:
         try:
             path = write_family(Path(scratch) / "model", name)
@@ -59,7 +60,7 @@ def _compared(name: str, precision: Precision) -> Comparison:
                 traceback.print_exc()
             return Comparison(name, refused=f"not made: {type(error).__name__}: {error}", labels=False)
         try:
-            return compare(path, Path(scratch) / "kept", name, precision)
+            return compare(path, Path(scratch) / "kept", name, precision, engine=engine)
         except Exception as error:
             if os.environ.get("FAMILIES_DEBUG"):
                 traceback.print_exc()

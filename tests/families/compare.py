@@ -77,10 +77,11 @@ def compare(path: Path, kept: Path, family: str, precision: Precision = "f32", *
     finally:
         classifier.close()
     allowed = _limits(classifier)
+    engine = f"{info.engine} on {info.device}" if info.device else info.engine
     shares = {"any": "", "equal": ", equally long", "none": ", alone"}[classifier._inputs.sharing]
     return Comparison(
         family,
-        how=f"{info.engine}, {info.layout}{shares}",
+        how=f"{engine}, {info.layout}{shares}",
         alone=float(np.abs(alone - wanted).max()),
         batch=float(np.abs(batch - wanted).max()),
         spread=float(np.ptp(np.log(wanted), axis=0).max()),

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ from batcher.__main__ import EXIT_BROKEN, main
 from batcher.settings import WorkerSettings
 from model_store import Classifier, hardware, load
 from model_store.errors import EngineUnavailable
+from tests.gpu.full import full_card
 from tests.lazy import require_modules, torch
 
 require_modules("torch")
@@ -31,19 +28,6 @@ SHORT = ["Good.", "I ran to the store", "", "not bad at all, really", "never aga
 LONG = ["the plot goes nowhere and the actors know it " * 8, "a long, warm and funny evening, " * 13]
 TEXT = "Food is very tasty, and the waiter was kind."
 PACKED = ("DistilBert", "Bert", "Roberta", "Electra", "Albert", "MPNet", "ModernBert", "DebertaV2")
-# Takes all memory of the card until its input ends.
-FULL = """
-import sys, torch
-taken = []
-for size in (1 << 30, 1 << 24, 1 << 21):
-    while True:
-        try:
-            taken.append(torch.empty(size, dtype=torch.uint8, device="cuda"))
-        except torch.OutOfMemoryError:
-            break
-print("full", flush=True)
-sys.stdin.read()
-"""
 
 
 def scores(classifier: Classifier, texts: list[str]) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -86,19 +70,6 @@ def test_answers_are_those_of_transformers_whatever_the_batch(
     classifier.close()
 
 
-@pytest.fixture
-def full_card() -> Iterator[None]:
-    gc.collect()
-    torch.cuda.empty_cache()  # otherwise this process has enough
-    with subprocess.Popen(
-        [sys.executable, "-c", FULL], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"full\n"
-        yield
-        process.kill()
-
-
 def test_auto_computes_in_bf16_on_the_card(tmp_path: Path) -> None:
     info = load("default", artefact_dir=tmp_path).info
     assert (info.engine, info.device, info.arithmetic) == ("torch", hardware.card(), "bf16")
@@ -109,11 +80,13 @@ def test_auto_computes_in_bf16_on_the_card(tmp_path: Path) -> None:
 
 
 def test_a_model_that_a_full_card_cannot_hold_is_no_failed_proof(
-    full_card: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """The worker ended with the status of one that can never start, and `millrace up` with it."""
     monkeypatch.setattr(logs, "setup", lambda *_: None)
-    with pytest.raises(EngineUnavailable, match="out of memory"):
-        load("default", engine="torch", artefact_dir=tmp_path)
-    assert main(WorkerSettings(model="default", engine="torch", artefact_dir=tmp_path)) == EXIT_BROKEN
+    settings = WorkerSettings(model="default", engine="torch", artefact_dir=tmp_path)
+    with full_card():
+        with pytest.raises(EngineUnavailable, match="out of memory"):
+            load("default", engine="torch", artefact_dir=tmp_path)
+        assert main(settings) == EXIT_BROKEN
     assert "out of memory" in caplog.text

@@ -13,6 +13,7 @@ from batcher.messages import Prediction
 from model_store import hardware
 from tests.faults.conftest import HubAndWorkers
 from tests.faults.conftest import service as service
+from tests.gpu.full import full_card
 
 pytestmark = [
     pytest.mark.redis,
@@ -75,4 +76,18 @@ async def test_a_worker_whose_context_is_lost_leaves_its_texts_to_another(
         number += 1
     assert victim.wait() == 71
     assert "worker.broken" in victim.said()
+    await on_card.empty()
+
+
+async def test_texts_of_any_length_are_answered_while_another_program_fills_the_card(
+    on_card: HubAndWorkers,
+) -> None:
+    """Rows of shapes that the worker has not met yet need memory, which no other program gives back."""
+    await on_card.ready(1)
+    with full_card():
+        for words in (1, 40, 400, 150):
+            texts = [f"{number} " + "a film that goes on " * words for number in range(0, 600, words)]
+            outcomes = await on_card.ask(*texts, budget_s=60)
+            assert all(isinstance(outcome, Prediction) for outcome in outcomes), on_card.logs()
+        assert on_card.workers[0].running
     await on_card.empty()
