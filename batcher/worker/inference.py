@@ -28,8 +28,11 @@ Failed = list[tuple[Entry, Exception]]
 T = TypeVar("T")
 # Approximate batch sizes, in tokens, from which the cost is learned.
 SIZES = (16, 64, 128, 256, 512)
-# And on a card, where each of these is another shape of rows.
-LARGER = (768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+# On a card: rows, and the tokens of each, whose kernels take a tenth of a second when they are met. Most
+# batches have these shapes (`model_store.engines.card`).
+CARD_ROWS = [(1, tokens) for tokens in (16, 32, 48, 64, 96, 128, 192, 256, 384, 512)]
+CARD_ROWS += [(rows, tokens) for rows in (2, 3, 4, 6, 8, 12, 16, 24, 32) for tokens in (128, 192)]
+CARD_ROWS += [(48, 128), (64, 128), *((rows, 256) for rows in (2, 3, 4, 6))]
 # Lengths of single texts whose time is measured, until one takes so long.
 LONG = (512, 1024, 2048, 4096, 8192)
 LONG_S = 1.0
@@ -128,10 +131,13 @@ def warm_up(classifier: Classifier) -> CostModel:
     """
     (word,) = classifier.tokenize(["warm"])
     check_rows(classifier.classify([word]), 1)
+    sizes = [(max(1, wanted // 16), 16) for wanted in SIZES]
+    if classifier.info.device:
+        sizes = sorted(CARD_ROWS, key=math.prod)
     for _ in range(2):
         cost = CostModel.start()
-        for wanted in SIZES + LARGER if classifier.info.device else SIZES:
-            texts = classifier.tokenize(["warm words " * 7] * max(1, wanted // 16))
+        for count, length in sizes:
+            texts = classifier.tokenize(["warm words " * (length // 2 - 1)] * count)
             began = time.perf_counter()
             check_rows(classifier.classify(texts), len(texts))
             spent = time.perf_counter() - began

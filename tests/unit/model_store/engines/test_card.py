@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
 
-from model_store.rows import FILLER, Rows, arrange
+from batcher.worker.inference import warm_up
+from model_store.rows import FILLER, Rows, arrange, plan
+from model_store.stub import StubClassifier
 from model_store.tokens import Tokens
 from tests.lazy import Lazy, inference_mode, require_modules, torch
 from tests.unit.model_store.checkpoints import write_checkpoint
@@ -126,3 +131,28 @@ def test_room_belongs_to_no_text(module: Any) -> None:
     ids, _, segments, first = card.parts(flat, (2, 48, 8))
     assert (segments[ids == 0] == FILLER).all()
     assert ids.flatten()[first[:2]].tolist() == [101, 101]
+
+
+@pytest.mark.parametrize("most", [2, 8, 40, 120])
+def test_warming_up_meets_the_shapes_of_nearly_all_batches(most: int) -> None:
+    """Two of three batches of a few texts, and half of the single ones, waited for a shape to be compiled."""
+    warm = StubClassifier()
+    warm.info = replace(warm.info, device="NVIDIA H100")
+    met: set[card.Shape] = set()
+    draw = Random(most)
+
+    def shape(lengths: list[int]) -> card.Shape:
+        laid = plan(lengths, "packed")
+        return card.roomy(len(laid.rows), laid.length, len(lengths))
+
+    def classify(batch: Sequence[Tokens]) -> list[list[float]]:
+        met.add(shape([len(text) for text in batch]))
+        return [[0.5, 0.5] for _ in batch]
+
+    warm.classify = classify  # type: ignore[method-assign]
+    warm_up(warm)
+    drawn = [
+        [min(2 + int(draw.expovariate(1 / 18)), 512) for _ in range(draw.randint(1, most))]
+        for _ in range(300)
+    ]
+    assert sum(shape(lengths) not in met for lengths in drawn) < 0.1 * len(drawn)
