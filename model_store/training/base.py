@@ -57,10 +57,10 @@ def load_tokenizer(base: Path) -> Any:
     return tokenizer
 
 
-def load_network(base: Path, labels: list[str], *, multi_label: bool, pooled: bool, seed: int) -> Any:
+def load_network(base: Path, labels: list[str], *, multi_label: bool, seed: int) -> Any:
     """A DistilBERT classifier for `labels` on the encoder of `base`. Raises BadTraining for other encoders.
 
-    The head is random, drawn from `seed`. With `pooled`, it reads the mean of the tokens.
+    The head is random, drawn from `seed`, and reads the mean of the tokens.
     """
     import torch
     from safetensors import SafetensorError
@@ -80,7 +80,7 @@ def load_network(base: Path, labels: list[str], *, multi_label: bool, pooled: bo
     if config.model_type == "bert":
         weights = encoder_weights(weights, list(range(config.vocab_size)))
         config = distilbert_config(config.to_dict(), vocab_size=config.vocab_size)
-    config.n_layers += pooled
+    config.n_layers += 1
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: number for number, label in enumerate(labels)}
     config.problem_type = f"{'multi' if multi_label else 'single'}_label_classification"
@@ -88,8 +88,7 @@ def load_network(base: Path, labels: list[str], *, multi_label: bool, pooled: bo
     torch.manual_seed(seed)
     network: Any = DistilBertForSequenceClassification(config)
     network.distilbert.load_state_dict(weights, strict=False)
-    if pooled:
-        _take_mean(network.distilbert.transformer.layer[-1])
+    _take_mean(network.distilbert.transformer.layer[-1])
     return network
 
 

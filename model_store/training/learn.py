@@ -150,9 +150,7 @@ class Learner:
             for part in ("train", "tune")
         }
         self._identity = {"options": asdict(options), "base": base_digest(base), "data": data.digest()}
-        self.network = load_network(
-            base, data.labels, multi_label=self._multi_label, pooled=True, seed=options.seed
-        )
+        self.network = load_network(base, data.labels, multi_label=self._multi_label, seed=options.seed)
 
     def learn(self, work: Path, say: Callable[[str], None], *, checkpoint_s: float) -> Learned:
         """Train. Raises BadTraining if the checkpoint in `work` is of another run."""

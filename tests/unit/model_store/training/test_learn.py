@@ -219,7 +219,7 @@ def test_a_base_that_is_none_is_refused(
 def test_the_network_reads_the_mean_of_the_tokens(base: Path) -> None:
     from transformers import AutoModel
 
-    network = load_network(base, ["a", "b"], multi_label=False, pooled=True, seed=1)
+    network = load_network(base, ["a", "b"], multi_label=False, seed=1)
     ids = load_tokenizer(base)(["good film", "the film is not bad , the film is a film"])["input_ids"]
     assert len(ids[1]) > 8  # the tokenizer.json truncates to 8
     encoder = AutoModel.from_pretrained(base).eval()
@@ -233,7 +233,7 @@ def test_the_network_reads_the_mean_of_the_tokens(base: Path) -> None:
 def test_the_head_is_exact_despite_the_relu(base: Path, labels: int) -> None:
     """With more than half as many labels as the 16 features too, where it has the rank that fits."""
     names = [str(number) for number in range(labels)]
-    network = load_network(base, names, multi_label=False, pooled=True, seed=1)
+    network = load_network(base, names, multi_label=False, seed=1)
     torch.manual_seed(1)
     weights = torch.randn(labels, 8) @ torch.randn(8, 16)
     head = heads.Head(weights, torch.randn(labels))
