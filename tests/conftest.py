@@ -21,7 +21,8 @@ from batcher.jobs.upload import encode_text
 from model_store import telemetry  # noqa: F401  # before tests import openvino
 from tests import fakeredis_patches
 from tests.crashes import ending
-from tests.order import long_first
+from tests.lazy import import_engines
+from tests.order import ENGINES, long_first, place
 from tests.servers import RedisServer, check_reload, needs_server, redis_version
 from tests.service import Service
 
@@ -161,6 +162,12 @@ def redis_server(redis_servers: Callable[..., RedisServer]) -> RedisServer:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long tests first, in every process of pytest-xdist."""
     items[:] = long_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Without this, each collection of garbage in a test of engines looked at all that torch consists of."""
+    if place(item.nodeid) == ENGINES:
+        import_engines()
 
 
 @pytest.hookimpl(optionalhook=True)

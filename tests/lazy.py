@@ -6,6 +6,7 @@ Every process of pytest-xdist collects all tests, and importing these took each 
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -34,6 +35,14 @@ class Lazy:
 
 torch: Any = Lazy("torch")
 transformers: Any = Lazy("transformers")
+
+
+@functools.cache
+def import_engines() -> None:
+    """Imports what engines consist of, where it is installed, and has no collection of garbage look at it."""
+    if find_spec("torch") and find_spec("transformers"):
+        importlib.import_module("model_store.tokenizer_files").import_reference()
+        gc.freeze()
 
 
 def require_modules(*names: str) -> None:

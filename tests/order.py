@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+ENGINES = "tests/unit/model_store/", "tests/packaging/model/", "tests/families/", "tests/gpu/"
 # Where long tests are, and how long one takes on average, in tenths of a second. Those of services wait.
 LONG = {
-    ("tests/unit/model_store/", "tests/packaging/model/", "tests/families/", "tests/gpu/"): 10,
+    ENGINES: 10,
     (
         "tests/e2e/", "tests/faults/", "tests/cost/", "tests/proof/", "tests/mutation/",
         "tests/integration/test_pull.py",
