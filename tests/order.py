@@ -12,7 +12,7 @@ LONG = {
     ENGINES: 10,
     (
         "tests/e2e/", "tests/faults/", "tests/cost/", "tests/proof/", "tests/mutation/",
-        "tests/integration/test_pull.py",
+        "tests/integration/test_pull.py", "tests/compat/test_rolling_update.py",
     ): 37,
     (
         "tests/integration/", "tests/search/", "tests/soak/", "tests/partitions/", "tests/simulation/",

@@ -96,10 +96,9 @@ def problem_for(error: Exception) -> Problem:
 
 def _invalid(error: RequestValidationError) -> Problem:
     # Frames that raised an error have it in a variable: together they would keep the body until a collection.
-    error.__traceback__ = error.__cause__ = error.__context__ = None
-    for detail in error.errors():
-        if isinstance(cause := detail.get("ctx", {}).get("error"), Exception):
-            cause.__traceback__ = None
+    for one in (error, error.__cause__, *(detail.get("ctx", {}).get("error") for detail in error.errors())):
+        if isinstance(one, BaseException):
+            one.with_traceback(None)
     # FastAPI leaves a body as bytes unless its type is JSON: a form on another site must not act.
     if isinstance(error.body, bytes):
         detail = "the body must be application/json: send the header Content-Type: application/json"

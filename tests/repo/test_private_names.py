@@ -39,6 +39,7 @@ LEANT_ON = {
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": """
         keep_alive response_complete response_started""",
     "logging": "_srcfile",
+    "argparse:ArgumentParser": "_actions",
     "starlette.responses:StreamingResponse": "__call__",
     "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading resume_reading",
     "uvicorn.server": "ServerState",

@@ -176,7 +176,7 @@ async def test_a_refused_body_stayed_in_memory_until_garbage_was_collected(
         headers = ADMIN | {"content-type": "application/json"}
         answer = await api.client.post("/admin/clients/hold", content=body, headers=headers)
         assert answer.status_code == 422
-        assert not [one for one in gc.get_objects() if isinstance(one, dict) and "mistyped0" in one]
+        assert not [one for one in gc.get_objects() if type(one) is dict and "mistyped0" in one]
     finally:
         gc.enable()
 
