@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection, Iterable, Mapping
 from inspect import isclass
 from urllib.parse import parse_qs, quote
@@ -15,6 +16,13 @@ from api.errors import Header, Problem
 # An error repeats at most this many characters of the name of an unknown field, and a header this many names.
 MAX_NAME = 64
 MAX_NAMES = 16
+# What clients call the model of a request, as `plain` writes it.
+MODEL_NAMES = ("model", "modelid", "modelname", "detectorid")
+
+
+def plain(name: str) -> str:
+    """A name without its style: modelName, model-name and MODEL_NAME are the same."""
+    return re.sub(r"[-_\s]", "", name).lower()
 
 
 def ignored_header(places: Iterable[str]) -> Header | None:
@@ -30,12 +38,12 @@ def ignored_in_query(
 ) -> list[str]:
     """The places of parameters that are not `known`: "?verbose".
 
-    Raises Problem 422 for one of the `refused`, of each of which it says what to do instead.
+    Raises Problem 422 for one of the `refused`, which have `plain` names and say what to do instead.
     """
     names = [name for name in _names(query) if name not in known]
     for name in names:
-        if refused and name in refused:
-            raise _unknown(name, refused[name])
+        if refused and (instead := refused.get(plain(name))):
+            raise _unknown(name, instead)
     return [f"?{name}" for name in names]
 
 

@@ -18,10 +18,10 @@ from api.batches.lines import STATUS_OF, BatchLines, custom_ids, first_model, ou
 from api.batches.multipart import FormReader, boundary_of, malformed
 from api.batches.schemas import BatchRequest, FileObject, file_body, output_body
 from api.compat import openai, vllm
-from api.compat.fields import ignored_in
+from api.compat.fields import ignored_in, models_in
 from api.compat.openai_error import openai_error
-from api.compat.reading import parse, texts_of
-from api.compat.service import DialectService
+from api.compat.reading import parse, refused, texts_of
+from api.compat.service import HOW_TO_NAME, DialectService
 from api.errors import Problem, invalid_body
 from api.jobs.body import Receiver, Sender
 from api.jobs.service import BatchFacts, JobService
@@ -57,14 +57,18 @@ class BatchAnswers:
             self._moderation.categories(model.labels)
         return found.name
 
-    def texts(self, endpoint: str, ignored: dict[str, None], body: bytes) -> Sequence[str]:
-        """The texts of a request to this endpoint. Raises Problem as the route does, but for their length.
+    def texts(self, endpoint: str, model: str, ignored: dict[str, None], body: bytes) -> Sequence[str]:
+        """The texts of a request to this endpoint, which `model` answers.
+
+        Raises Problem as the route does, but for their length.
 
         Adds to `ignored` the places of fields that the route names in X-Ignored.
         """
         if endpoint == "/v1/moderations":
             return openai.texts_in(parse(body, openai.ModerationRequest))
         asked = parse(body, vllm.ClassifyRequest)
+        if not all(type(name) is str and self.is_same(endpoint, name, model) for name in models_in(asked)):
+            raise refused(f"model: {model} would answer; {HOW_TO_NAME}", "model")
         if len(ignored) <= MAX_NAMES:
             ignored |= dict.fromkeys(ignored_in(asked, "body."))
         texts = texts_of(asked.input, "input")
@@ -257,7 +261,7 @@ class BatchService:
         lines = BatchLines(
             lambda: sender.waited_for(self._files.content(file)),
             asked.endpoint,
-            partial(self._answers.texts, asked.endpoint, ignored),
+            partial(self._answers.texts, asked.endpoint, model, ignored),
             lru_cache(lambda name: self._answers.is_same(asked.endpoint, name, model)),
         )
         options = {"endpoint": asked.endpoint, "metadata": asked.metadata}

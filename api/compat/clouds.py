@@ -8,10 +8,20 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, RootModel, WithJsonSchema
 
 from api.asgi.http import PROBES, Answer
+from api.asgi.ignored import MODEL_NAMES, plain
 from api.compat.dialect import Alive, Dialect, Route, json_answer
 from api.compat.fields import Fields
-from api.compat.huggingface import HuggingFaceParameters, HuggingFaceRequest, as_asked
-from api.compat.reading import TextList, TextOrTexts, invalid_text, refused, text_list, texts_of
+from api.compat.huggingface import HuggingFaceParameters, HuggingFaceRequest, as_asked, check_cache
+from api.compat.reading import (
+    NAMES,
+    TextList,
+    TextOrTexts,
+    invalid_text,
+    only_value,
+    refused,
+    text_list,
+    texts_of,
+)
 from api.compat.service import Call
 from api.errors import invalid_body
 from api.predict.request import joined
@@ -19,8 +29,12 @@ from api.schemas import LabelScore, optional
 
 # The keys under which an instance that is an object may have its text.
 TEXT_KEYS = ("text", "inputs", "content")
-# What would have no effect within an instance.
-BESIDE = ("model", "parameters", *HuggingFaceParameters.model_fields)
+# By `plain` names, what would have no effect within an instance: fields that belong beside instances, and
+# those that are not supported unless their value asks for what happens anyway.
+BESIDE = (*MODEL_NAMES, *map(plain, ("parameters", *HuggingFaceParameters.model_fields)))
+UNSUPPORTED_WITHIN = {"rawscores": (False,), "truncate": (True,), "truncationdirection": ("right", "Right")}
+# The header that names one of several models of an endpoint.
+TARGET = b"x-amzn-sagemaker-target-model"
 
 
 class Invocation(HuggingFaceRequest):
@@ -68,6 +82,8 @@ class SageMaker(Dialect):
 
     async def _invoke(self, call: Call) -> Answer:
         asked = await self.service.read(call, Invocation)
+        check_cache(call)
+        call.served = self.service.find(only_value(call.context.headers, TARGET).decode("latin-1"))
         if len(asked.model_fields_set & {"inputs", "text"}) != 1:
             raise invalid_body("missing", 'exactly one of the fields "inputs" and "text" is needed', "inputs")
         if "text" in asked.model_fields_set:
@@ -108,10 +124,13 @@ def _text(instance: Any, index: int) -> Any:
     """The text of an instance. Raises Problem 422 for an object without one, or with several."""
     if not isinstance(instance, dict):
         return instance
-    found = [instance[key] for key in TEXT_KEYS if key in instance]
-    if len(found) != 1:
+    found = [key for key in instance if key.lower() in (*TEXT_KEYS, *NAMES)]
+    if len(found) != 1 or found[0] not in TEXT_KEYS:
         keys = ", ".join(TEXT_KEYS)
         raise invalid_text("missing", f"an object must have one of the keys {keys}", "instances", index)
-    if beside := [name for name in BESIDE if name in instance]:
-        raise refused(f"{beside[0]} must be beside instances, not in one of them", "instances")
-    return found[0]
+    for name, value in instance.items():
+        if plain(name) in BESIDE:
+            raise refused(f"{name} must be beside instances, not in one of them", "instances")
+        if value is not None and value not in UNSUPPORTED_WITHIN.get(plain(name), (value,)):
+            raise refused(f"{name} is not supported in an instance", "instances")
+    return instance[found[0]]

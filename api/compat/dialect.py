@@ -18,7 +18,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.asgi.http import CLOSE, JSON, Answer, RequestHeaders, route_path, send_answer, with_defaults
-from api.asgi.ignored import ignored_header, ignored_in_query
+from api.asgi.ignored import MODEL_NAMES, ignored_header, ignored_in_query, plain
 from api.asgi.problems import LingeringClose
 from api.compat.fields import places
 from api.compat.reading import sentence
@@ -33,7 +33,7 @@ BINARY: Header = (b"content-type", b"application/octet-stream")
 BAD_REQUEST = {422: 400}
 # Parameters of other routes.
 NOT_READ = {
-    "model": HOW_TO_NAME,
+    **dict.fromkeys(MODEL_NAMES, HOW_TO_NAME),
     "order": "answers have the order of the service whose form they have",
 }
 
@@ -120,7 +120,7 @@ def json_answer(value: Any, headers: Iterable[Header] = ()) -> Answer:
 def _in_body(body: type[BaseModel]) -> dict[str, str]:
     """Of each field of a request, at its first place, what to do where it stands in a query."""
     first = dict(reversed([*places(body)]))
-    return {name: f"send it in the body, as {place}" for name, place in first.items()}
+    return {plain(name): f"send it in the body, as {place}" for name, place in first.items()}
 
 
 class Endpoint:

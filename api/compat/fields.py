@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticOmit, core_schema
 
-from api.asgi.ignored import MAX_NAME
+from api.asgi.ignored import MAX_NAME, MODEL_NAMES, plain
 
 # Errors of these kinds name a field that is not supported, so they come before others of the same body.
 UNSUPPORTED, UNKNOWN = "unsupported", "unknown_field"
@@ -63,8 +63,12 @@ class Fields(BaseModel):
         """What to send in place of an unknown field; empty if it is ignored."""
         inside = _parameters(type(self))
         names = (name, *value) if isinstance(value, dict) else (name,)
-        found = next((one for one in names if one in inside), None)
-        return "" if found is None else f"send {'it' if found == name else found} in {inside[found]}"
+        found = next((one for one in names if plain(one) in inside), None)
+        if found is None:
+            objects = {plain(one): one for one in inside.values()} if isinstance(value, dict) else {}
+            meant = difflib.get_close_matches(plain(name[:MAX_NAME]), objects, 1)
+            return f"did you mean {objects[meant[0]]}?" if meant else ""
+        return f"send {'it' if found == name else found} in {inside[plain(found)]}"
 
 
 class ClosedFields(Fields):
@@ -81,9 +85,9 @@ class ClosedFields(Fields):
 
 @cache
 def _parameters(model: type[Fields]) -> Mapping[str, str]:
-    """The names in the objects of parameters of an object, and in which field they belong."""
+    """The `plain` names in the objects of parameters of an object, and in which field they belong."""
     return {
-        inner: name
+        plain(inner): name
         for name, about in model.model_fields.items()
         for kind in _models_in(about.annotation)
         if issubclass(kind, ClosedFields)
@@ -137,6 +141,12 @@ def ignored_in(found: BaseModel, place: str = "") -> Iterator[str]:
         elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
             for one in value:
                 yield from ignored_in(one, f"{place}{name}.")
+
+
+def models_in(found: BaseModel) -> list[Any]:
+    """What a request calls its model in fields that its dialect does not have."""
+    others = (found.__pydantic_extra__ or {}).items()
+    return [value for name, value in others if value is not None and plain(name) in MODEL_NAMES]
 
 
 def places(model: type[BaseModel], within: str = "") -> Iterator[tuple[str, str]]:

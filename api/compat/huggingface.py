@@ -71,12 +71,17 @@ class HuggingFace(Dialect):
 
     async def _classify(self, call: Call) -> Answer:
         asked = await self.service.read(call, HuggingFaceRequest)
-        if only_value(call.context.headers, b"x-use-cache").lower() in (b"0", b"false"):
-            raise refused(f"x-use-cache: {NO_CACHE}")
+        check_cache(call)
         found = await self.service.classify(call, texts_of(asked.inputs, "inputs"))
         return json_answer(
             as_asked(asked.parameters, found), [*found.headers, found.tokens_header, *found.time_headers]
         )
+
+
+def check_cache(call: Call) -> None:
+    """Raises Problem 422 for a header that asks to leave out the cache."""
+    if only_value(call.context.headers, b"x-use-cache").lower() in (b"0", b"false", b"no"):
+        raise refused(f"x-use-cache: {NO_CACHE}")
 
 
 def as_asked(parameters: HuggingFaceParameters | None, found: Classified) -> Iterator[list[dict[str, Any]]]:

@@ -23,7 +23,7 @@ class ModelCard(BaseModel):
     root: str
     max_model_len: int
     name: str
-    ready: Literal[True]
+    ready: bool
 
 
 class ModelCards(BaseModel):
@@ -40,12 +40,16 @@ def card_routes(service: DialectService) -> Sequence[Route]:
     async def all_models(call: Call) -> Answer:
         service.model(call)  # 503 before the first worker
         served = [*service.models, *service.models.cascades.values()]
-        cards = [_card(one.name, model) for one in served if (model := one.hub.snapshot.model) is not None]
+        cards = [
+            _card(one.name, model, ready=service.why_not_ready(one) is None)
+            for one in served
+            if (model := one.hub.snapshot.model) is not None
+        ]
         return json_answer({"object": "list", "data": cards, "models": [card.id for card in cards]})
 
     async def one_model(call: Call) -> Answer:
         service.check_ready(call)
-        return json_answer(_card(call.model, service.model(call)).model_dump())
+        return json_answer(_card(call.model, service.model(call), ready=True).model_dump())
 
     return [
         Route("/v1/models", all_models, "The models that are served", answer=ModelCards),
@@ -53,7 +57,7 @@ def card_routes(service: DialectService) -> Sequence[Route]:
     ]
 
 
-def _card(name: str, model: ModelRecord) -> ModelCard:
+def _card(name: str, model: ModelRecord, *, ready: bool) -> ModelCard:
     return ModelCard(
         id=name,
         object="model",
@@ -62,5 +66,5 @@ def _card(name: str, model: ModelRecord) -> ModelCard:
         root=f"{model.name}@{model.revision[:12]}",
         max_model_len=model.longest,
         name=name,
-        ready=True,
+        ready=ready,
     )

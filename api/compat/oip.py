@@ -218,19 +218,19 @@ RAW = OipRequest.model_construct(
 
 
 # A version of a path that is one of ours, and not a number of Triton's.
-_is_revision = re.compile(r"[0-9a-f]{12,64}").fullmatch
+_is_revision = re.compile(r"[0-9a-fA-F]{12,64}").fullmatch
 
 
-def check_version(call: Call, revision: str) -> None:
-    """Raises Problem 404 if the path names another revision than the one that answers.
+def check_version(call: Call, revision: str, within: Any = None) -> None:
+    """Raises Problem 404 if the path, or `within` (the body), names another revision than the answer's.
 
     There is one version, the revision that workers publish. Other names of versions stand for it.
     """
     asked = call.context.headers.scope.get("path_params", {}).get("version", "")
-    other = not revision.startswith(asked)
-    if other and _is_revision(asked):
-        raise Problem(404, f"the version {asked} does not answer now, but {revision[:12]}")
-    call.ignored += ["version"] if other else []
+    for version in (asked, within):
+        if isinstance(version, str) and _is_revision(version) and not revision.startswith(version.lower()):
+            raise Problem(404, f"the version {version} does not answer now, but {revision[:12]}")
+    call.ignored += [] if revision.startswith(asked.lower()) else ["version"]
 
 
 class OpenInferenceProtocol(Dialect):
@@ -298,7 +298,7 @@ class OpenInferenceProtocol(Dialect):
         most_us = self.service.settings.max_budget_s * MICROSECONDS
         budget_s = min(wanted_us, most_us) / MICROSECONDS if wanted_us else None
         found = await self.service.classify(call, texts, budget_s)
-        check_version(call, found.revision)
+        check_version(call, found.revision, (asked.__pydantic_extra__ or {}).get("model_version"))
         return _answer(asked, call.model, found)
 
     async def _read(self, call: Call) -> tuple[OipRequest, list[str]]:

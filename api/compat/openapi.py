@@ -14,15 +14,18 @@ from api.docs_page import security
 from api.predict.handler import ROUTE
 from api.schemas import FAILURES, FILE, REFERENCE
 
-# What a route may answer besides 200, before the dialect's own statuses.
+# What a route may answer besides 200, before the dialect's own statuses: without a body, less.
 _FAILURES = {
     **{status: FAILURES[status] for status in (401, 403, 408, 413, 415, 503, 504)},
     404: "The model in the request is not the one that is served",
+    409: "Models of several workers have this name (ambiguous_model), or those of a cascade do not fit "
+    "(labels_differ, several_labels)",
     422: "Invalid request, or something that this service does not do",
     429: "Too much is waiting (queue_full), or a limit of this client is reached "
     "(client_limit, rate_limited); see Retry-After",
     500: "The model failed on one text, or an unexpected error",
 }
+_OF_BODIES, _OF_MODELS = (404, 408, 409, 413, 415, 504), (404, 409)
 
 
 def describe(schema: dict[str, Any], endpoints: Mapping[str, Sequence[Endpoint]], *, keys: bool) -> None:
@@ -65,7 +68,7 @@ def _operation(name: str, route: Route, dialect: Dialect, *, keys: bool) -> dict
     if route.binary:
         responses["200"]["content"]["application/octet-stream"] = {"schema": FILE}
     for status, text in _FAILURES.items():
-        if not route.open or status in (403, 500, 503):
+        if _may_answer(route, status):
             responses[str(dialect.statuses.get(status, status))] = _content(dialect.error, text)
     operation: dict[str, Any] = {
         "tags": [f"compatible: {name}"],
@@ -81,6 +84,13 @@ def _operation(name: str, route: Route, dialect: Dialect, *, keys: bool) -> dict
     if route.body is not None:
         operation["requestBody"] = {"required": True, **_content(route.body)}
     return operation
+
+
+def _may_answer(route: Route, status: int) -> bool:
+    if route.open:
+        return status in (403, 500, 503)
+    named = "{model}" in route.path and status in _OF_MODELS
+    return route.body is not None or named or status not in _OF_BODIES
 
 
 def _content(model: type[BaseModel] | None, description: str = "") -> dict[str, Any]:

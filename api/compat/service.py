@@ -14,11 +14,12 @@ from starlette.types import Receive
 
 from api.asgi.http import check_json, check_size
 from api.auth import Authenticator
-from api.compat.fields import ignored_in
+from api.compat.fields import ignored_in, models_in
 from api.compat.reading import parse, refused
 from api.errors import Header, Problem, not_started
 from api.health import why_not_ready
 from api.lifecycle import Lifecycle
+from api.models.cascade import members_of
 from api.models.served import Served, ServedModels
 from api.predict.handler import Predictor
 from api.predict.request import RequestContext
@@ -42,7 +43,7 @@ class Call:
     """One request. `body` is set if it has been read already.
 
     `model` is the name in its path, and `served` its model, once the name has been found. `named` is
-    what its body calls the model where the dialect has no such field. `ignored` are the places of fields
+    what its body calls the model in fields that the dialect does not have. `ignored` are the places of fields
     without effect.
     """
 
@@ -51,7 +52,7 @@ class Call:
     model: str = ""
     served: Served | None = None
     body: bytes | None = None
-    named: Any = None
+    named: Sequence[Any] = ()
     ignored: list[str] = field(default_factory=list)
 
 
@@ -141,8 +142,7 @@ class DialectService:
         """The body as `model`; notes in the call which of its fields have no effect. Raises Problem."""
         found = parse(body, model)
         call.ignored += ignored_in(found)
-        others = found.__pydantic_extra__ or {}
-        call.named = others.get("model", others.get("model_name"))
+        call.named = models_in(found)
         return found
 
     async def read_bytes(self, call: Call) -> bytes:
@@ -157,7 +157,7 @@ class DialectService:
         check_size(least, self.settings.max_answer_bytes)
         # Looked up once: while the texts are computed, the name may move to another revision.
         served = self.served(call)
-        if call.named is not None and (type(call.named) is not str or self.find(call.named) is not served):
+        if any(type(name) is not str or self.find(name) is not served for name in call.named):
             raise refused(f"model: {served.name} would answer; {HOW_TO_NAME}", "model")
         context, lookup = call.context, served.lookup
         context.texts = texts
@@ -195,9 +195,15 @@ class DialectService:
 
     def check_ready(self, call: Call) -> None:
         """Raises Problem 503 unless a request sent now would be answered, by the model that is asked for."""
-        hub = call.served.hub if call.served else self.models.first.hub
-        if (problem := why_not_ready(hub, self.lifecycle)) is not None:
+        if (problem := self.why_not_ready(call.served or self.models.first)) is not None:
             raise problem
+
+    def why_not_ready(self, served: Served) -> Problem | None:
+        """Why a request for a model would not be answered now; None if it would."""
+        problem = why_not_ready(served.hub, self.lifecycle)
+        members = members_of(served) if problem is not None and problem.code == "no_worker" else None
+        why = members.mismatch() if members is not None else None
+        return problem if why is None else Problem(503, why.detail, code=why.code)
 
     def choose_by_path(self, call: Call, name: str) -> None:
         """As `find`, for a name in a path. Also raises Problem 404 for a route that no model has."""

@@ -33,7 +33,7 @@ from api.asgi.http import (
     unless_disconnected,
     with_defaults,
 )
-from api.asgi.ignored import ignored_header, ignored_in_query
+from api.asgi.ignored import MODEL_NAMES, ignored_header, ignored_in_query
 from api.asgi.problems import LingeringClose, send_problem
 from api.auth import Authenticator, ClientLimits
 from api.errors import Header
@@ -58,7 +58,7 @@ ROUTE = "/predict"
 PATHS = (ROUTE, f"{ROUTE}/")
 # Parameters of its query, and those that would change the answer if they were read.
 PARAMETERS = ("order",)
-NOT_READ = {"model": "other models have their own route, /models/{name}/predict"}
+NOT_READ = dict.fromkeys(MODEL_NAMES, "other models have their own route, /models/{name}/predict")
 # Turns a request into a job (`Prefer: respond-async`) and returns its location. May raise Problem.
 Deferral = Callable[[RequestHeaders, list[str]], Awaitable[Answer]]
 # Answers the body of another dialect, errors included. May raise ClientDisconnect.

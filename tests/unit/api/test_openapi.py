@@ -92,6 +92,10 @@ def test_dialects_are_documented_with_their_own_errors(
         error = route["responses"]["503"]["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
         assert "detail" not in full_schema["components"]["schemas"][error]["properties"], path
         assert ("429" in route["responses"]) == bool(route["security"]), path
+        # The names of models may be ambiguous, and only bodies can be too large, too slow or of another type.
+        asked = "requestBody" in route
+        assert ("409" in route["responses"]) == (asked or "{model}" in path) or not route["security"], path
+        assert ({"408", "413", "415"} <= {*route["responses"]}) == asked, path
     assert {"/", "/classify", "/v2/models/{model}/infer", "/models/{model}"} <= {path for path, _ in added}
     predict = full_schema["paths"]["/predict"]["post"]
     for content in (predict["requestBody"], predict["responses"]["200"], predict["responses"]["429"]):

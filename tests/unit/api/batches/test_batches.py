@@ -579,3 +579,17 @@ async def test_fields_that_the_route_names_in_x_ignored_had_no_effect_in_lines(a
     lines[2]["body"] |= {"colour": "red"}
     created = await create(api, jsonl(*lines), "/v1/classify")
     assert (created.status_code, created.headers["x-ignored"]) == (200, "body.user, body.colour")
+
+
+@pytest.mark.parametrize(
+    "more", [{"model_name": "topics"}, {"model": "stub", "Model": "topics"}, {"modelId": 7}]
+)
+async def test_a_line_that_called_its_model_otherwise_was_answered_by_the_first_one(
+    api: JobsApi, more: dict[str, Any]
+) -> None:
+    line = request("one", "a", "/v1/classify")
+    line["body"] |= more
+    problem = assert_problem(await create(api, jsonl(line), "/v1/classify"), 422, "invalid_request")
+    assert "line 1: model: " in str(problem["detail"])
+    line["body"] |= dict.fromkeys(more, "stub")
+    assert (await create(api, jsonl(line), "/v1/classify")).status_code == 200

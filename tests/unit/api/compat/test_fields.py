@@ -11,10 +11,12 @@ from urllib.parse import unquote
 
 import pytest
 
+from api.asgi.ignored import MODEL_NAMES, plain
 from api.compat.fields import ClosedFields, Fields, Unsupported
 from api.compat.routes import CLASSES
 from api.dialect_names import DIALECTS
 from tests.unit.api.service import Service, Start
+from tests.unit.fakes import MODEL
 
 TENSOR = {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}
 OPTIONS = [{"value": "NEGATIVE"}, {"value": "POSITIVE"}]
@@ -114,7 +116,7 @@ def strings_in(body: Any) -> list[str]:
 
 
 def unknown_names(kind: type[Fields], random: Random) -> list[str]:
-    """Mistyped known fields, and odd names."""
+    """Mistyped known fields, and odd names, but for those that name a model."""
     known = [*kind.model_fields]
     typos = []
     for name in random.sample(known, min(4, len(known))):
@@ -122,7 +124,9 @@ def unknown_names(kind: type[Fields], random: Random) -> list[str]:
         typos += [name[:at] + name[at + 1 :], f"{name[:at]}{name[at]}{name[at:]}", name.upper(), f"{name}s"]
     odd = ["", "a, b", "x\r\ny: z", "\u00fc\u4e2d", "n" * 500, "{why}", "__class__"]
     texts = {"text", "texts", "inputs", "input", "instances", "contents", "state", "sentences", "documents"}
-    return [name for name in [*typos, *odd] if name not in known and name.lower() not in texts]
+    used = {*known, *texts}
+    every = [name for name in [*typos, *odd] if name not in used and name.lower() not in texts]
+    return [name for name in every if plain(name) not in MODEL_NAMES]
 
 
 @every_object
@@ -176,11 +180,21 @@ async def test_a_known_field_that_is_not_supported_had_no_effect_and_no_client_w
         ("/invocations", {"options": {"use_cache": False}}, "use_cache"),
         ("/vertex/predict", {"instances": [{"text": "a", "top_k": 1}]}, "top_k"),
         ("/vertex/predict", {"instances": [{"text": "a", "model": "b"}]}, "model"),
+        ("/vertex/predict", {"instances": [{"text": "a", "modelName": "b"}]}, "modelName"),
+        ("/vertex/predict", {"instances": [{"text": "a", "topK": 1}]}, "topK"),
+        ("/vertex/predict", {"instances": [{"inputs": "a", "truncate": False}]}, "truncate"),
+        ("/vertex/predict", {"instances": [{"inputs": "a", "raw_scores": True}]}, "raw_scores"),
+        ("/vertex/predict", {"instances": [{"text": "a", "Text": "b"}]}, "one of the keys"),
+        ("/vertex/predict", {"instances": [{"content": "a", "INPUTS": ["b"]}]}, "one of the keys"),
         ("/classify", {"add_special_tokens": False}, "add_special_tokens"),
         ("/classify", {"raw_scores": True}, "raw_scores"),
         ("/v1/models/stub:predict", {"parameters": {"top_k": 1}}, "parameters"),
         ("/api/v1/text/contents", {"detector_params": {"treshold": 0.99}}, "did you mean threshold?"),
         ("/api/v1/text/contents", {"detector_params": {"threshold": False}}, "threshold"),
+        ("/api/v1/text/contents", {"detectorParams": {"treshold": 0.9}}, "did you mean detector_params?"),
+        ("/api/v1/text/contents", {"params": {"limit": 0.9}}, "did you mean detector_params?"),
+        ("/api/v1/text/contents", {"options": {"Threshold": 0.9}}, "send Threshold in detector_params"),
+        ("/", {"topK": 1}, "send it in parameters"),
         ("/v1/moderations", {"user": "me"}, 'unknown field "user"'),
         ("/predict", {"parameters": {"top_k": 1}}, "only POST / has parameters"),
         (
@@ -311,11 +325,54 @@ async def test_of_a_header_that_was_given_twice_the_last_one_counted(
     assert service.hub.asked == []
 
 
-async def test_a_header_that_leaves_out_the_cache_was_ignored(service: Service) -> None:
+@pytest.mark.parametrize("path", ["/", "/models/stub", "/invocations"])
+async def test_a_header_that_leaves_out_the_cache_was_ignored(service: Service, path: str) -> None:
     """As former clients of Hugging Face send it in place of options.use_cache."""
-    for value, status in (("0", 422), ("false", 422), ("1", 200)):
-        answer = await service.client.post("/", json=BODIES["/"], headers={"x-use-cache": value})
+    for value, status in (("0", 422), ("false", 422), ("no", 422), ("1", 200)):
+        answer = await service.client.post(path, json=BODIES[path], headers={"x-use-cache": value})
         assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("path", BODIES)
+@pytest.mark.parametrize("name", ["model_name", "Model", "modelId", "detector-id", "MODEL_NAME"])
+async def test_another_name_for_the_field_of_the_model_was_answered_by_the_wrong_one(
+    service: Service, path: str, name: str
+) -> None:
+    """Also beside `model`, which alone was looked at: {"model": "stub", "model_name": "topics"}."""
+    for more in ({name: "topics"}, {"model": "stub", name: "topics"}, {"model": None, name: "topics"}):
+        answer = await service.client.post(path, json=BODIES[path] | more)
+        assert answer.status_code in (400, 404, 422), (more, answer.text)
+    answer = await service.client.post(f"{path}?{name}=topics", json=BODIES[path])
+    assert answer.status_code in (400, 422), answer.text
+    assert service.hub.asked == []
+    if not issubclass(model_of(path), ClosedFields):
+        same = await service.client.post(path, json=BODIES[path] | {name: "stub"})
+        assert (same.status_code, same.headers["x-ignored"]) == (200, name)
+
+
+async def test_a_threshold_in_the_query_was_ignored_if_its_name_was_written_otherwise(
+    service: Service,
+) -> None:
+    for path, name in (("/api/v1/text/contents", "Threshold"), ("/", "topK"), ("/predict", "raw-scores")):
+        answer = await service.client.post(f"{path}?{name}=1", json=BODIES[path])
+        assert (answer.status_code, name in answer.text) == (422, True), answer.text
+
+
+async def test_the_model_of_sagemakers_header_was_ignored(service: Service) -> None:
+    for name, status in (("stub", 200), ("topics", 404)):
+        headers = {"X-Amzn-SageMaker-Target-Model": name}
+        answer = await service.client.post("/invocations", json=BODIES["/invocations"], headers=headers)
+        assert answer.status_code == status, answer.text
+
+
+async def test_another_revision_answered_if_it_was_in_capitals_or_in_the_body(service: Service) -> None:
+    infer = "/v2/models/stub/infer"
+    own, other = MODEL.revision[:12], "f" * 12
+    for revision, status in ((own, 200), (own.upper(), 200), (other, 404), (other.upper(), 404)):
+        path = infer.replace("/infer", f"/versions/{revision}/infer")
+        assert (await service.client.post(path, json=BODIES[infer])).status_code == status, revision
+        asked = BODIES[infer] | {"model_version": revision}
+        assert (await service.client.post(infer, json=asked)).status_code == status, revision
 
 
 @pytest.mark.parametrize("path", ["/info", "/models/stub/info", "/v1/models", "/v2/models/stub"])

@@ -133,6 +133,25 @@ async def test_the_function_of_the_scores_is_that_of_the_revision_that_answers(s
     assert [await ask("sigmoid", NEW), await ask("softmax", NEW)] == [200, 422]
 
 
+async def test_a_cascade_whose_labels_differ_was_listed_as_ready_and_said_to_have_no_worker() -> None:
+    fast = FakeHub(snapshot=replace(RUNNING, models=("sure",)))
+    sure = FakeHub(snapshot=replace(RUNNING, model=replace(MODEL, name="sure", labels=("a", "b"))))
+    settings = ApiSettings(cascades="quick=stub:sure:0.5")
+    app = create_app(settings, Backends(fast, FakeCache(), connect=lambda name: (sure, FakeCache())))
+    async with (
+        app.app.router.lifespan_context(app.app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
+    ):
+        for path in ("/v2/models/quick/ready", "/v1/models/quick", "/models/quick/health"):
+            answer = await client.get(path)
+            assert (answer.status_code, "different labels" in answer.text) == (503, True), answer.text
+        listed = (await client.get("/v1/models")).json()["data"]
+        sure.snapshot = replace(sure.snapshot, workers=0)
+        without = (await client.get("/v1/models")).json()["data"]
+    assert {card["id"]: card["ready"] for card in listed} == {"stub": True, "sure": True, "quick": False}
+    assert {card["id"]: card["ready"] for card in without} == {"stub": True, "sure": False, "quick": False}
+
+
 async def test_known_results_of_a_cascade_keep_the_name_of_their_model() -> None:
     """X-Model said `@REVISION` after another text had been asked again."""
     fast = FakeHub(snapshot=replace(RUNNING, models=("sure",)), answer=in_turn(OLD, OLD, NEW, OLD))
