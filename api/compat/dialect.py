@@ -44,7 +44,7 @@ class _ModelName(StringConvertor):
     What ends as a route below a model does is none.
     """
 
-    regex = rf"[^/:\n]+(?:/(?!(?:{ROUTES})$)[^/:\n]+)?"
+    regex = rf"[^/:\n]+(?:/(?!(?:{ROUTES})$)[^/:\n]+)?(?!\n)"
 
 
 register_url_convertor("model", _ModelName())

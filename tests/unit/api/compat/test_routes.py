@@ -120,6 +120,15 @@ async def test_a_key_is_needed(start: Start, path: str) -> None:
     assert service.hub.asked == [["a"]]
 
 
+@pytest.mark.parametrize("path", ["/models/stub", "/v2/models/stub", "/v1/models/stub"])
+async def test_a_name_that_ends_a_line_was_taken_for_that_of_a_model(start: Start, path: str) -> None:
+    service = await start()
+    method = "POST" if path in REQUESTS else "GET"
+    for end, status in (("", 200), ("/", 200), ("%0A", 404), ("%0A/", 404), ("%0D", 404)):
+        answer = await service.client.request(method, path + end, json=REQUESTS.get(path))
+        assert answer.status_code == status, (end, answer.text)
+
+
 async def test_a_tensor_with_its_data_twice_is_refused(start: Start) -> None:
     service = await start()
     given = {"name": "t", "shape": [1], "datatype": "BYTES", "data": ["a"]}
