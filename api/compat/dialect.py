@@ -84,11 +84,13 @@ class Alive(BaseModel):
 class Dialect:
     """Translates the requests and answers of one kind of service.
 
-    `error` is the form of its errors, and `statuses` has the statuses that differ from those of /predict.
+    `error` is the form of its errors, and `statuses` has the statuses that differ from those of /predict;
+    `more_statuses` are those of requests beside them, with what they mean.
     """
 
     error: ClassVar[type[BaseModel]] = ErrorText
     statuses: ClassVar[Mapping[int, int]] = {}
+    more_statuses: ClassVar[Mapping[int, str]] = {}
 
     def __init__(self, service: DialectService) -> None:
         self.service = service
@@ -105,9 +107,13 @@ class Dialect:
         """The problem in the form of the dialect: in most of them, one sentence."""
         return self.error(error=sentence(problem))
 
+    def status_of(self, problem: Problem) -> int:
+        """The status of the dialect for a problem."""
+        return self.statuses.get(problem.status, problem.status)
+
     def refuse(self, problem: Problem) -> Answer:
         """The response for a problem: its sentence, in the form and with the status of the dialect."""
-        status = self.statuses.get(problem.status, problem.status)
+        status = self.status_of(problem)
         body = self.error_body(problem, status).model_dump_json().encode()
         return Answer(status, [*problem.headers], body)
 

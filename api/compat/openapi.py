@@ -25,7 +25,7 @@ _FAILURES = {
     "(client_limit, rate_limited); see Retry-After",
     500: "The model failed on one text, or an unexpected error",
 }
-_OF_BODIES, _OF_MODELS = (404, 408, 409, 413, 415, 504), (404, 409)
+_OF_BODIES, _OF_MODELS = (400, 404, 408, 409, 413, 415, 504), (404, 409)
 
 
 def describe(schema: dict[str, Any], endpoints: Mapping[str, Sequence[Endpoint]], *, keys: bool) -> None:
@@ -67,7 +67,7 @@ def _operation(name: str, route: Route, dialect: Dialect, *, keys: bool) -> dict
     responses = {"200": _content(route.answer, "The answer in the form of the dialect")}
     if route.binary:
         responses["200"]["content"]["application/octet-stream"] = {"schema": FILE}
-    for status, text in _FAILURES.items():
+    for status, text in {**_FAILURES, **dialect.more_statuses}.items():
         if _may_answer(route, status):
             responses[str(dialect.statuses.get(status, status))] = _content(dialect.error, text)
     operation: dict[str, Any] = {

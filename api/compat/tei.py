@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, RootModel, StrictBool, WithJsonSchema
 
@@ -98,6 +98,7 @@ class TextEmbeddingsInference(Dialect):
 
     error = TeiError
     statuses = _STATUSES
+    more_statuses: ClassVar = {400: "There is no text"}
 
     def routes(self) -> Sequence[Route]:
         return [
@@ -109,15 +110,12 @@ class TextEmbeddingsInference(Dialect):
             Route("/tokenize", self._tokenize, "Not supported", TokenizeRequest),
         ]
 
+    def status_of(self, problem: Problem) -> int:
+        return 400 if _is_empty(problem) else super().status_of(problem)
+
     def error_body(self, problem: Problem, status: int) -> BaseModel:
-        empty = (
-            problem.status == 422
-            and not isinstance(problem.detail, str)
-            and problem.detail[0]["type"] == "too_short"
-        )
-        return TeiError(
-            error=sentence(problem), error_type="Empty" if empty else _TYPES.get(status, "Validation")
-        )
+        kind = "Empty" if _is_empty(problem) else _TYPES.get(status, "Validation")
+        return TeiError(error=sentence(problem), error_type=kind)
 
     async def _info(self, call: Call) -> Answer:
         model = self.service.model(call)
@@ -151,6 +149,10 @@ class TextEmbeddingsInference(Dialect):
         _check_truncation(asked, found)
         answers = map(best_first, found.scores)
         return json_answer(answers if batch else next(answers), [*found.headers, *found.time_headers])
+
+
+def _is_empty(problem: Problem) -> bool:
+    return not isinstance(problem.detail, str) and problem.detail[0]["type"] == "too_short"
 
 
 def _texts(inputs: Any) -> list[str]:

@@ -120,6 +120,13 @@ async def test_a_key_is_needed(start: Start, path: str) -> None:
     assert service.hub.asked == [["a"]]
 
 
+async def test_an_empty_list_had_another_status_than_that_of_text_embeddings_inference(start: Start) -> None:
+    service = await start()
+    for body, status, kind in (({"inputs": []}, 400, "Empty"), ({"inputs": 1}, 422, "Validation")):
+        answer = await service.client.post("/predict", json=body)
+        assert (answer.status_code, answer.json()["error_type"]) == (status, kind)
+
+
 @pytest.mark.parametrize("path", ["/models/stub", "/v2/models/stub", "/v1/models/stub"])
 async def test_a_name_that_ends_a_line_was_taken_for_that_of_a_model(start: Start, path: str) -> None:
     service = await start()
