@@ -145,6 +145,12 @@ class _Worker(SimpleWorker):
         """RQ gives its client at least this time-out."""
         return 0
 
+    def _set_ip_address(self, connection: redis.Redis) -> None:
+        try:
+            super()._set_ip_address(connection)
+        except ValueError:  # redis-py does not expect spaces in the path of a Unix socket
+            self.ip_address = "unknown"
+
 
 class RqWorker:
     """A jobs worker as RQ shows it, and the jobs that it runs."""

@@ -7,6 +7,7 @@ import contextlib
 import http.client
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -191,7 +192,7 @@ def typed(command: str) -> str:
     found = shutil.which(command)
     if not beside.is_file() or (found and Path(found).resolve() == beside.resolve()):
         return command
-    return str(beside)
+    return shlex.quote(str(beside))
 
 
 async def _answers(redis: EmbeddedRedis) -> None:

@@ -95,7 +95,7 @@ def starting(folder: Path) -> Iterator[Callable[..., Up]]:
         if "--model" not in words:
             words = ("--model", "stub", *words)
         if "--redis-url" not in words:
-            data_dir = data_dir or folder / "data"
+            data_dir = data_dir or folder / "my data"
         made = Up(words, data_dir, environment, folder)
         started.append(made)
         if ready:

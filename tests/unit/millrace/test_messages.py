@@ -186,5 +186,8 @@ def test_commands_are_printed_as_they_must_be_typed(monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [".venv/bin/millrace", "up"])
     assert [typed("millrace"), typed("rq"), typed("other")] == [".venv/bin/millrace", ".venv/bin/rq", "other"]
-    monkeypatch.setenv("PATH", str(installed))
+    monkeypatch.setattr("sys.argv", ["our tools/millrace", "up"])
+    monkeypatch.chdir((tmp_path / ".venv/bin").rename(tmp_path / "our tools").parent)
+    assert typed("rq") == "'our tools/rq'"
+    monkeypatch.setenv("PATH", str(tmp_path / "our tools"))
     assert typed("millrace") == "millrace"
