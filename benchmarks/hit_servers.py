@@ -151,6 +151,8 @@ class KnownMill:
 
     async def stop(self) -> None: ...
 
+    async def look(self) -> None: ...
+
     async def workers(self) -> tuple[()]:
         return ()
 

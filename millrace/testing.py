@@ -93,6 +93,9 @@ class _Hub:
     async def stop(self) -> None:
         """Nothing runs beside requests."""
 
+    async def look(self) -> None:
+        """The snapshot does not change."""
+
     async def workers(self) -> tuple[WorkerRecord, ...]:
         return ()
 

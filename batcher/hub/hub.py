@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any, Self, TypeVar
@@ -32,6 +33,8 @@ HINT_BLOCK_S = 1.0
 MAX_HINTS = 64
 log = logging.getLogger(__name__)
 SWEEP_EVERY_S = 1.0
+# How long those who ask for a sweep at once wait for others who do.
+LOOK_S = 0.02
 POLL_EVERY_S = 0.3
 # Ticks of the event loop in which requests answer after a result, before the hub waits for the next hint.
 ANSWER_TICKS = 2
@@ -171,6 +174,7 @@ class ShardHub:
         self.counts = self.dispatcher.counts
         self._loops = Loops()
         self._first_reply = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None  # one that has yet to begin its sweep
         self._stopping = False
         self._linger_s = linger_s
         self._workers = 0  # live ones, which may claim what this hub enqueues
@@ -268,6 +272,18 @@ class ShardHub:
         self.dispatcher.pause(self.snapshot.pauses)
         self.counts.recovered += self.snapshot.recovered
         self._on_sweep()
+
+    async def look(self) -> None:
+        """Returns after a sweep that began later than this call, which may be shared, and may have failed."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+        await asyncio.wait([self._looking])
+
+    async def _look(self) -> None:
+        await asyncio.sleep(LOOK_S)
+        self._looking = None
+        with suppress(*REDIS_ERRORS):  # the loops notice it
+            await self.sweep()
 
     def count_on(self, workers: int, rate: float) -> None:
         """Admits as much as these workers can do, in tokens per second."""
@@ -393,6 +409,10 @@ class ReplyHub:
         return HubCounts(
             *(sum(getattr(counts, field.name) for counts in every) for field in fields(HubCounts))
         )
+
+    async def look(self) -> None:
+        """Takes new snapshots at once, of the shards that are available."""
+        await asyncio.gather(*(part.look() for part in self.parts if part.reachable))
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
         """The records of all workers that live at a shard which is available. Raises REDIS_ERRORS."""

@@ -360,6 +360,19 @@ async def test_a_model_that_comes_later_is_served_and_one_without_workers_says_s
     assert named(await client.post("/predict", json={"text": ["a"]})) == "stub"
 
 
+async def test_one_process_was_ready_while_another_refused_until_its_next_sweep(
+    many: Many, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batcher.hub.hub.SWEEP_EVERY_S", 600.0)
+    clients = [await many.api() for _ in range(3)]
+    for client in clients:
+        assert (await client.post("/predict", json={"text": ["early"]})).json()["code"] == "no_worker"
+    many.worker("stub")
+    await until(lambda: many.client().exists("{millrace:2:default}:model"), "a worker")
+    for client in clients:
+        assert named(await client.post("/predict", json={"text": ["a"]})) == "stub"
+
+
 async def test_an_error_about_one_model_does_not_end_the_sweeps(
     many: Many, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -117,6 +117,9 @@ class FakeHub:
     async def stop(self) -> None:
         self.running = False
 
+    async def look(self) -> None:
+        self.on_sweep()
+
     async def workers(self) -> tuple[WorkerRecord, ...]:
         return self.live
 
