@@ -21,6 +21,7 @@ from tests.repo.test_manifests import RELEASES
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 DIGEST = "sha256:" + "a" * 64
+EXTRA = {"name": "extra", "emptyDir": {"sizeLimit": "1Mi"}}
 REDIS_IMAGE = f"mirror.example/redis:7.4@{DIGEST}"
 MODEL = "org/name@0123456"
 POD = "spec.template.spec"
@@ -51,18 +52,22 @@ PARTS: dict[str, tuple[Any, str, Any]] = {
     "podAnnotations": ({"example/team": "nlp"}, "spec.template.metadata.annotations.example/team", "nlp"),
     "extraEnv": ([{"name": "EXTRA", "value": "1"}], f"{BOX}.env.EXTRA.value", "1"),
     "extraVolumes": (
-        [{"name": "extra", "emptyDir": {"sizeLimit": "1Mi"}}],
+        [EXTRA],
         f"{POD}.volumes.extra.emptyDir.sizeLimit",
         "1Mi",
     ),
     "extraVolumeMounts": (
-        [{"name": "tmp", "mountPath": "/extra"}],
+        [{"name": "extra", "mountPath": "/extra"}],
         f"{BOX}.volumeMounts./extra.name",
-        "tmp",
+        "extra",
     ),
     "startupProbe": ({"failureThreshold": 999}, f"{BOX}.startupProbe.failureThreshold", 999),
     "readinessProbe": ({"timeoutSeconds": 9}, f"{BOX}.readinessProbe.timeoutSeconds", 9),
     "livenessProbe": ({"periodSeconds": 99}, f"{BOX}.livenessProbe.periodSeconds", 99),
+}
+PASSWORDS = {
+    f"redis.passwords.{user}": "other"
+    for user in ("api", "worker", "jobs", "autoscaler", "admin", "sentinel")
 }
 ANNOTATIONS = {"eks.amazonaws.com/role-arn": "role"}
 HUB = {"worker.model.pull": MODEL, "worker.model.builder": "builder:1"}
@@ -109,7 +114,12 @@ OTHERS: dict[str, tuple[Any, dict[str, Any], str, Any]] = {
         f"Deployment/worker {BOX}.env.MILLRACE_MODEL.value",
         "/models/topics/v2",
     ),
-    "worker.model.pull": (MODEL, {"worker.model.builder": "builder:1"}, f"{INIT}.env.MODEL.value", MODEL),
+    "worker.model.pull": (
+        MODEL,
+        HUB | {"worker.model.pull": "org/other@0123456"},
+        f"{INIT}.env.MODEL.value",
+        MODEL,
+    ),
     "worker.model.builder": ("builder:2", HUB, f"{INIT}.image", "builder:2"),
     "worker.model.tokenSecret": (
         "hub",
@@ -200,11 +210,12 @@ def values_of_all_parts() -> Iterator[tuple[str, tuple[Any, dict[str, Any], str,
     for part in ("api", "worker", "jobs", "redis"):
         workload = f"{'StatefulSet' if part == 'redis' else 'Deployment'}/{part}"
         for name, (value, path, found) in PARTS.items():
-            yield f"{part}.{name}", (value, {}, f"{workload} {path}", found)
+            extra = {f"{part}.extraVolumes": [EXTRA]} if name == "extraVolumeMounts" else {}
+            yield f"{part}.{name}", (value, extra, f"{workload} {path}", found)
         account = f"ServiceAccount/{part} metadata.annotations.eks/amazonaws/com/role-arn"
         yield f"{part}.serviceAccount.annotations", (ANNOTATIONS, {}, account, "role")
-    for user in ("api", "worker", "jobs", "autoscaler", "admin"):
-        yield f"redis.passwords.{user}", ("secret", {}, SECRET.format(user), "c2VjcmV0")
+    for path in PASSWORDS:
+        yield path, ("secret", PASSWORDS, SECRET.format(path.rpartition(".")[2]), "c2VjcmV0")
 
 
 VALUES = OTHERS | dict(values_of_all_parts())
@@ -290,17 +301,87 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
         {"redis": {"sentinels": True, "inside": False, "address": "r:6379"}},
         "redis.sentinels is for the Redis in the cluster",
     ),
+    "a volume that is not there": (
+        nested({"redis.extraVolumeMounts": [{"name": "tmp", "mountPath": "/extra"}]}),
+        "redis.extraVolumeMounts has tmp, which is not a volume of the pod",
+    ),
+    "a volume twice": (
+        nested({"worker.model.claim": "m", "worker.extraVolumes": [{"name": "model", "emptyDir": {}}]}),
+        "worker.extraVolumes has model, which is there already",
+    ),
+    "a path twice": (
+        nested({"api.extraVolumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]}),
+        "api.extraVolumeMounts has /tmp, which is there already",
+    ),
+    "a variable twice": (
+        nested({"jobs.extraEnv": [{"name": "MILLRACE_REDIS_URL", "value": "redis://r"}]}),
+        "jobs.extraEnv has MILLRACE_REDIS_URL, which is there already",
+    ),
+    "a setting that the chart reads": (
+        nested({"api.extraEnv": [{"name": "MILLRACE_DRAIN_S", "value": "99"}]}),
+        "api.extraEnv has MILLRACE_DRAIN_S, on which other objects depend",
+    ),
+    "a request above the limit": (
+        nested({"worker.resources.limits": {"cpu": "500m"}}),
+        "worker.resources.requests.cpu 2 is above its limit, 500m",
+    ),
+    "a builder of nothing": (
+        nested({"worker.model.builder": "b:1"}),
+        "worker.model.builder is for worker.model.pull",
+    ),
+    "a token for nothing": (nested({"worker.model.tokenSecret": "hub"}), "worker.model.tokenSecret is for"),
+    "a model twice": (
+        nested({"worker.model.claim": "m", "settings": {"MILLRACE_MODEL": "stub"}}),
+        "settings.MILLRACE_MODEL would not be used",
+    ),
+    "a role without a password": (
+        nested({"redis.passwords": {"api": "a", "jobs": "j"}}),
+        "redis.passwords lacks worker",
+    ),
+    "sentinels without a password": (
+        nested({"redis.sentinels": True, "redis.passwords": {"api": "a", "worker": "w", "jobs": "j"}}),
+        "redis.passwords lacks sentinel",
+    ),
+    "shards of one side": (
+        nested({"redis.clusterAddress": "c:6379", "settings": {"MILLRACE_SHARDS": 4}}),
+        "use redis.shards",
+    ),
+    "neither keys nor open": ({"apiKeysSecret": ""}, "settings.MILLRACE_OPEN must be true"),
+    "a drain that is no time": ({"settings": {"MILLRACE_DRAIN_S": "long"}}, "/settings/MILLRACE_DRAIN_S"),
+    "only from inside the pod": (
+        {"settings": {"MILLRACE_HOST": "127.0.0.1"}},
+        "settings.MILLRACE_HOST 127.0.0.1",
+    ),
+    "IPv6 without brackets": (nested({"redis.address": "fd00::1:6379"}), "/redis/address"),
+    "a URL as address": (nested({"redis.jobsAddress": "redis://j:6379"}), "/redis/jobsAddress"),
+    "a password in an address": (nested({"redis.clusterAddress": "c:1,u:p@d:2"}), "/redis/clusterAddress"),
+    "a port above all": (nested({"redis.address": "r:99999"}), "/redis/address"),
+    "a URL as registry": ({"images": {"registry": "https://r.example"}}, "/images/registry"),
+    "a tag in a repository": (nested({"images.api.repository": "a/api:1"}), "/images/api/repository"),
+    "no image": (nested({"redis.image": "redis 7"}), "/redis/image"),
+    "no name of a Secret": ({"apiKeysSecret": "My keys"}, "/apiKeysSecret"),
+    "liveness after two": (nested({"api.livenessProbe": {"successThreshold": 2}}), "/api/livenessProbe"),
+    "an empty class": (nested({"ingress.class": ""}), "/ingress/class"),
+    "a host with two dots": (nested({"ingress.host": "a..b"}), "/ingress/host"),
     "keys twice": ({"settings": {"MILLRACE_API_KEYS": "a"}}, "MILLRACE_API_KEYS would not be used"),
 }
 SETTINGS = {"MILLRACE_MAX_JOBS_BYTES": 1073741824, "MILLRACE_DRAIN_S": 12.5, "MILLRACE_PAGE": False}
 SETTINGS |= {"MILLRACE_PORT": 9000, "MILLRACE_WORKER_PORT": "9200"}
 NODES = {"redis": {"clusterAddress": "a:7000,b:7001"}, "networkPolicies": {"enabled": True}}
+MEMORY = (4294967296, "4e9", "1Ti", "2.5Gi", "2000000000000m")
 CASES = (
     {
         "settings": {"settings": SETTINGS},
         "nodes": NODES,
         "plain": {},
         "everything": EVERYTHING,
+        "IPv6": nested({"redis.inside": False, "redis.address": "[fd00::1]:6379"}),
+        "jobs beside sentinels": nested({"redis.sentinels": True, "redis.jobsAddress": "j:6379"}),
+        "sentinels and nodes": nested({"redis.sentinels": True, "redis.clusterAddress": "c:6379"}),
+        "removed": {"api": dict.fromkeys(PARTS)},
+    }
+    | {f"memory {limit}": nested({"redis.resources.limits": {"memory": limit}}) for limit in MEMORY}
+    | {
         "no limit": {"api": {"resources": {"limits": {"cpu": None}}}},
     }
     | {f"without {path}": nested(extra) for path, (_, extra, _, _) in VALUES.items()}
@@ -386,6 +467,42 @@ def test_no_object_of_the_schema_takes_names_that_it_does_not_know() -> None:
                 check(inner, f"{path}/{name}")
 
     check(SCHEMA, "")
+
+
+def queues(rendered: str) -> dict[str, str]:
+    """The addresses in URLs of Redis, by the process and the variable."""
+    return {
+        f"{name} {variable['name']}": variable["value"].replace("$(REDIS_USERNAME):$(REDIS_PASSWORD)@", "")
+        for name, thing in of_kind(objects_in(rendered), "Deployment").items()
+        for variable in thing["spec"]["template"]["spec"]["containers"][0]["env"]
+        if variable["name"].endswith("REDIS_URL")
+    }
+
+
+def test_jobs_beside_sentinels_were_looked_for_as_if_they_had_sentinels_too(rendered: dict[str, Any]) -> None:
+    sentinels = "$(REDIS_SCHEME)+sentinel://$(REDIS_ADDRESS)/millrace/0$(REDIS_OPTIONS)"
+    found = queues(rendered["jobs beside sentinels"])
+    assert found["worker MILLRACE_REDIS_URL"] == found["jobs MILLRACE_REDIS_URL"] == sentinels
+    jobs = "$(REDIS_SCHEME)://$(REDIS_JOBS_ADDRESS)/0$(REDIS_OPTIONS)"
+    assert found["api MILLRACE_JOBS_REDIS_URL"] == found["jobs MILLRACE_JOBS_REDIS_URL"] == jobs
+    found = queues(rendered["sentinels and nodes"])
+    assert found["jobs MILLRACE_REDIS_URL"] == "rediss+cluster://$(REDIS_CLUSTER_ADDRESS)"
+    assert found["api MILLRACE_JOBS_REDIS_URL"] == found["jobs MILLRACE_JOBS_REDIS_URL"] == sentinels
+
+
+@pytest.mark.parametrize("limit", MEMORY)
+def test_limits_of_memory_were_refused_in_units_that_kubernetes_knows(
+    rendered: dict[str, Any], limit: object
+) -> None:
+    assert flat(rendered[f"memory {limit}"])[f"StatefulSet/redis {BOX}.resources.limits.memory"] == limit
+
+
+def test_null_removes_what_was_given_for_a_part(rendered: dict[str, Any]) -> None:
+    assert rendered["removed"] == rendered["plain"]
+
+
+def test_an_address_may_be_ipv6(rendered: dict[str, Any]) -> None:
+    assert flat(rendered["IPv6"])["ConfigMap/settings data.REDIS_ADDRESS"] == "[fd00::1]:6379"
 
 
 @pytest.mark.parametrize("name", MISSPELT)

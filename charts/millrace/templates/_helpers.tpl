@@ -57,7 +57,9 @@ Takes (dict "template" POD-TEMPLATE "values" VALUES "root" $), and prints nothin
 {{- $images := .root.Values.images -}}
 {{- $pod := .template.spec -}}
 {{- $container := first $pod.containers -}}
-{{- $resources := mergeOverwrite $container.resources (deepCopy $values.resources) -}}
+{{- $part := index .template.metadata.labels "app.kubernetes.io/component" -}}
+{{- include "millrace.collisions" (dict "part" $part "pod" $pod "values" $values "claims" .claims) -}}
+{{- $resources := mergeOverwrite $container.resources (deepCopy ($values.resources | default dict)) -}}
 {{- range $kind := list "requests" "limits" -}}
 {{- $kept := dict -}}
 {{- range $name, $amount := index $resources $kind -}}
@@ -67,8 +69,14 @@ Takes (dict "template" POD-TEMPLATE "values" VALUES "root" $), and prints nothin
 {{- end -}}
 {{- $_ := set $resources $kind $kept -}}
 {{- end -}}
+{{- range $name, $amount := $resources.requests -}}
+{{- $limit := index $resources.limits $name -}}
+{{- if and $limit (gt (include "millrace.amount" $amount | float64) (include "millrace.amount" $limit | float64)) -}}
+{{- fail (printf "%s.resources.requests.%s %v is above its limit, %v: give both" $part $name $amount $limit) -}}
+{{- end -}}
+{{- end -}}
 {{- range $name := list "startupProbe" "readinessProbe" "livenessProbe" -}}
-{{- $_ := set $container $name (mergeOverwrite (index $container $name) (deepCopy (index $values $name))) -}}
+{{- $_ := set $container $name (mergeOverwrite (index $container $name) (deepCopy (index $values $name | default dict))) -}}
 {{- end -}}
 {{- range $name := list "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" -}}
 {{- with index $values $name -}}
@@ -78,15 +86,47 @@ Takes (dict "template" POD-TEMPLATE "values" VALUES "root" $), and prints nothin
 {{- with $values.podAnnotations -}}
 {{- $_ := set $.template.metadata "annotations" (merge $.template.metadata.annotations .) -}}
 {{- end -}}
-{{- $_ := set $container "env" (concat $container.env $values.extraEnv) -}}
-{{- $_ := set $container "volumeMounts" (concat $container.volumeMounts $values.extraVolumeMounts) -}}
-{{- $_ := set $pod "volumes" (concat $pod.volumes $values.extraVolumes) -}}
+{{- $_ := set $container "env" (concat $container.env ($values.extraEnv | default list)) -}}
+{{- $_ := set $container "volumeMounts" (concat $container.volumeMounts ($values.extraVolumeMounts | default list)) -}}
+{{- $_ := set $pod "volumes" (concat $pod.volumes ($values.extraVolumes | default list)) -}}
 {{- with $images.pullSecrets -}}
 {{- $_ := set $pod "imagePullSecrets" . -}}
 {{- end -}}
 {{- with $images.pullPolicy -}}
 {{- range concat ($pod.initContainers | default list) $pod.containers -}}
 {{- $_ := set . "imagePullPolicy" $images.pullPolicy -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Refuses what a cluster would refuse, or take for something else: names and paths twice, volumes that are not there.
+Takes (dict "part" NAME "pod" POD "values" VALUES "claims" NAMES-OF-OTHER-VOLUMES), and prints nothing.
+*/}}
+{{- define "millrace.collisions" -}}
+{{- $container := first .pod.containers -}}
+{{- range $list, $lists := dict "extraEnv" (dict "own" $container.env "key" "name") "extraVolumes" (dict "own" .pod.volumes "key" "name") "extraVolumeMounts" (dict "own" $container.volumeMounts "key" "mountPath") -}}
+{{- $known := list -}}
+{{- range concat $lists.own (index $.values $list | default list) -}}
+{{- $name := index . $lists.key -}}
+{{- if has $name $known -}}
+{{- fail (printf "%s.%s has %s, which is there already: leave it out, or give it another %s" $.part $list $name $lists.key) -}}
+{{- end -}}
+{{- $known = append $known $name -}}
+{{- end -}}
+{{- end -}}
+{{- range .values.extraEnv -}}
+{{- if regexMatch "^MILLRACE_(PORT|WORKER_PORT|JOBS_PORT|DRAIN_S|QUIET_S|NAME|SHARDS|COMPAT)$" .name -}}
+{{- fail (printf "%s.extraEnv has %s, on which other objects depend: use settings" $.part .name) -}}
+{{- end -}}
+{{- end -}}
+{{- $volumes := .claims | default list -}}
+{{- range concat .pod.volumes (.values.extraVolumes | default list) -}}
+{{- $volumes = append $volumes .name -}}
+{{- end -}}
+{{- range .values.extraVolumeMounts -}}
+{{- if not (has .name $volumes) -}}
+{{- fail (printf "%s.extraVolumeMounts has %s, which is not a volume of the pod: add it to extraVolumes" $.part .name) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -100,6 +140,14 @@ Gives the pod of the worker a model that is not in its image. Takes (dict "pod" 
 {{- $source := dict -}}
 {{- if and $model.claim $model.pull -}}
 {{- fail "worker.model has a claim and a pull: choose one" -}}
+{{- end -}}
+{{- range $name := list "builder" "tokenSecret" -}}
+{{- if and (index $model $name) (not $model.pull) -}}
+{{- fail (printf "worker.model.%s is for worker.model.pull, which is not set" $name) -}}
+{{- end -}}
+{{- end -}}
+{{- if and (or $model.claim $model.pull) (hasKey .root.Values.settings "MILLRACE_MODEL") -}}
+{{- fail "settings.MILLRACE_MODEL would not be used: the model is that of worker.model" -}}
 {{- end -}}
 {{- if and $model.path (not $model.claim) -}}
 {{- fail "worker.model.path is a folder of worker.model.claim, which is not set" -}}
@@ -126,10 +174,18 @@ Gives the pod of the worker a model that is not in its image. Takes (dict "pod" 
 {{- end -}}
 {{- end -}}
 
-{{/* The bytes of an amount of memory, of Redis (768mb) or of Kubernetes (2Gi). */}}
-{{- define "millrace.bytes" -}}
-{{- $units := dict "k" 1e3 "m" 1e6 "g" 1e9 "kb" 1024 "mb" 1048576 "gb" 1073741824 "M" 1e6 "G" 1e9 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 -}}
-{{- mulf (regexFind "^[0-9.]+" . | float64) (index $units (regexReplaceAll "^[0-9.]+" . "") | default 1) | int64 -}}
+{{/* An amount of Kubernetes (2Gi, 500m, 4e9, 0.5) as a number. */}}
+{{- define "millrace.amount" -}}
+{{- $text := kindIs "string" . | ternary . (toJson .) -}}
+{{- $unit := regexFind "([KMGTPE]i|[mkMGTPE])$" $text -}}
+{{- $units := dict "" 1.0 "m" 0.001 "k" 1e3 "M" 1e6 "G" 1e9 "T" 1e12 "P" 1e15 "E" 1e18 "Ki" 1024.0 "Mi" 1048576.0 "Gi" 1073741824.0 "Ti" 1099511627776.0 "Pi" 1125899906842624.0 "Ei" 1152921504606846976.0 -}}
+{{- mulf (trimSuffix $unit $text | float64) (index $units $unit) -}}
+{{- end -}}
+
+{{/* The bytes of an amount of Redis (768mb). */}}
+{{- define "millrace.redisBytes" -}}
+{{- $units := dict "" 1 "k" 1e3 "m" 1e6 "g" 1e9 "kb" 1024 "mb" 1048576 "gb" 1073741824 -}}
+{{- mulf (regexFind "^[0-9]+" . | float64) (index $units (regexFind "[a-z]+$" .)) -}}
 {{- end -}}
 
 {{/* The files of Redis, as YAML. */}}
@@ -180,6 +236,9 @@ redis-0.{{ $domain }}:26379,redis-1.{{ $domain }}:26379,redis-2.{{ $domain }}:26
 {{- $_ := set $settings "REDIS_JOBS_ADDRESS" .Values.redis.jobsAddress -}}
 {{- end -}}
 {{- with .Values.redis.clusterAddress -}}
+{{- if hasKey $.Values.settings "MILLRACE_SHARDS" -}}
+{{- fail "settings.MILLRACE_SHARDS would change the processes only: use redis.shards" -}}
+{{- end -}}
 {{- $_ := set $settings "REDIS_CLUSTER_ADDRESS" . -}}
 {{- $_ := set $settings "MILLRACE_SHARDS" ($.Values.redis.shards | toString) -}}
 {{- end -}}
@@ -195,6 +254,9 @@ redis-0.{{ $domain }}:26379,redis-1.{{ $domain }}:26379,redis-2.{{ $domain }}:26
 {{- end -}}
 {{- if .Values.ingress.kind -}}
 {{- $_ := set $settings "MILLRACE_ALLOWED_HOSTS" .Values.ingress.host -}}
+{{- end -}}
+{{- if regexMatch "^(127[.]|::1$|localhost$)" (dig "MILLRACE_HOST" "" .Values.settings | toString) -}}
+{{- fail (printf "settings.MILLRACE_HOST %s lets nothing outside the pod connect, not even probes: leave it out" .Values.settings.MILLRACE_HOST) -}}
 {{- end -}}
 {{- range $name, $value := .Values.settings -}}
 {{- /* toString makes 1e+08 of a large number. */ -}}
