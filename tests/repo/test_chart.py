@@ -35,6 +35,9 @@ CASES = {
     "production": example("production"),
     "managed": changed(redis={"inside": False, "address": MANAGED_ADDRESS}, ingress={"kind": "ingress"}),
     "sentinel": changed(redis={"sentinels": True}),
+    "sentinels beside a cluster": changed(
+        redis={"sentinels": True, "clusterAddress": CLUSTER_ADDRESS, "shards": 3}
+    ),
     "cluster": changed(redis={"clusterAddress": CLUSTER_ADDRESS, "shards": 3}),
     "gateway": changed(ingress={"kind": "gateway-api"}, networkPolicies={"tracing": True, "webhooks": True}),
     "defaults": {},

@@ -347,7 +347,7 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
         "use redis.shards",
     ),
     "neither keys nor open": ({"apiKeysSecret": ""}, "settings.MILLRACE_OPEN must be true"),
-    "a drain that is no time": ({"settings": {"MILLRACE_DRAIN_S": "long"}}, "/settings/MILLRACE_DRAIN_S"),
+    "a drain of words": ({"settings": {"MILLRACE_DRAIN_S": "long"}}, "/settings/MILLRACE_DRAIN_S"),
     "only from inside the pod": (
         {"settings": {"MILLRACE_HOST": "127.0.0.1"}},
         "settings.MILLRACE_HOST 127.0.0.1",
@@ -470,23 +470,30 @@ def test_no_object_of_the_schema_takes_names_that_it_does_not_know() -> None:
 
 
 def queues(rendered: str) -> dict[str, str]:
-    """The addresses in URLs of Redis, by the process and the variable."""
+    """The URLs of Redis without users, as a pod gets them, by the process and the variable."""
+    objects = objects_in(rendered)
+    settings = of_kind(objects, "ConfigMap")["settings"]["data"]
+
+    def filled(value: str) -> str:
+        return re.sub(r"\$\((\w+)\)", lambda found: settings.get(found[1], ""), value).replace(":@", "")
+
     return {
-        f"{name} {variable['name']}": variable["value"].replace("$(REDIS_USERNAME):$(REDIS_PASSWORD)@", "")
-        for name, thing in of_kind(objects_in(rendered), "Deployment").items()
+        f"{name} {variable['name']}": filled(variable["value"])
+        for name, thing in of_kind(objects, "Deployment").items()
         for variable in thing["spec"]["template"]["spec"]["containers"][0]["env"]
         if variable["name"].endswith("REDIS_URL")
     }
 
 
 def test_jobs_beside_sentinels_were_looked_for_as_if_they_had_sentinels_too(rendered: dict[str, Any]) -> None:
-    sentinels = "$(REDIS_SCHEME)+sentinel://$(REDIS_ADDRESS)/millrace/0$(REDIS_OPTIONS)"
+    hosts = ",".join(f"redis-{at}.redis.millrace.svc.cluster.local:26379" for at in range(3))
+    sentinels = f"redis+sentinel://{hosts}/millrace/0"
     found = queues(rendered["jobs beside sentinels"])
     assert found["worker MILLRACE_REDIS_URL"] == found["jobs MILLRACE_REDIS_URL"] == sentinels
-    jobs = "$(REDIS_SCHEME)://$(REDIS_JOBS_ADDRESS)/0$(REDIS_OPTIONS)"
+    jobs = "redis://j:6379/0"
     assert found["api MILLRACE_JOBS_REDIS_URL"] == found["jobs MILLRACE_JOBS_REDIS_URL"] == jobs
     found = queues(rendered["sentinels and nodes"])
-    assert found["jobs MILLRACE_REDIS_URL"] == "rediss+cluster://$(REDIS_CLUSTER_ADDRESS)"
+    assert found["jobs MILLRACE_REDIS_URL"] == "rediss+cluster://c:6379"
     assert found["api MILLRACE_JOBS_REDIS_URL"] == found["jobs MILLRACE_JOBS_REDIS_URL"] == sentinels
 
 

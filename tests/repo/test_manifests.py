@@ -60,9 +60,17 @@ SENTINEL = (
     ("  - ../../components/redis-tls\n", r"\g<0>  - ../../components/redis-sentinel\n"),
     (r"REDIS_ADDRESS=\S+", f"REDIS_ADDRESS={SENTINELS}"),
 )
+BOTH = (
+    (
+        "  - ../../components/redis-tls\n",
+        r"\g<0>  - ../../components/redis-sentinel\n  - ../../components/redis-cluster\n",
+    ),
+    (r"REDIS_ADDRESS=\S+", rf"REDIS_ADDRESS={SENTINELS}\n      - REDIS_CLUSTER_ADDRESS={CLUSTER_ADDRESS}"),
+)
 VARIANTS = {
     "cluster": CLUSTER,
     "sentinel": SENTINEL,
+    "sentinels beside a cluster": BOTH,
     "managed": (*MANAGED, ("components/istio", "components/ingress")),
     "gateway": (
         ("components/istio", "components/gateway-api"),

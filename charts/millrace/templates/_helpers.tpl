@@ -232,6 +232,10 @@ redis-0.{{ $domain }}:26379,redis-1.{{ $domain }}:26379,redis-2.{{ $domain }}:26
 {{- end -}}
 {{- end -}}
 {{- $_ := set $settings "REDIS_ADDRESS" (include "millrace.redisAddress" .) -}}
+{{- if .Values.redis.sentinels -}}
+{{- $_ := set $settings "REDIS_KIND" "+sentinel" -}}
+{{- $_ := set $settings "REDIS_PATH" "/millrace/0" -}}
+{{- end -}}
 {{- if .Values.redis.jobsAddress -}}
 {{- $_ := set $settings "REDIS_JOBS_ADDRESS" .Values.redis.jobsAddress -}}
 {{- end -}}
