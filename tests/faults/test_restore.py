@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.faults.test_redis_restart import TEXTS, begun, check_end, create, kept
-from tests.servers import RedisServer
+from tests.repo.manifests import K8S
+from tests.servers import RedisServer, needs_server
 from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
@@ -24,6 +28,26 @@ def back_up(server: RedisServer, to: Path) -> None:
     shutil.copy(server.directory / "dump.rdb", to)
 
 
+def start_script(data: Path, server: Path) -> str:
+    """What start.sh says, with a server of that name which ends at once."""
+    tools = data.parent / "tools"
+    tools.mkdir(exist_ok=True)
+    (tools / "redis-server").write_text("#!/bin/sh\n")
+    (tools / "redis-server").chmod(0o755)
+    check = tools / "redis-check-rdb"
+    if not check.exists():
+        check.symlink_to(server)  # which is both programs
+    environment = {
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "REDIS_DIR": str(data),
+        "REDIS_USERS": str(data / "users"),
+    }
+    script = K8S / "base/redis/start.sh"
+    done = subprocess.run(["sh", script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
 def restore(server: RedisServer, backup: Path) -> None:
     """Starts with it in place of what there is, then as ever."""
     shutil.copy(backup, server.directory / "restore.rdb")
@@ -31,6 +55,35 @@ def restore(server: RedisServer, backup: Path) -> None:
     assert not (server.directory / "restore.rdb").exists()
     server.stop()
     server.start()
+
+
+@pytest.mark.parametrize("given", ["empty", "cut off", "damaged", "newer", "another file"])
+def test_a_snapshot_that_cannot_be_read_took_the_place_of_the_data(tmp_path: Path, given: str) -> None:
+    server = needs_server()
+    with closing(RedisServer(server)) as made:
+        made.start()
+        with made.client() as client:
+            client.set("key", "value " * 1000)
+        back_up(made, tmp_path / "backup.rdb")
+    whole = (tmp_path / "backup.rdb").read_bytes()
+    files = {
+        "empty": b"",
+        "cut off": whole[: len(whole) // 2],
+        "damaged": whole[:-12] + b"?" + whole[-11:],
+        "newer": whole[:5] + b"9999" + whole[9:],
+        "another file": b"<html>not found</html>",
+    }
+    data = tmp_path / "data"
+    (data / "appendonlydir").mkdir(parents=True)
+    ran = []
+    for content in (files[given], whole):
+        (data / "restore.rdb").write_bytes(content)
+        ran.append(start_script(data, server))
+    assert "restore.rdb.refused" in ran[0]
+    assert (data / "restore.rdb.refused").read_bytes() == files[given]
+    assert "refused" not in ran[1]
+    assert (data / "appendonly.aof").read_bytes() == whole
+    assert [path.name for path in data.glob("appendonlydir*")] == ["appendonlydir.before"]
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["lost", "wrong"])

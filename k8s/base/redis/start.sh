@@ -19,6 +19,16 @@ if ! grep -E '^user default( .*)? (allkeys|~\*)( .*)? (\+@all|allcommands)$' "$f
         "its append-only file with the rights of default, and would skip what they do not allow." >&2
     exit 1
 fi
+# Data that can be read are not given up for a snapshot that cannot.
+check=${server%-server}-check-rdb
+if [ -e "$data/restore.rdb" ] && {
+    ! head -c 6 "$data/restore.rdb" | grep -Eq '^(REDIS|VALKEY)' ||
+        { command -v "$check" >/dev/null && ! "$check" "$data/restore.rdb" >&2; }
+}; then
+    mv "$data/restore.rdb" "$data/restore.rdb.refused"
+    echo "start.sh: restore.rdb is cut off, damaged or of a newer version: it is called restore.rdb.refused now, and the" \
+        "data are what they were. Copy the snapshot again." >&2
+fi
 # Every version reads a snapshot as an append-only file of the old kind, and newer ones move it into their folder.
 if [ -e "$data/restore.rdb" ]; then
     for old in "$data/appendonlydir" "$data/appendonly.aof"; do
