@@ -86,6 +86,18 @@ class ResponseCut(Exception):
     """A body ends before its end, because of an error after the head was sent."""
 
 
+def let_go(error: BaseException | None) -> None:
+    """Takes their frames from an error that is answered and from those before it.
+
+    A frame that has its own error in a variable keeps all its other values, such as a body, until garbage is
+    collected, which happens rarely (batcher/gc_tuning.py).
+    """
+    while error is not None:
+        before = error.__cause__ or error.__context__
+        error.__traceback__ = error.__cause__ = error.__context__ = None
+        error = before
+
+
 def invalid_body(
     kind: str, message: str, *place: str, line: int | None = None, index: int | None = None
 ) -> Problem:

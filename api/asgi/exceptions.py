@@ -13,7 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from api.asgi.http import headers_of, route_path
-from api.errors import Problem, internal, problem_of
+from api.errors import Problem, internal, let_go, problem_of
 from batcher.errors import MillraceError
 
 # The methods that routes may use.
@@ -79,6 +79,7 @@ def is_no_route(problem: Problem) -> bool:
 
 
 def problem_for(error: Exception) -> Problem:
+    let_go(error)
     if isinstance(error, Problem):
         return error
     if isinstance(error, MillraceError):
@@ -95,10 +96,9 @@ def problem_for(error: Exception) -> Problem:
 
 
 def _invalid(error: RequestValidationError) -> Problem:
-    # Frames that raised an error have it in a variable: together they would keep the body until a collection.
-    for one in (error, error.__cause__, *(detail.get("ctx", {}).get("error") for detail in error.errors())):
-        if isinstance(one, BaseException):
-            one.with_traceback(None)
+    for detail in error.errors():
+        if isinstance(cause := detail.get("ctx", {}).get("error"), Exception):
+            let_go(cause)
     # FastAPI leaves a body as bytes unless its type is JSON: a form on another site must not act.
     if isinstance(error.body, bytes):
         detail = "the body must be application/json: send the header Content-Type: application/json"

@@ -10,7 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Send
 
 from api.asgi.http import CLOSE, JSON, next_part, send_answer, with_defaults
-from api.errors import Header, Problem, ResponseCut, internal, not_started, problem_of
+from api.errors import Header, Problem, ResponseCut, internal, let_go, not_started, problem_of
 from api.lifecycle import Lifecycle
 from batcher.errors import MillraceError
 
@@ -22,17 +22,24 @@ LINGER_BYTES = 16 * 1024**2
 
 
 def reported(error: BaseException, request_id: str, lifecycle: Lifecycle | None = None) -> Problem:
-    """The problem that an error is answered with. Logs an unexpected one.
+    """The problem that an error is answered with. Logs an unexpected one, and lets go of what they refer to.
 
     Raises the error if the server has cancelled the request, unless because the process is draining.
     """
+    if isinstance(error, asyncio.CancelledError) and (lifecycle is None or not lifecycle.draining):
+        raise error
+    try:
+        return _reported(error, request_id, lifecycle)
+    finally:
+        let_go(error)
+
+
+def _reported(error: BaseException, request_id: str, lifecycle: Lifecycle | None) -> Problem:
     problem = problem_of(error) if isinstance(error, MillraceError) else error
     if isinstance(problem, Problem):
         unstarted = lifecycle is not None and not lifecycle.started and problem.status >= 500
         return not_started() if unstarted else problem
     if isinstance(error, asyncio.CancelledError):
-        if lifecycle is None or not lifecycle.draining:
-            raise error
         return Problem(503, "this process is stopping; try again shortly", code="draining", retry_after_s=1.0)
     if isinstance(error, ResponseCut):
         log.warning("%s", error, extra={"action": "response.cut", "request_id": request_id})

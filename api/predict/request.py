@@ -123,7 +123,6 @@ class RequestContext:
     def fail(self, error: BaseException, lifecycle: Lifecycle) -> Problem:
         """Notes an error. Returns the problem that it is answered with. Raises what `reported` raises."""
         problem = reported(error, self.headers.id, lifecycle)
-        problem.__traceback__ = None  # it would keep the body in memory until a slow client has read it
         self.code = problem.code
         self.entry = problem.entry
         return problem

@@ -1,0 +1,113 @@
+"""What requests leave: a reference cycle keeps what it holds until garbage is collected, which is rare."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from collections.abc import Iterator, MutableMapping
+from itertools import chain
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from api.dialect_names import DIALECTS
+from tests.cost.bodies import JSON_BODIES, compressed_bodies, json_bodies
+from tests.cost.files import FILES, MULTIPART, form
+from tests.unit.api.admin.conftest import ADMIN, AdminApi, Start
+
+# The size of bodies, and of what counts as a part of one: parts of the framework are smaller.
+SIZE, LARGE = 32_000, 15_000
+# A buffer of the fake Redis, which an unknown script's error keeps.
+READ_BYTES = 64 * 1024
+# The file routes, with a query.
+READING = ("/jobs", "/jobs?filename=a.csv", "/jobs?filename=a.json", "/jobs/preview?filename=a", "/v1/files")
+
+
+def worst(path: str) -> Iterator[tuple[bytes, dict[str, str]]]:
+    """Bodies for a route, nearly all of which it refuses, and their headers."""
+    if path in READING:
+        for write in FILES.values():
+            content = form(write(SIZE)) if path == "/v1/files" else write(SIZE)
+            yield content, {"content-type": MULTIPART if path == "/v1/files" else "application/json"}
+        return
+    for _, body in json_bodies(JSON_BODIES[path], SIZE, lambda name: "." not in name):
+        yield body, {"content-type": "application/json"}
+    for packed in compressed_bodies(JSON_BODIES[path], SIZE):
+        if len(packed.body) < 1_000_000:
+            for body in (packed.body, packed.body[:-9]):
+                yield body, {"content-type": "application/json", "content-encoding": packed.encoding}
+
+
+async def status(api: AdminApi, target: str, body: bytes, headers: dict[str, str]) -> int:
+    """Of the answer to a POST. httpx would keep the body itself."""
+    path, _, query = target.partition("?")
+    given = {"host": "localhost", "content-length": str(len(body)), **headers}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": query.encode(),
+        "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+        "client": ("127.0.0.1", 1234),
+        "http_version": "1.1",
+        "scheme": "http",
+        "server": ("localhost", 80),
+    }
+    parts, statuses = [body], list[int]()
+
+    async def receive() -> dict[str, object]:
+        if not parts:
+            await asyncio.Event().wait()
+        return {"type": "http.request", "body": parts.pop()}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if "status" in message:
+            statuses.append(message["status"])
+
+    await api.app(scope, receive, send)
+    return statuses[0]
+
+
+def large_garbage() -> list[str]:
+    """The large objects that only garbage refers to, and the frames that are garbage."""
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        gc.collect()
+        held = chain.from_iterable([one, *gc.get_referents(one)] for one in gc.garbage)
+        large = {
+            id(one): f"{type(one).__name__} of {sys.getsizeof(one)} bytes"
+            for one in held
+            if isinstance(one, bytes | bytearray | str | list | dict)
+            and sys.getsizeof(one) > LARGE
+            and not (isinstance(one, bytearray) and len(one) == READ_BYTES)
+        }
+        frames = {str(one.f_code) for one in gc.garbage if isinstance(one, FrameType)}
+        return [*large.values(), *sorted(frames)] if large else []
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+
+
+@pytest.mark.parametrize("path", [*READING, *JSON_BODIES])
+async def test_a_refused_body_stayed_in_memory_until_garbage_was_collected(start: Start, path: str) -> None:
+    """A compressed body left up to 10 MiB, because frames that raised its error referred to the error."""
+    api = await start(compat=",".join(DIALECTS), compat_models="*", open="true")
+    target = path.replace("{model:model}", "default").replace("{name:path}", "default")
+    target = target.replace("{lane}", "bulk").replace("{version}", "1")
+    body, headers = next(worst(path))
+    await status(api, target, body, ADMIN | headers)  # the first time, scripts are unknown to Redis
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        for body, headers in worst(path):
+            assert await status(api, target, body, ADMIN | headers) < 500
+            del body
+        left = large_garbage()
+        assert not left, "\n".join(left)
+    finally:
+        gc.enable()
+        gc.unfreeze()
