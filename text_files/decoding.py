@@ -50,7 +50,10 @@ def unpacked_head(head: bytes, compression: Compression) -> bytes:
             content += part
             if len(content) >= HEAD_BYTES:
                 break
-    except BadFile:  # the beginning alone ends too early
+    except BadFile as error:  # the beginning alone ends too early
+        if not content and "early" in str(error) and len(head) >= HEAD_BYTES:
+            found = f"the first {HEAD_BYTES} bytes of the {compression} file are only headers, such as a name"
+            raise BadFile(f"{compression}_invalid", f"{found}: compress it again") from None
         if not content:
             raise
     if compression_of(content):

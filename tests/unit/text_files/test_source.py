@@ -119,6 +119,18 @@ SAID: list[tuple[str, str | bytes, str]] = [
     ),
     ("a.bin", b"abc\0def", ": not a text file: it contains NUL bytes."),
     ("a.csv.gz", gzip.compress(b"text\n" * 99, mtime=0)[:-9], ": the gzip file ends too early."),
+    (
+        "a.csv.gz",
+        gzip.compress(b"text\na\n")
+        .replace(b"\0", b"\x08", 1)
+        .replace(b"\xff", b"\xff" + b"n" * 70_000 + b"\0", 1),
+        ": the first 65536 bytes of the gzip file are only headers, such as a name: compress it again.",
+    ),
+    (
+        "a.csv.gz",
+        gzip.compress(b"") * 4000 + gzip.compress(b"text\na\n"),
+        ": the first 65536 bytes of the gzip file are only headers, such as a name: compress it again.",
+    ),
 ]
 
 
