@@ -93,9 +93,8 @@ def let_go(error: BaseException | None) -> None:
     collected, which happens rarely (batcher/gc_tuning.py).
     """
     while error is not None:
-        before = error.__cause__ or error.__context__
-        error.__traceback__ = error.__cause__ = error.__context__ = None
-        error = before
+        error.with_traceback(None)
+        error = error.__cause__ or error.__context__
 
 
 def invalid_body(

@@ -262,7 +262,7 @@ class BatchService:
             lambda: sender.waited_for(self._files.content(file)),
             asked.endpoint,
             partial(self._answers.texts, asked.endpoint, model, ignored),
-            lru_cache(lambda name: self._answers.is_same(asked.endpoint, name, model)),
+            lru_cache(1)(lambda name: self._answers.is_same(asked.endpoint, name, model)),
         )
         options = {"endpoint": asked.endpoint, "metadata": asked.metadata}
         facts = json.dumps({"file": file.id, **options})

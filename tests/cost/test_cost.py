@@ -263,6 +263,18 @@ def test_a_batch_with_megabytes_between_two_lines_costs_no_more_than_it_weighs(m
     assert min(cost.cpu_s for cost in costs) < BASE_S + BLANK_S * GAP_BYTES / KIB
 
 
+def test_a_batch_whose_lines_name_long_models_kept_all_the_names(meter: Meter) -> None:
+    """60 lines took 227 MiB."""
+    name = f"{'x' * 900_000}\N{GRINNING FACE}"
+    line = '{"custom_id":"%d","method":"POST","url":"/v1/classify","body":{"model":"%d%s","input":"a"}}\n'
+    lines = [(line % (number, number, name)).encode() for number in range(30)]
+    file = meter.send(Request("POST", FILES, form(b"".join(lines)), MULTIPART), tidy=False).json()["id"]
+    wanted = {"input_file_id": file, "endpoint": "/v1/classify", "completion_window": "24h"}
+    cost = meter.measure(Request("POST", "/v1/batches", json.dumps(wanted).encode()))
+    assert cost.status == 200, cost
+    assert cost.memory < 64 * MIB
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("route", [*filter(has_body, ROUTES)], ids=str)
 def test_the_largest_requests_cost_no_more_than_they_weigh(meter: Meter, route: ApiRoute) -> None:
