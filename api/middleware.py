@@ -26,7 +26,7 @@ from api.asgi.http import (
 )
 from api.asgi.problems import LingeringClose, reported, send_problem
 from api.auth import Authenticator, is_admin_path
-from api.errors import Problem
+from api.errors import Problem, let_go
 from api.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -80,8 +80,8 @@ class RequestMiddleware:
             if is_admin_path(path):
                 receive = await self._read(headers, receive)
             await self.app(scope, receive, send)
-        except ClientDisconnect:
-            pass
+        except ClientDisconnect as error:
+            let_go(error)
         except Exception as error:
             problem = reported(error, headers.id)
             if not send.status:

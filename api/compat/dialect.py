@@ -23,7 +23,7 @@ from api.asgi.problems import LingeringClose
 from api.compat.fields import places
 from api.compat.reading import sentence
 from api.compat.service import HOW_TO_NAME, Call, DialectService
-from api.errors import Header, Problem
+from api.errors import Header, Problem, let_go
 from api.predict.request import RequestContext
 from batcher.models import ROUTES
 
@@ -159,7 +159,8 @@ class Endpoint:
         call.context.hit = self.route.open  # the log lines of probes are as quiet as those of cached texts
         try:
             answer = await self.answer(call)
-        except ClientDisconnect:
+        except ClientDisconnect as error:
+            let_go(error)
             call.context.code = "client_gone"
             self._service.predictor.request_log.add(call.context, self.path, 499)
             return

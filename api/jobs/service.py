@@ -126,6 +126,13 @@ class _Streamed(StreamingResponse):
         super().__init__(body, **more)
         self._receiver, self._blocks = receiver, blocks
 
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except asyncio.CancelledError as error:
+            # Its task keeps it, and it would keep the frames of the task, with the last block.
+            raise error.with_traceback(None) from None
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
@@ -376,8 +383,7 @@ class JobService:
             receiver.leave()
             raise
 
-        async def body() -> AsyncIterator[bytes]:
-            block = first
+        async def body(block: bytes | None) -> AsyncIterator[bytes]:
             try:
                 while block is not None:
                     yield block
@@ -385,7 +391,7 @@ class JobService:
             except (Problem, MillraceError) as error:
                 raise ResponseCut(f"the body of a response ends early: {error}") from error
 
-        return _Streamed(body(), receiver, blocks, media_type=kind, headers=headers)
+        return _Streamed(body(first), receiver, blocks, media_type=kind, headers=headers)
 
     async def _first_texts(self, record: JobRecord) -> list[str | None]:
         first = await self.call(self.store.input, record.id, 0)
