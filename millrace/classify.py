@@ -156,7 +156,7 @@ def _part(target: Target) -> tuple[Path, Path]:
     path = Path(target.path)
     if os.path.isfile(path) or not os.path.exists(path):  # these of Path may raise OSError
         path = Path(os.path.realpath(path))
-        return path, path.with_name(f"{path.name}.part")
+        return path, path.with_name(f"{path.name}.{os.getpid()}.part")
     return path, path
 
 

@@ -124,7 +124,7 @@ def _results(args: argparse.Namespace, client: JobClient, source: TextFile | Non
 
 def _write(args: argparse.Namespace, chosen: list[Choice]) -> None:
     path: Path = args.output
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file)

@@ -22,13 +22,17 @@ _BLOCK_BYTES = 256 * 1024
 
 
 class TextFile:
-    """A file with one text per row. It may be read several times. `name` stands for it in messages."""
+    """A file with one text per row. It may be read several times. `name` stands for it in messages.
+
+    Reading it to its end raises FileError if it had other texts before.
+    """
 
     def __init__(self, path: Path, hints: Hints, name: str = "") -> None:
         self.path = path
         self.name = name or str(path)
         self.column = hints.column
         self._hints = hints
+        self._seen: int | None = None
 
     @property
     def format(self) -> FileFormat:
@@ -88,10 +92,16 @@ class TextFile:
             raise FileError(f"{self.name} cannot be read: {error.strerror}.") from None
 
     def _checked(self, rows: FileRows) -> Iterator[Row]:
+        seen = 0
         try:
-            yield from rows
+            for row in rows:
+                seen = hash((seen, row.text))
+                yield row
         except BadFile as error:
             raise FileError(self._sentence(error, rows.format)) from None
+        if self._seen not in (None, seen):
+            raise FileError(f"{self.name} changed while it was being read: repeat the command.")
+        self._seen = seen
 
     def _sentence(self, error: BadFile, form: FileFormat | None) -> str:
         where = "" if error.line is None else f", line {error.line}"

@@ -84,6 +84,30 @@ def test_a_link_stays_a_link_and_its_file_is_replaced(source: Path, tmp_path: Pa
     assert target.read_text().startswith("text,label,score,error")
 
 
+def test_rows_that_changed_places_got_the_labels_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only their number was compared with that of the results."""
+    source, out = tmp_path / "in.csv", tmp_path / "out.csv"
+    source.write_text("id,text\n1,good\n2,bad\n")
+
+    def sorted_meanwhile(self: JobClient, job: dict[str, Any], source: TextFile) -> dict[str, Any]:
+        source.path.write_text("id,text\n2,bad\n1,good\n")
+        return job
+
+    monkeypatch.setattr(FinishedJobs, "follow", sorted_meanwhile)
+    assert main(["classify", str(source), "-o", str(out)]) == 2
+    assert f"{source} changed while it was being read: repeat the command" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_file_of_the_users_was_replaced_by_what_is_written_first(source: Path, tmp_path: Path) -> None:
+    own = tmp_path / "out.csv.part"
+    own.write_text("own")
+    assert main(["classify", str(source), "-o", str(tmp_path / "out.csv")]) == 0
+    assert own.read_text() == "own"
+
+
 def test_texts_may_come_through_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pipe = tmp_path / "texts"
     os.mkfifo(pipe)

@@ -102,7 +102,7 @@ def test_the_key_follows_from_the_texts(service: Service, client: JobClient, sou
     client.submit(source)
     client.submit(source)
     source.path.write_text("a\nb\nother\n")
-    client.submit(source)
+    client.submit(TextFile(source.path, Hints()))
     assert service.keys[0] == service.keys[1] != service.keys[2]
 
 
