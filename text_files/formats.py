@@ -217,7 +217,7 @@ class _Start:
         self._hints = hints
         at = start.find("\n")
         self._newline = "\r\n" if at > 0 and start[at - 1] == "\r" else "\n"
-        if at < 0 and "\r" in start:
+        if at < 0 and "\r" in (start if complete else start[:-1]):  # CRLF may be cut in two
             self._newline = "\r"
         self._whole = start
         self._complete = complete
@@ -335,7 +335,10 @@ class _Start:
             rows = list(csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=True))
         except csv.Error:
             return len(even) == 1
-        return len(even) == 1 and len({len(row) for row in rows if row}) > 1
+        filled = [len(row) for row in rows if row]
+        # With the same number of tabs in all lines, a quoted line break has joined two rows.
+        joined = even != {0} and len(filled) < sum(bool(line.strip("\r")) for line in lines)
+        return len(even) == 1 and (len({*filled}) > 1 or joined)
 
     def _header_note(self, delimiter: str, names: Sequence[str]) -> tuple[str, int]:
         """What to do if the first line does not name the columns and looks like a row."""

@@ -21,12 +21,15 @@ MAX_COLUMNS = 16 * 1024
 csv.field_size_limit(max(csv.field_size_limit(), MAX_FIELD))
 
 # By the beginning of the message of the csv module.
+_WITHOUT = "if quotes are ordinary characters in this file, read it without quotes"
 _ADVICE = {
+    "'\t' expected after": f"a quote inside of a field: {_WITHOUT}",
     "new-line character": (
         "a carriage return outside of quotes: lines end in LF or CRLF, and quotes enclose other line breaks"
     ),
     "unexpected end": "the file ends inside of a quoted field: a quote is not closed",
 }
+_JOINED = f"a field in quotes holds whole rows: {_WITHOUT}"
 _LONG_RECORD = f"a record is longer than {MAX_FIELD} characters; perhaps a quote is not closed"
 
 
@@ -56,6 +59,8 @@ def read_table(lines: Iterable[str], form: FileFormat) -> Iterator[tuple[int, li
                 kind = "missing" if len(row) < width else "extra_forbidden"
                 found = f"{len(row)} column{'s' * (len(row) != 1)}, but the first line {named} {width}"
                 raise BadFile(kind, found, line=begins)
+            if form.delimiter == "\t" and begins < before + rows.line_num and _joins(row):
+                raise BadFile("csv_invalid", _JOINED, line=begins)
             yield begins, row
             begins = before + rows.line_num + 1
     except csv.Error as error:
@@ -64,6 +69,12 @@ def read_table(lines: Iterable[str], form: FileFormat) -> Iterator[tuple[int, li
         if error.kind == "string_too_long":
             error.line = begins + empty
         raise
+
+
+def _joins(row: list[str]) -> bool:
+    """Whether the fields hold whole rows: for each line break, as many tabs as a row has."""
+    breaks = sum(field.count("\n") for field in row)
+    return len(row) > 1 and breaks > 0 and sum(field.count("\t") for field in row) == breaks * (len(row) - 1)
 
 
 class _Record:

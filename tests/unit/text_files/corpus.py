@@ -8,6 +8,8 @@ from typing import Any
 
 import zstandard
 
+from text_files.decoding import HEAD_BYTES
+
 
 @dataclass(frozen=True)
 class Case:
@@ -31,6 +33,10 @@ class Case:
 def _gzip(content: bytes) -> bytes:
     """The same bytes in each process of the tests."""
     return gzip.compress(content, mtime=0)
+
+
+# More than what is looked at to find the format.
+_MANY = "1\tgood\n" * (HEAD_BYTES // 7)
 
 
 def _case(name: str, content: str | bytes, texts: list[str] | str, **more: Any) -> Case:
@@ -120,6 +126,22 @@ CASES = [
     _case("a.tsv", 'text\tid\n"He said ""fine"""\t1\n', ['He said "fine"'], starts="text\tid\tlabel"),
     _case("a.tsv", 'text\tid\n"Wow" he said\t1\n"so so\t2\n', ['"Wow" he said', '"so so']),
     _case("a.tsv", 'text\tid\n"a\tb"\t1\n', ["a\tb"]),
+    # Two reviews, which a quote at the beginning of one and the end of the other made one.
+    _case("a.tsv", 'id\ttext\n1\t"Great\n2\tso great"\n3\tx\n', ['"Great', 'so great"', "x"]),
+    _case(
+        "a.tsv",
+        f'id\ttext\n{_MANY}1\t"Great\n2\tso great"\n',
+        "line 9364: a field in quotes holds whole rows",
+    ),
+    _case(
+        "a.tsv",
+        f'id\ttext\n{_MANY}1\t"Great" he said\n',
+        "line 9364: a quote inside of a field: if quotes are",
+    ),
+    _case("a.tsv", 'id\ttext\n1\t"a\nb"\n', ["a\nb"]),
+    _case("a.tsv", 'text\n"a\nb"\nc\n', ["a\nb", "c"]),
+    # The first 64 KiB end within a line end.
+    _case("a.csv", f"{'text,'.ljust(HEAD_BYTES - 1, 'a')}\r\ngood,1\r\nbad,2\r\n", ["good", "bad"]),
     _case("a.tsv", 'text\tid\n"all"\t1\n', ['"all"'], query={"quotes": "false"}),
     _case("a.csv", 'text,label\n"a\rb",x\n"c\r\nd",y\n', ["a\rb", "c\r\nd"], labels=["x", "y"]),
     _case("a.csv", 'id,text\n1,"never closed\n', "a quote is not closed"),
