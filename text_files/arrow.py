@@ -58,9 +58,13 @@ class ArrowTable:
                 for begin in range(0, batch.num_rows, ROWS):
                     some = batch.slice(begin, ROWS)
                     numbers = range(number, number + some.num_rows)
-                    values = {at: partial(_values, some.column(place)) for place, at in enumerate(read)}
+                    values = {at: partial(self._values, some.column(place)) for place, at in enumerate(read)}
                     yield Part(numbers, some, values)
                     number += some.num_rows
+
+    def _values(self, column: pa.Array) -> list[Any]:
+        with self._refused():
+            return _values(column)
 
     def _batches(self, columns: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
         if self._form == "arrow":
@@ -68,6 +72,7 @@ class ArrowTable:
             batches = getattr(reader, "num_record_batches", None)
             for batch in reader if batches is None else map(reader.get_batch, range(batches)):
                 batch.validate(full=True)
+                batch = _without_views(batch)
                 # A stream may replace its dictionaries, a file has one for each column.
                 yield _without_dictionaries(batch) if batches is None else batch
             return
@@ -227,6 +232,17 @@ def _batch(texts: pa.Schema, new: Sequence[pa.Field], joined: Sequence[tuple[Row
     columns = [pa.array(one, field.type) for one, field in zip(results, new, strict=True)]
     schema = pa.schema([*batch.schema, *new], batch.schema.metadata)
     return pa.record_batch([*batch.columns, *columns], schema)
+
+
+def _without_views(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch without dictionaries of string views, as polars writes categories: Arrow cannot decode them."""
+    for at, field in enumerate(batch.schema):
+        if pa.types.is_dictionary(field.type) and pa.types.is_string_view(field.type.value_type):
+            column = batch.column(at)
+            values = column.dictionary.cast(pa.large_string())
+            column = pa.DictionaryArray.from_arrays(column.indices, values, ordered=field.type.ordered)
+            batch = batch.set_column(at, field.with_type(column.type), column)
+    return batch
 
 
 def _without_dictionaries(table: Any) -> Any:

@@ -163,6 +163,20 @@ def test_types_that_parquet_lacks_ended_the_command_with_a_traceback(tmp_path: P
         labelled(path, "parquet")
 
 
+def test_categories_of_polars_ended_the_command_with_a_traceback(tmp_path: Path) -> None:
+    """It writes them as dictionaries of string views, of which Arrow takes no values."""
+    indices = pa.array([0, None, 1], pa.uint8())
+    kind = pa.DictionaryArray.from_arrays(indices, pa.array(["a", "b"], pa.string_view()), ordered=True)
+    table = pa.table({"text": kind, "kind": kind})
+    for write in (arrow, arrow_stream):
+        path = tmp_path / "a.arrow"
+        assert texts_of(path, write(table)) == ["a", "", "b"]
+        cells = csv.DictReader(io.StringIO(labelled(path, "csv").decode()))
+        assert [row["kind"] for row in cells] == ["a", "", "b"]
+        assert table_of(labelled(path, "arrow"))["kind"].to_pylist() == ["a", None, "b"]
+        assert table_of(labelled(path, "parquet"))["kind"].to_pylist() == ["a", None, "b"]
+
+
 def test_a_workbook_keeps_values_and_formats(tmp_path: Path) -> None:
     path = tmp_path / "a.xlsx"
     content = xlsx(SHEET)
