@@ -78,7 +78,7 @@ def read_tsv(path: Path, labels: Sequence[str]) -> list[LabelledRow]:
     by_name = {str(index): name for index, name in enumerate(labels)} | {name: name for name in labels}
     rows = []
     try:
-        for row, label in islice(TextFile(path, hints).labelled("2"), 1, None):
+        for row, (label,) in islice(TextFile(path, hints).beside("2"), 1, None):
             if label not in by_name:
                 where = f"{path}, line {row.number}"
                 raise ModelError(f"{where}: expected text<TAB>label, label one of {labels}.")

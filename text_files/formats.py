@@ -123,7 +123,8 @@ class FileFormat:
 class Hints:
     """What the user says about a file; what is not given is detected.
 
-    `column` holds the texts, `also` names the columns that are needed besides. Without a `header`, they are
+    `column` holds the texts, `also` names the columns that are needed besides, and `if_any` others that are
+    read where the file has them once. Without a `header`, they are
     numbers from 1. `quotes` says whether fields of a table may be in quotes.
     """
 
@@ -134,6 +135,7 @@ class Hints:
     header: bool = True
     quotes: bool | None = None
     also: tuple[str, ...] = ()
+    if_any: tuple[str, ...] = ()
 
     @property
     def wanted(self) -> tuple[str, ...]:

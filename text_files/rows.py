@@ -91,8 +91,7 @@ class FileRows:
 
     def _typed_rows(self, table: TypedTable, form: FileFormat) -> Iterator[Row]:
         self.names = tuple(table.names)
-        for column in self._hints.wanted:
-            self.places[column] = self._place(column, form, table.header)
+        self.places = self._placed(form, table.header)
         text = self.places[self.column]
         table.check(text)
         for part in table.parts(None if self._whole else sorted({*self.places.values()})):
@@ -115,10 +114,15 @@ class FileRows:
         first = next(rows, (1, []))
         names = first[1] if form.header else [str(number + 1) for number in range(len(first[1]))]
         self.names = tuple(names)
-        self.places = {column: self._place(column, form, first[0]) for column in self._hints.wanted}
+        self.places = self._placed(form, first[0])
         text = self.places[self.column]
         for number, row in rows if form.header else chain([first], rows):
             yield Row(number, row[text], row)
+
+    def _placed(self, form: FileFormat, line: int | None) -> dict[str, int]:
+        found = {column: self._place(column, form, line) for column in self._hints.wanted}
+        others = {column: places(self.names or (), column) for column in self._hints.if_any if form.header}
+        return {column: at[0] for column, at in others.items() if len(at) == 1} | found
 
     def _place(self, column: str, form: FileFormat, line: int | None) -> int:
         """The index of a column. Without a header, a table of one column has only one choice."""

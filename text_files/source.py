@@ -54,17 +54,11 @@ class TextFile:
         """Yields every row. Raises FileError naming the line that is invalid."""
         return self._checked(self._open())
 
-    def labelled(self, column: str) -> Iterator[tuple[Row, object]]:
-        """Yields every row and what `column`, one of the hints' `also`, has beside its text."""
+    def beside(self, *columns: str) -> Iterator[tuple[Row, list[object]]]:
+        """Yields every row and what these columns, of `also` and `if_any`, have beside its text."""
         rows = self._open(whole=False)
         for row in self._checked(rows):
-            if row.part is not None:
-                value = row.part.column(rows.places[column])[row.at]
-                yield row, value if isinstance(value, list) else shown(value)
-            elif row.fields is not None:
-                yield row, row.fields.get(column)
-            else:
-                yield row, row.cells[rows.places[column]] if column in rows.places else None
+            yield row, [_value(row, rows.places.get(column), column) for column in columns]
 
     def texts(self) -> Iterator[str]:
         """Yields the text of every row."""
@@ -113,6 +107,15 @@ class TextFile:
         elif error.kind == "string_unicode" and HALF_PAIR not in str(error):
             advice = " Name its encoding, e.g. --encoding windows-1252."
         return f"{self.name}{where}: {error}{'' if str(error).endswith('?') else '.'}{advice}"
+
+
+def _value(row: Row, place: int | None, column: str) -> object:
+    if row.part is not None and place is not None:
+        value = row.part.column(place)[row.at]
+        return value if isinstance(value, list) else shown(value)
+    if row.fields is not None:
+        return row.fields.get(column)
+    return None if place is None else row.cells[place]
 
 
 @contextlib.contextmanager

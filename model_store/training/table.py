@@ -24,6 +24,8 @@ MAX_ROWS = 200_000
 # Characters of a text that are kept, as no model reads more than a few thousand, and those of a label.
 MAX_TEXT, MAX_LABEL = 20_000, 200
 
+# Where Prodigy has what the annotator thought of a row.
+_ANSWER = "answer"
 _HINTS = Hints()
 
 
@@ -107,16 +109,16 @@ def _cells(path: Path, columns: Columns) -> Iterator[tuple[int, str, str | list[
         raise BadTable(f"{path} is a {kind}: name a file.")
     if columns.text == columns.label:
         raise BadTable("The text and the label cannot be the same column.")
-    hints = replace(columns.hints, column=columns.text, also=(columns.label,))
+    hints = replace(columns.hints, column=columns.text, also=(columns.label,), if_any=(_ANSWER,))
     try:
-        for row, value in TextFile(path, hints).labelled(columns.label):
+        for row, (value, answer) in TextFile(path, hints).beside(columns.label, _ANSWER):
             label = _label(value, columns)
             if label is None:
                 several = "" if columns.separator else "; for several labels a text, add --separator"
                 raise BadTable(f"{path}, line {row.number}: {columns.label!r} is not a label{several}.")
             if not is_unicode("".join(label)):
                 raise BadTable(f"{path}, line {row.number}: {HALF_PAIR}.")
-            accepted = row.fields is None or row.fields.get("answer") not in ("reject", "ignore")
+            accepted = columns.label == _ANSWER or answer not in ("reject", "ignore")
             yield row.number, row.text, label if accepted else None
     except FileError as error:
         raise BadTable(str(error)) from None

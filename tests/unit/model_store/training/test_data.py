@@ -13,6 +13,7 @@ from model_store.training.data import SLICE, encode, hold_out, without_texts_of
 from model_store.training.recipes import choose
 from model_store.training.survey import survey, without_duplicates
 from model_store.training.table import Columns, LabelledRow, Table, read_table
+from tests.unit.text_files.typed_files import pa, parquet
 
 TAGS = Columns(label="tags", separator=";")
 
@@ -232,14 +233,24 @@ def test_labels_that_look_like_missing_values_are_pointed_out() -> None:
     assert "missing" not in _survey(_rows(good=5, nothing=3))
 
 
-def test_rows_that_an_annotator_rejected_were_trained_as_accepted(tmp_path: Path) -> None:
-    """As Prodigy writes them."""
+@pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
+def test_rows_that_an_annotator_rejected_were_trained_as_accepted(tmp_path: Path, form: str) -> None:
+    """As Prodigy writes them, and as tables that were made from that have them."""
+    path = tmp_path / f"a.{form}"
     answers = ("accept", "reject", "ignore")
     rows = [{"text": answer, "label": "a", "answer": answer, "_input_hash": 1} for answer in answers]
-    table = read_table(
-        _write(tmp_path / "a.jsonl", "\n".join(json.dumps(row) for row in rows)), columns=Columns()
-    )
+    lines = {
+        "jsonl": map(json.dumps, rows),
+        "csv": ["text,label,answer", *(f"{one},a,{one}" for one in answers)],
+    }
+    if form == "parquet":
+        path.write_bytes(parquet(pa.Table.from_pylist(rows)))
+    else:
+        _write(path, "\n".join(lines[form]))
+    table = read_table(path, columns=Columns())
     assert ([row.text for row in table.rows], table.rejected) == (["accept"], 2)
+    table = read_table(path, columns=Columns(label="answer"))
+    assert [row.labels for row in table.rows] == [("accept",), ("reject",), ("ignore",)]
 
 
 def test_labels_that_differ_by_signs_are_no_spellings_of_one() -> None:
