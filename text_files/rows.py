@@ -152,15 +152,20 @@ class FileRows:
         if isinstance(text, str) and is_unicode(text):
             return Row(number, text, (), fields, source)
         names = None if fields is None else short([*fields])
-        kind, message = "string_unicode", HALF_PAIR
-        if not isinstance(text, str):
-            known = f"; its fields are {_listed(names)}" if names else ""
-            kind, message = (
-                "string_type",
-                f"neither a string nor an object with a string {self.column!r}{known}",
-            )
+        kind, message = "string_type", f"neither a string nor an object with a string {self.column!r}"
+        if isinstance(text, str):
+            kind, message, names = "string_unicode", HALF_PAIR, None
+        elif fields is not None and self.column in fields:
+            message = f"{self.column!r} is {_kind(text)} and not a string"
+        elif names:
+            message += f"; its fields are {_listed(names)}"
         where, line = (f"item {number}: ", None) if unit == "item" else ("", number)
         raise BadFile(kind, f"{where}{message}", line=line, columns=names, wanted=self.column)
+
+
+def _kind(value: Any) -> str:
+    named = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
+    return named.get(type(value), "a number")
 
 
 def _opened(source: Path | BinaryIO, form: FileFormat, hints: Hints) -> TypedTable:

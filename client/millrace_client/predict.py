@@ -85,12 +85,18 @@ class Batcher:
         return not new or (len(self._known) < self._most_texts and self._bytes + len(encoded) <= BATCH_BYTES)
 
 
+def checked(text: object, position: int) -> str:
+    """The text at this position of the input. Raises TypeError if it is not a string."""
+    if isinstance(text, str):
+        return text
+    missing = '; fill missing values, with fillna("") for example'
+    advice = missing if text is None or text != text else ""
+    raise TypeError(f"text {position} must be a string, not {type(text).__name__}{advice}")
+
+
 def encode(text: object, position: int) -> bytes:
     """The text at this position of the input as JSON. Raises TypeError if it is not a string."""
-    if not isinstance(text, str):
-        missing = '; fill missing values, with fillna("") for example'
-        advice = missing if text is None or text != text else ""
-        raise TypeError(f"text {position} must be a string, not {type(text).__name__}{advice}")
+    text = checked(text, position)
     try:
         return json.dumps(text, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half a surrogate pair: escaped, the service can say which text has it

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any
 
 from millrace_client.errors import TextError
+from millrace_client.predict import checked
 from millrace_client.results import OnProgress, Prediction, Progress, Result
 
 # Seconds between two states of the bar, and its width in characters.
@@ -28,7 +29,8 @@ class Series:
         self._series = series
         missing: Iterable[bool] = series.isna() if self._library == "pandas" else series.is_null()
         self._known = [not one for one in missing]
-        self.known: Sequence[str] = [text for text, known in zip(series, self._known, strict=True) if known]
+        places = enumerate(zip(series, self._known, strict=True))
+        self.known: Sequence[str] = [checked(text, place) for place, (text, known) in places if known]
 
     def labels(self, results: Iterable[Result], errors: str) -> Any:
         """A series `label` with the best label of each text."""

@@ -79,6 +79,9 @@ def test_what_is_no_series_is_refused(client: Client, kind: str) -> None:
 def test_numbers_are_not_texts(client: Client) -> None:
     with pytest.raises(TypeError, match=r"text 0 must be a string, not int$"):
         client.labels(polars.Series([1]))
+    # Missing texts were not counted.
+    with pytest.raises(TypeError, match=r"text 2 must be a string, not int$"):
+        client.labels(pandas.Series(["a", None, 5], dtype=object))
 
 
 async def test_the_client_for_asyncio_does_the_same() -> None:

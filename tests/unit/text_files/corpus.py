@@ -84,6 +84,9 @@ CASES = [
     _case("", "{name} said hello\n", ["{name} said hello"]),
     _case("", '{"text": "a",}\n', "expected a list"),
     _case("", "[1, 2]\n", "item 1: neither a string nor an object"),
+    # What was said of these: that there is no field 'text', which is one of the fields
+    _case("a.ndjson", '{"text": "a"}\n{"text": null, "id": 1}\n', "line 2: 'text' is null and not a string"),
+    _case("a.json", '[{"text": {"de": "a"}}]', "item 1: 'text' is an object and not a string"),
     # Columns
     _case("a.csv", "id,text,,\r\n1,good,,\r\n", ["good"], starts="id,text,,,label,score,error\r\n1,good,,,"),
     _case("a.csv", "Comment,text,Comment\n1,good,2\n", ["good"], starts="Comment,text,Comment,label"),
