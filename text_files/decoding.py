@@ -16,8 +16,9 @@ MAX_FIELD = 1024 * 1024
 # How many bytes of a file, after decompression, are looked at to find its format.
 HEAD_BYTES = 64 * 1024
 Compression = Literal["", "gzip", "zstd"]
-# What compressed files begin with.
+# What compressed files begin with, and the frames without content with which pzstd begins.
 MAGIC: dict[Compression, bytes] = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
+_skippable = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18").match
 # The most memory that a file or a body in zstd may ask for; levels up to 19 need 8 MiB.
 MAX_WINDOW = 8 * 1024**2
 # The byte order mark, once it is decoded.
@@ -39,6 +40,8 @@ def is_unicode(text: str) -> bool:
 
 def compression_of(head: bytes) -> Compression:
     """How a file that begins with `head` is compressed."""
+    if _skippable(head):
+        return "zstd"
     return next((name for name, magic in MAGIC.items() if head.startswith(magic)), "")
 
 

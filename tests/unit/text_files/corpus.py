@@ -214,6 +214,7 @@ CASES = [
     _case("a.csv.gz", _gzip(b'"id') + _gzip(b'"\t"text"\n"1"\t"good"\n'), ["good"]),
     _case("a.csv.zst", _FRAMES, ["good", "bad"]),
     _case("a.csv", _FRAMES, ["good", "bad"]),
+    _case("a.csv.zst", b"\x50\x2a\x4d\x18\x04\0\0\0size" + _FRAMES, ["good", "bad"]),  # as pzstd begins
     _case("a.csv.zst", _FRAMES[:-3], "the zstd file ends too early"),
     _case("a.csv.zst", _FRAMES[:4] + b"\xff" * 20, "damaged zstd file"),
     _case("a.csv.zst", _WIDE_WINDOW, "compress it again, without --long or --ultra"),
