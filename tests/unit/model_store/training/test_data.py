@@ -162,7 +162,7 @@ def test_a_text_longer_than_csv_fields_may_be_by_default_is_read(tmp_path: Path,
         (
             "a.ndjson",
             '{"text": 1, "label": "a"}\n',
-            "line 1: neither a string nor an object with a string 'text'",
+            "line 1: 'text' is a number and not a string",
         ),
         ("a.ndjson", '{"text": "x", "label": ["a"]}\n', "for several labels a text, add --separator"),
     ],
