@@ -40,7 +40,7 @@ LEANT_ON = {
         keep_alive response_complete response_started""",
     "logging": "_srcfile",
     "argparse:ArgumentParser": "_actions",
-    "starlette.responses:StreamingResponse": "__call__",
+    "starlette.responses:StreamingResponse": "__call__ stream_response",
     "uvicorn.protocols.http.flow_control:FlowControl": "pause_reading resume_reading",
     "uvicorn.server": "ServerState",
     "uvicorn.supervisors:Multiprocess": "run terminate_all",
@@ -67,7 +67,8 @@ LEANT_ON = {
         finished_job_registry intermediate_queue_key key started_job_registry""",
     "rq.executions:Execution": "create delete heartbeat",
     "rq.job:Job": "key_for set_status to_dict worker_name",
-    "rq:SimpleWorker": "connection_timeout heartbeat register_birth register_death set_state",
+    "rq:SimpleWorker": """
+        _set_ip_address connection_timeout heartbeat ip_address register_birth register_death set_state""",
     "os": "_exit",
     "torch": "_foreach_lerp_",
 }
