@@ -231,7 +231,10 @@ class JobService:
         check_length(headers, self.settings.max_job_body_bytes)
         encoding = check_encoding(headers)
         blocks = self.uploader.counted(sender.blocks())
-        return self.uploader.counted(unpacked(encoding, blocks)) if encoding else blocks
+        if not encoding:
+            return blocks
+        # A small body may have a large content, of lines without a text.
+        return sender.waited_for(self.uploader.counted(unpacked(encoding, blocks)))
 
     async def take_texts(
         self, headers: RequestHeaders, texts: Sequence[str], model: str = ""

@@ -6,6 +6,7 @@ on what else the machine does. `make cost` runs the long form, and prints what e
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from collections.abc import Iterable
@@ -273,6 +274,12 @@ def test_a_batch_whose_lines_name_long_models_kept_all_the_names(meter: Meter) -
     cost = meter.measure(Request("POST", "/v1/batches", json.dumps(wanted).encode()))
     assert cost.status == 200, cost
     assert cost.memory < 64 * MIB
+
+
+def test_a_compressed_body_of_blank_lines_was_read_to_its_end_without_its_client(meter: Meter) -> None:
+    packed, encoding = gzip.compress(b"text\n" + b"\n" * 20 * MIB, 1), (("content-encoding", "gzip"),)
+    request = Request("POST", f"{JOBS}?filename=a.csv", packed, "", 20 * MIB, encoding)
+    assert meter.leave(request, patience_s=5) < LEFT_S
 
 
 @pytest.mark.long
