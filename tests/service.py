@@ -169,9 +169,12 @@ class Service:
             try:
                 if self.http.get("/readyz").status_code != 200:
                     return False
-                found = self.http.get("/models").json()["models"] if others else []
+                asked = self.http.get("/models") if others else None
             except httpx.TransportError:
                 return False
+            if asked is None or asked.status_code == 401:  # a test with keys asks for the others itself
+                return True
+            found = asked.json()["models"]
             return others <= {model["name"] for model in found if model["state"] == "ready"}
 
         wait_until(ready, "the service to become ready", timeout_s)

@@ -22,7 +22,7 @@ PLANTED = (
                 "user default off resetpass allkeys allchannels +@all\n",
                 "user default off\n",
             ),
-            Edit("k8s/base/redis/start.sh", "    exit 1\nfi\n# Redis 6", "fi\n# Redis 6"),
+            Edit("k8s/base/redis/start.sh", "    exit 1\nfi\n# Data that", "fi\n# Data that"),
         ],
     ),
     Planted(

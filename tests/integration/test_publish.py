@@ -246,7 +246,7 @@ async def test_finding_34_the_memory_of_a_dropped_revision_is_freed_in_each_proc
     monkeypatch.setattr(f"{other}.collect_dropped", lambda: None)  # all processes of this test are one
 
     def living() -> weakref.WeakSet[Any]:
-        return weakref.WeakSet(one for one in gc.get_objects() if isinstance(one, kind))
+        return weakref.WeakSet(one for one in gc.get_objects() if issubclass(type(one), kind))
 
     async def another(variant: str) -> None:
         number = await replicas.publish(f"stub@{variant}", "topics")
