@@ -239,14 +239,13 @@ def test_the_chart_is_scraped_as_its_pod_monitor_says(tmp_path: Path) -> None:
     needs("prometheus")
     ports = {name: free_port() for name in USUAL}
     redis = RedisServer(needs_server(), tcp=True).start()
-    settings = {"MILLRACE_OPEN": True, "MILLRACE_HOST": "127.0.0.1", "MILLRACE_PORT": ports["api"]}
+    settings = {"MILLRACE_OPEN": True, "MILLRACE_MODEL": "stub", "MILLRACE_PORT": ports["api"]}
     settings |= {f"MILLRACE_{name.upper()}_PORT": ports[name] for name in ("worker", "jobs")}
     values = {
         "apiKeysSecret": "",
         "monitoring": True,
         "redis": {"inside": False, "address": f"127.0.0.1:{redis.port}"},
         "settings": settings,
-        "worker": {"extraEnv": [{"name": "MILLRACE_MODEL", "value": "stub"}]},
     }
     with ExitStack() as stack:
         stack.callback(redis.close)
@@ -259,7 +258,7 @@ def test_the_chart_is_scraped_as_its_pod_monitor_says(tmp_path: Path) -> None:
         (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(configuration))
         rules = of_kind(objects, "PrometheusRule")["millrace"]["spec"]
         (tmp_path / "rules.yml").write_text(yaml.safe_dump(rules))
-        given = of_kind(objects, "ConfigMap")["settings"]["data"]
+        given = {**of_kind(objects, "ConfigMap")["settings"]["data"], "MILLRACE_HOST": "127.0.0.1"}
         for deployment in of_kind(objects, "Deployment").values():
             stack.callback(started(deployment, given, tmp_path).close)
         prometheus = stack.enter_context(prometheus_of(tmp_path / "prometheus.yml", tmp_path))
