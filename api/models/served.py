@@ -81,8 +81,9 @@ class ServedModels:
         self._followers: list[Callable[[ASGIApp], None]] = []
         # The publications beside those that answer, by the names of models (decision 0017).
         self.candidates: Mapping[str, ServedModel] = {}
-        # Until when what the last sweeps said holds, by the monotonic clock: not at all without a worker.
+        # Until when what the last sweeps said holds, by the monotonic clock: not before the first worker.
         self.known_until = -math.inf
+        self._met_worker = False
         self._swept_at: dict[str, float] = {}
         self._heard = asyncio.Event()
         self._others: dict[str, ServedModel] = {}
@@ -238,21 +239,17 @@ class ServedModels:
     async def refresh(self) -> None:
         """Waits for late sweeps unless Redis is unavailable: names may have moved meanwhile.
 
-        Without a worker, looks for one: another process may have found it already, and be ready.
+        Before the first worker, looks for one: another process may have found it already, and be ready.
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LATE_S):
-                if not self._has_worker:
+                if not self._met_worker:
                     await asyncio.gather(*(served.hub.look() for served in self.every))
                 while any(map(self._is_late, self.every)):
                     self._heard.clear()
                     await self._heard.wait()
                 if self._tasks:
                     await asyncio.wait(self._tasks)
-
-    @property
-    def _has_worker(self) -> bool:
-        return any(served.hub.snapshot.workers for served in self.every)
 
     def _is_late(self, served: ServedModel) -> bool:
         silent = self._swept_at.get(served.queue, math.inf) < monotonic() - KNOWN_S
@@ -261,7 +258,8 @@ class ServedModels:
     def _note_sweep(self, name: str) -> None:
         self._swept_at[name] = monotonic()
         self._heard.set()
-        self.known_until = min(self._swept_at.values()) + KNOWN_S if self._has_worker else -math.inf
+        self._met_worker = self._met_worker or any(served.hub.snapshot.workers for served in self.every)
+        self.known_until = min(self._swept_at.values()) + KNOWN_S if self._met_worker else -math.inf
 
     def _other_swept(self, name: str) -> None:
         self._note_sweep(name)
