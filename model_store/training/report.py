@@ -6,8 +6,6 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-
 from model_store.training.recipes import Options
 from model_store.training.survey import Survey
 
@@ -75,6 +73,8 @@ def card(result: Result) -> str:
 
 
 def _filled(template: str, result: Result, **more: Any) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
     environment = Environment(
         autoescape=select_autoescape(),
         loader=PackageLoader("model_store.training", ""),
