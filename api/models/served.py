@@ -82,8 +82,7 @@ class ServedModels:
         # The publications beside those that answer, by the names of models (decision 0017).
         self.candidates: Mapping[str, ServedModel] = {}
         # Until when what the last sweeps said holds, by the monotonic clock: not before the first worker.
-        self.known_until = -math.inf
-        self._met_worker = False
+        self.known_until = math.inf if self.first.hub.snapshot.workers else -math.inf
         self._swept_at: dict[str, float] = {}
         self._heard = asyncio.Event()
         self._others: dict[str, ServedModel] = {}
@@ -243,7 +242,7 @@ class ServedModels:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LATE_S):
-                if not self._met_worker:
+                if self.known_until == -math.inf:
                     await asyncio.gather(*(served.hub.look() for served in self.every))
                 while any(map(self._is_late, self.every)):
                     self._heard.clear()
@@ -258,8 +257,8 @@ class ServedModels:
     def _note_sweep(self, name: str) -> None:
         self._swept_at[name] = monotonic()
         self._heard.set()
-        self._met_worker = self._met_worker or any(served.hub.snapshot.workers for served in self.every)
-        self.known_until = min(self._swept_at.values()) + KNOWN_S if self._met_worker else -math.inf
+        if self.known_until > -math.inf or any(served.hub.snapshot.workers for served in self.every):
+            self.known_until = min(self._swept_at.values()) + KNOWN_S
 
     def _other_swept(self, name: str) -> None:
         self._note_sweep(name)

@@ -42,6 +42,17 @@ def test_with_its_lifespan_too() -> None:
         assert client.post("/predict", json={"text": ["a"]}).status_code == 200
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_worker_was_looked_for_at_every_request_although_one_was_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looks = []
+    monkeypatch.setattr("millrace.testing._Hub.look", looks.append)
+    client = TestClient(fake_app(happy))
+    assert client.post("/predict", json={"text": ["a"]}).status_code == 200
+    assert looks == []
+
+
 async def test_with_httpx_and_the_client() -> None:
     app = fake_app(happy, model="moods", max_texts=2)
     async with AsyncClient("http://moods", transport=httpx.ASGITransport(app)) as client:
