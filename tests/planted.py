@@ -16,11 +16,15 @@ class Edit(NamedTuple):
 
 
 class Planted(NamedTuple):
-    """The opposite of a repair. `tests` are those that notice it, as arguments of pytest."""
+    """The opposite of a repair.
+
+    `tests` are those that notice it, as arguments of pytest, and `promises` those that the crossings find broken.
+    """
 
     name: str
     edits: Sequence[Edit]
     tests: Sequence[str] = ()
+    promises: Sequence[str] = ()
 
     def apply(self, folder: Path) -> None:
         """Takes the repair out. Raises LookupError if the place has changed."""

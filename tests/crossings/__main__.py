@@ -1,6 +1,6 @@
 """Draws situations and checks every promise of docs/guarantees.md in them.
 
-    python -m tests.crossings [--minutes 10] [--seed 7] [--only "plain / oip / none / 1"] [--first]
+    python -m tests.crossings [--minutes 10] [--seed 7] [--only "plain / oip / none / 1"] [--first] [--promises ...]
     python -m tests.crossings --planted [NAME]
 
 A situation is a service, some routes and what happens meanwhile; `--only` runs one, as it is printed. Pairs
@@ -16,6 +16,7 @@ import time
 from collections import Counter
 
 from tests.crossings.planted import PLANTED, find
+from tests.crossings.promises import PROMISES
 from tests.crossings.session import Session
 from tests.crossings.situations import Situation
 from tests.servers import server_binary
@@ -32,6 +33,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 10**6)
     parser.add_argument("--only", default="", help="one situation")
     parser.add_argument("--first", action="store_true", help="end with the first broken promise")
+    parser.add_argument(
+        "--promises", nargs="+", choices=PROMISES, default=[*PROMISES], help="check these only"
+    )
     parser.add_argument("--planted", nargs="?", const="", help="a repair to take out; all by default")
     args = parser.parse_args()
     if args.planted is not None:
@@ -46,7 +50,7 @@ def main() -> int:
         print(f"{time.monotonic() - began:6.0f} s  {line}", flush=True)
 
     print(f"seed {args.seed}", flush=True)
-    session = Session(binary, args.seed, report, shrink=not args.first)
+    session = Session(binary, args.seed, report, shrink=not args.first, promises=args.promises)
     try:
         if args.only:
             situation = Situation.parse(args.only)

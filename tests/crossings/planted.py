@@ -24,6 +24,7 @@ PLANTED = (
             ),
             Edit("k8s/base/redis/start.sh", "    exit 1\nfi\n# Data that", "fi\n# Data that"),
         ],
+        promises=("accepted jobs end", "decisions hold"),
     ),
     Planted(
         "an answer mixes the labels of two revisions",
@@ -34,6 +35,7 @@ PLANTED = (
                 "if request.one_revision and False:",
             )
         ],
+        promises=("answers are right",),
     ),
     Planted(
         "a setting that changes answers leaves the identity of a model",
@@ -44,6 +46,7 @@ PLANTED = (
                 "replace(self, revision=revision, **changes)",
             )
         ],
+        promises=("answers are right",),
     ),
     Planted(
         "a batch ignores the model of its lines",
@@ -54,10 +57,12 @@ PLANTED = (
                 'lines.texts(), batch, sender, "")',
             )
         ],
+        promises=("answers are right",),
     ),
     Planted(
         "an Idempotency-Key ignores the options of a job",
         [Edit("api/jobs/upload.py", "    asked = submission.identity()\n", "    asked = ''\n")],
+        promises=("refusals do nothing",),
     ),
     Planted(
         "a queued job expires",
@@ -73,6 +78,7 @@ PLANTED = (
                 "",
             ),
         ],
+        promises=("accepted jobs end",),
     ),
     Planted(
         "forgetting misses a revision that was dropped",
@@ -83,6 +89,7 @@ PLANTED = (
                 'for key, match in found if match and match["model"] != "@1"}',
             )
         ],
+        promises=("forgotten is gone",),
     ),
     Planted(
         "texts that were cut short look complete",
@@ -94,6 +101,7 @@ PLANTED = (
                 "return []",
             ),
         ],
+        promises=("no part looks whole",),
     ),
     Planted(
         "a name that two models have finds one of them",
@@ -104,6 +112,7 @@ PLANTED = (
                 "return False",
             )
         ],
+        promises=("answers are right",),
     ),
     Planted(
         "an engine that returns its last output is believed",
@@ -132,30 +141,34 @@ PLANTED = (
                 "        if self._request is None:\n",
             ),
         ],
+        promises=("answers are right",),
     ),
 )
 
 
 def find(names: Sequence[str], minutes: float, seed: int) -> int:
-    """Says for each how long it takes until a promise is broken. Returns the exit status."""
-    missed = [name for name in names if not _noticed(name, minutes, seed)]
+    """Says for each how long it takes until a promise that it breaks is broken. Returns the exit status."""
+    chosen = [one for one in PLANTED if one.name in names]
+    missed = [one.name for one in chosen if not _noticed(one, minutes, seed)]
     print(
-        f"{len(names) - len(missed)} of {len(names)} noticed" + "".join(f"\nMISSED {one}" for one in missed)
+        f"{len(chosen) - len(missed)} of {len(chosen)} noticed" + "".join(f"\nMISSED {one}" for one in missed)
     )
     return 1 if missed else 0
 
 
-def _noticed(name: str, minutes: float, seed: int) -> bool:
+def _noticed(planted: Planted, minutes: float, seed: int) -> bool:
     with tempfile.TemporaryDirectory(prefix="crossings-planted-") as made:
         folder = copy_of_repository(Path(made))
-        next(one for one in PLANTED if one.name == name).apply(folder)
+        planted.apply(folder)
         paths = os.pathsep.join([str(folder), str(folder / "client")])
         command = [sys.executable, "-B", "-m", "tests.crossings", "--first"]
-        command += ["--minutes", str(minutes), "--seed", str(seed)]
+        command += ["--minutes", str(minutes), "--seed", str(seed), "--promises", *planted.promises]
         began = time.monotonic()
         environment = {**os.environ, "PYTHONPATH": paths}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     broken = [line for line in done.stdout.splitlines() if line.startswith(("BROKEN", "       --only"))]
-    print(f"{time.monotonic() - began:6.0f} s  {name}: {'noticed' if broken else 'MISSED'}", flush=True)
+    print(
+        f"{time.monotonic() - began:6.0f} s  {planted.name}: {'noticed' if broken else 'MISSED'}", flush=True
+    )
     print("\n".join(line[:400] for line in broken[:4]) or done.stdout[-600:] + done.stderr[-600:], flush=True)
     return bool(broken)

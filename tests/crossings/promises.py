@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.crossings.record import LATER, Exchange, Record
-from tests.crossings.routes import JOB_S, MODERATION, ONE_REVISION, WAIT_FOR_JOBS
+from tests.crossings.record import LATER, PHASES, Exchange, Record
+from tests.crossings.routes import JOB_S, MODERATION, ONE_REVISION, REQUEST_S, WAIT_FOR_JOBS
 from tests.crossings.services import QUICK, Crossed, cascade_members
 from tests.signing import Checker, Said
 
 GUARANTEES = Path(__file__).parents[2] / "docs/guarantees.md"
-# The budget of a request and more, on a machine with other work.
-SLACK_S = 60.0
+# The budget of the Python client, and what a machine with other work adds.
+SLACK_S = REQUEST_S + 15
 
 
 class Broken(NamedTuple):
@@ -30,7 +30,8 @@ CUTS = ("ConnectError", "RemoteProtocolError", "ReadError", "WriteError")
 
 
 def answers_are_right(record: Record, service: Crossed) -> Sentences:
-    for one in _all(record):
+    # Requests of one phase overlap: what one of them computed, another of the same client may have again.
+    for one in sorted(_all(record), key=lambda one: (PHASES.index(one.phase), one.hit)):
         if one.said is not None:
             wrong = _wrong(one, one.said, service.checker)
             if wrong:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import httpx
 
@@ -14,6 +14,7 @@ from tests.signing import Order, Said
 # Refusals that a client may get while something is broken. Each says when to come back.
 LATER = frozenset((429, 503, 504))
 Phase = Literal["before", "during", "after"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 @dataclass(slots=True)
@@ -67,6 +68,11 @@ class Exchange:
             hit=hit,
             asked_at=self.asked_at,
         )
+
+    @property
+    def hit(self) -> bool:
+        """Whether it says that nothing was computed for it."""
+        return self.said is not None and self.said.hit
 
     def __str__(self) -> str:
         who = f"{self.route} ({self.phase}, {self.client}, model {self.model})"

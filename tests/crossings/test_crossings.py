@@ -63,6 +63,8 @@ def test_a_situation_is_read_as_it_is_printed_and_shrinks_to_what_matters() -> N
 @pytest.mark.parametrize("planted", PLANTED, ids=lambda one: one.name)
 def test_a_repair_can_still_be_taken_out(planted: object, tmp_path: Path) -> None:
     assert isinstance(planted, type(PLANTED[0]))
+    assert planted.promises
+    assert {*planted.promises} <= {*PROMISES}
     for edit in planted.edits:
         (tmp_path / edit.file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / edit.file).write_text((ROOT / edit.file).read_text())
