@@ -18,7 +18,7 @@ class Edit(NamedTuple):
 class Planted(NamedTuple):
     """The opposite of a repair.
 
-    `tests` are those that notice it, as arguments of pytest, and `promises` those that the crossings find broken.
+    `tests` are those that notice it, as arguments of pytest, and `promises` those that crossings find broken.
     """
 
     name: str

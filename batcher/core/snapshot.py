@@ -118,7 +118,8 @@ class Snapshot:
     operator has removed cached results; `pauses` are those of lanes, and `holds` those of clients. `models`
     are the names of all models but the first, whose queue this is, and `publications` what operators
     published. `question` is what the console asked last. `guests` and `guest_rate` are those of workers that
-    live at another shard, which does not answer them.
+    live at another shard, which does not answer them. `model_since` is the time in milliseconds at which a
+    worker made `model` the current one: 0 if that is not known, and -1 if no worker of this shard renews it.
     """
 
     model: ModelRecord | None
@@ -142,6 +143,7 @@ class Snapshot:
     publications: Publications = NO_PUBLICATIONS
     guests: int = 0
     guest_rate: float = 0.0
+    model_since: int = -1
 
 
 NO_DEPTH = LaneDepth(0, 0, 0)
@@ -180,6 +182,7 @@ class Sweep(Command[Snapshot]):
             model=_model_record(_pairs(model)),
             rate=float(fields.get("rate", 0)),
             guest_rate=float(fields.get("guest_rate", 0)),
+            model_since=int(fields.get("model_since", -1)),
             interactive=_depth(fields.get("interactive", "")),
             bulk=_depth(fields.get("bulk", "")),
             fallback=_fallback(int(fields.get("fallen", 0)), fields.get("first_fallen", "")),
@@ -251,12 +254,14 @@ _SUMMED = ("workers", "solo", "in_flight", "worked", "recovered", "forgotten")
 def merge(shards: Sequence[Snapshot]) -> Snapshot:
     """The sums over the snapshots of all shards. Ages are the oldest, and memory that of the fullest.
 
-    The model is that of the first shard that knows one, and `swept` is that of the first shard: one process
+    The model is the one that a worker made the current one last, where it is renewed: at other shards,
+    workers of a former model may have renewed theirs since. `swept` is that of the first shard: one process
     keeps the history of the service.
     """
+    known = [shard for shard in shards if shard.model is not None]
     counts = {name: sum(getattr(shard, name) for shard in shards) for name in _SUMMED}
     return Snapshot(
-        model=next((shard.model for shard in shards if shard.model is not None), None),
+        model=max(known, key=lambda shard: shard.model_since).model if known else None,
         rate=sum(shard.rate for shard in shards),
         interactive=_summed([shard.interactive for shard in shards]),
         bulk=_summed([shard.bulk for shard in shards]),

@@ -1,6 +1,7 @@
 """Draws situations and checks every promise of docs/guarantees.md in them.
 
-    python -m tests.crossings [--minutes 10] [--seed 7] [--only "plain / oip / none / 1"] [--first] [--promises ...]
+    python -m tests.crossings [--minutes 10] [--seed 7] [--only "plain / oip / none / 1"] [--first]
+                              [--promises "answers are right" ...]
     python -m tests.crossings --planted [NAME]
 
 A situation is a service, some routes and what happens meanwhile; `--only` runs one, as it is printed. Pairs

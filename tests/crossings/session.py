@@ -22,7 +22,7 @@ SHRINK_S = 90.0
 
 @dataclass
 class Session:
-    """`report` gets a line for each situation. `found` are those that broke one of `promises`, made smaller."""
+    """`report` gets a line for each situation. `found` are those that broke one of `promises`, smaller."""
 
     binary: Path
     seed: int

@@ -31,7 +31,7 @@ from batcher.core.commands import (
 )
 from batcher.core.keys import cache_prefix
 from batcher.core.redis_watch import NO_MEMORY, Memory
-from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers
+from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers, merge
 from batcher.errors import QueueFull
 from batcher.messages import Failure, Prediction, decode_result, fragment
 from batcher.worker.heartbeat import HeartbeatQueue
@@ -65,15 +65,22 @@ MODEL = {
 class Bench:
     """Both ends over one client; `api("a")` is an API process, `worker("w")` a worker."""
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis, queue: str = "t") -> None:
         self.client = client
-        self.P = "{millrace:2:t}"
+        self.queue = queue
+        self.P = f"{{millrace:2:{queue}}}"
 
     def worker(
         self, name: str = "w", lease_ms: int = 2000, max_attempts: int = 3, **cache: Any
     ) -> HeartbeatQueue:
         return heartbeat_queue(
-            self.client, "t", name, lease_ms=lease_ms, max_attempts=max_attempts, result_ms=60_000, **cache
+            self.client,
+            self.queue,
+            name,
+            lease_ms=lease_ms,
+            max_attempts=max_attempts,
+            result_ms=60_000,
+            **cache,
         )
 
     def ask(
@@ -1124,6 +1131,31 @@ def test_the_newest_ready_worker_names_the_model_and_a_dead_revision_is_replaced
     time.sleep(0.1)
     old.heartbeat([], RECORD, MODEL, 20)
     assert bench.client.hget(f"{bench.P}:model", "revision") == b"rev"
+
+
+def test_workers_of_a_former_model_do_not_bring_it_back_at_the_shard_where_only_they_live(
+    bench: Bench,
+) -> None:
+    changed = {"revision": "B"}
+    there = Bench(bench.client, "shard2")
+    for shard in (bench, there):
+        shard.worker("old").heartbeat([], RECORD, MODEL, 20, takeover=True)
+        shard.worker("new").heartbeat([], RECORD | changed, MODEL | changed, 20, takeover=True)
+    time.sleep(0.1)
+    for ttl_ms in (20, 60_000):
+        bench.worker("old").heartbeat([], RECORD, MODEL, ttl_ms)
+    there.worker("new").heartbeat([], RECORD | changed, MODEL | changed, 60_000)
+    shards = [bench.sweep(), there.sweep()]
+    assert [shard.model and shard.model.revision for shard in shards] == ["rev", "B"]
+    whole = merge(shards)
+    assert whole.model
+    assert whole.model.revision == "B"
+    # Once no worker of the new model is left, the former is what answers.
+    there.worker("new").retire()
+    bench.client.hset(f"{there.P}:model", "live_until", 0)
+    whole = merge([bench.sweep(), there.sweep()])
+    assert whole.model
+    assert whole.model.revision == "rev"
 
 
 @pytest.mark.parametrize(("lifetimes", "name"), [(1.9, b"B"), (2.1, b"rev")])

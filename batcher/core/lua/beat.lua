@@ -45,10 +45,13 @@ end
 
 -- A worker that becomes ready with another model makes that model the current one; workers with the current revision renew
 -- the record; a revision without live workers is replaced by that of the next heartbeat. Revisions with the same identity
--- are one model in different arithmetics, so none of them takes over from another.
-local another = not current[3] or current[3] ~= mine.identity
-if (takeover and another) or not current[1] or stale or current[1] == mine.revision then
-  redis.call('HSET', MODEL, 'renewed', now, unpack(model))
+-- are one model in different arithmetics, so none of them takes over from another. A worker renews the record only where it
+-- lives, so another shard may still, or again, have that of a former model: `taken` says when a worker took over here (0 if
+-- none did), and `live_until` when the record is stale.
+local takes = takeover and (not current[3] or current[3] ~= mine.identity)
+if takes or not current[1] or stale or current[1] == mine.revision then
+  if takes or current[1] ~= mine.revision then redis.call('HSET', MODEL, 'taken', takes and now or 0) end
+  redis.call('HSET', MODEL, 'renewed', now, 'live_until', now + 2 * ttl, unpack(model))
 end
 
 -- Texts that all workers have classified, so that the rate is known without every worker's record.

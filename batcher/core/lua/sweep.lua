@@ -67,7 +67,9 @@ for _, id in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
     guests, guest_rate = guests + 1, guest_rate + tonumber(record[6])
   end
 end
-redis.call('HSET', SNAPSHOT, 'workers', workers, 'rate', string.format('%.1f', rate),
+local current = redis.call('HMGET', MODEL, 'taken', 'live_until')
+local live = (tonumber(current[2]) or 0) > now
+redis.call('HSET', SNAPSHOT, 'model_since', live and tonumber(current[1]) or -1, 'workers', workers, 'rate', string.format('%.1f', rate),
   'guests', guests, 'guest_rate', string.format('%.1f', guest_rate), 'fallen', fallen, 'first_fallen', first_fallen,
   'interactive', interactive_depth, 'bulk', bulk_depth, 'solo', redis.call('LLEN', SOLO), 'in_flight', redis.call('ZCARD', INFLIGHT),
   'pauses', pauses_left())
