@@ -3,7 +3,7 @@
 python -m benchmarks.arithmetic [--models default,distilbert-base] [--texts 96] [--rounds 7]
 
 The two graphs run the same batches one after the other in every round, so that whatever else the machine does
-meets both. The ratio is the median over rounds. Where bf16 arithmetic gives wrong answers (docs/models.md)
+meets both. The ratio is the median over rounds. Where bf16 arithmetic gives wrong answers (docs/precision.md)
 f32 is served, so this is the price of being right.
 """
 

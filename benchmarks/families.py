@@ -1,4 +1,4 @@
-"""The speeds of the model families by engine: the table in docs/models.md.
+"""The speeds of the model families by engine: the table in docs/families.md.
 
     python -m benchmarks.families [--shapes bert-base,...] [--rounds 3]
 

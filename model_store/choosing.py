@@ -92,7 +92,7 @@ def load_proven(options: LoadOptions) -> RowClassifier:
             failures.append(str(error).rstrip("."))
     raise Unproven(
         f"{options.reference} cannot be served: no setting of its engine gives the answers of transformers "
-        f"to its probes ({'; '.join(failures)}); see docs/models.md#the-proof."
+        f"to its probes ({'; '.join(failures)}); see docs/precision.md#the-proof."
     )
 
 

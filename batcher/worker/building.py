@@ -95,7 +95,7 @@ def _report(info: ModelInfo, seconds: float) -> None:
     if not info.device and info.engine != "stub" and (cards := hardware.cards()):
         log.warning(
             "%s is not used: %s computes on the processor. A torch that was built with CUDA, for the driver "
-            "of this machine, would use it: docs/models.md",
+            "of this machine, would use it: docs/precision.md#nvidia-cards",
             cards[0],
             info.engine,
             extra={"action": "model.card_unused", "cards": len(cards)},

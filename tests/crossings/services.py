@@ -38,7 +38,7 @@ CHANGING = ("left_s", "workers", "rate", "remaining_s", "failure")
 READY_S = 90.0
 # Every process knows of a pause or a hold after this time.
 KNOWN_S = 2.0
-# Clocks must agree better than an hour: docs/models.md.
+# Clocks must agree better than an hour: docs/several-models.md.
 AHEAD_S = 3000
 QUICK = "quick"
 THRESHOLD = 0.4

@@ -29,7 +29,7 @@ def main() -> int:
     )
     parser.add_argument("--precision", nargs="+", default=["f32"], choices=("f32", "bf16", "int8"))
     parser.add_argument("--engine", default="auto", choices=("auto", "openvino", "torch"))
-    parser.add_argument("--write", action="store_true", help="write the tables into docs/models.md")
+    parser.add_argument("--write", action="store_true", help="write the tables into docs/families.md")
     args = parser.parse_args()
     part, parts = map(int, args.slice.split("/"))
     names = (args.families or sorted(families()))[part - 1 :: parts]

@@ -1,4 +1,4 @@
-"""Writes the tables of families into docs/models.md."""
+"""Writes the tables of families into docs/families.md."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.lazy import transformers
 
-PAGE = Path(__file__).parents[2] / "docs/models.md"
+PAGE = Path(__file__).parents[2] / "docs/families.md"
 BEGIN, END = "<!-- families -->\n", "<!-- end of families -->\n"
 BEGIN_PRECISIONS, END_PRECISIONS = "<!-- precisions -->\n", "<!-- end of precisions -->\n"
 
@@ -23,7 +23,7 @@ def read_results(results: Path, *precisions: str) -> list[dict[str, Any]]:
 
 
 def write_tables(results: Path) -> None:
-    """Replace the tables of docs/models.md for whose precisions there are results."""
+    """Replace the tables of docs/families.md for whose precisions there are results."""
     if f32 := read_results(results, "f32"):
         _replace(BEGIN, END, lines(f32))
     if others := read_results(results, "bf16", "int8"):
