@@ -1,4 +1,4 @@
-"""The routes of OpenAI's batches: /v1/files and /v1/batches. See docs/jobs.md."""
+"""The routes of OpenAI's batches: /v1/files and /v1/batches. See docs/batches.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/jobs.md does as it says: its commands run as pasted, in order, and RQ's own tool sees the worker."""
+"""docs/files.md and docs/jobs.md: their commands run as pasted, in order, and RQ's own tool sees the worker."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from tests.service import Service, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
-PAGE = Path(__file__).parents[2] / "docs" / "jobs.md"
+PAGES = [Path(__file__).parents[2] / "docs" / name for name in ("files.md", "jobs.md")]
 
 
-def test_every_command_of_the_page_runs_as_pasted(
+def test_every_command_of_the_pages_runs_as_pasted(
     start_service: Callable[..., Service], tmp_path: Path
 ) -> None:
     service = start_service()
     service.start_jobs()
-    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    blocks = [
+        block for page in PAGES for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
     assert len(blocks) == 7
     script = "echo; echo ---\n".join(blocks).replace(
         "localhost:8000", service.base_url.removeprefix("http://")
