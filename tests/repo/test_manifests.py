@@ -42,7 +42,7 @@ PORT_FIELDS = {
 }
 
 
-# The changes to overlays/production that docs/deploy.md describes.
+# The changes to overlays/production that docs/kubernetes-redis.md describes.
 MANAGED = (
     ("components/redis-tls", "components/managed-redis"),
     (r"REDIS_ADDRESS=\S+", "REDIS_ADDRESS=millrace.westeurope.redis.azure.net:10000"),
