@@ -1,4 +1,4 @@
-"""docs/guarantees.md maps every fault to tests that exist."""
+"""docs/guarantees.md and docs/findings.md map every fault to tests that exist."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/guarantees.md").read_text()
-NAMED = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)
+FAULTS, FINDINGS = ((ROOT / f"docs/{page}.md").read_text() for page in ("guarantees", "findings"))
+NAMED = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", FAULTS + FINDINGS)
 
 
 def test_every_one_of_the_faults_has_a_row_with_a_test() -> None:
-    faults = PAGE.partition("## Findings")[0]
-    rows = re.findall(r"^\| (\d+) \|.*`tests/[\w/]+\.py::\w+`", faults, re.MULTILINE)
+    rows = re.findall(r"^\| (\d+) \|.*`tests/[\w/]+\.py::\w+`", FAULTS, re.MULTILINE)
     assert [int(row) for row in rows] == list(range(1, 33))
 
 
