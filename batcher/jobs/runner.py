@@ -45,7 +45,7 @@ STORE_RETRY_S = 0.5
 FULL_S = 60.0
 # How long its model may have no worker, or be paused, before a job steps aside.
 ASIDE_S = 1.0
-# For the small jobs of a process, and as much for the large ones; docs/capacity.md adds it up.
+# For the small jobs of a process, and as much for the large ones; docs/costs.md adds it up.
 HELD_BYTES = 64 * 1024**2
 REFUSALS = (QueueFull, NoWorker, Paused, QueueUnavailable, BudgetExceeded)
 

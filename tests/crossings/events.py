@@ -100,7 +100,7 @@ def _start_api(crossing: Crossing, keys: str) -> None:
 
 
 def rotate_password(crossing: Crossing) -> None:
-    """Of one role, as docs/redis.md says, and back."""
+    """Of one role, as docs/redis-users.md says, and back."""
     service = crossing.service
     role = crossing.rng.choice(("api", "worker", "jobs"))
     for old, new in ((role, "another"), ("another", role)):

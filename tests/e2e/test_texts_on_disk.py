@@ -29,7 +29,7 @@ def files_with(folder: Path, text: str) -> list[str]:
 def test_finding_17_a_rewrite_of_the_file_removes_texts_that_were_answered(
     start_service: Callable[..., Service],
 ) -> None:
-    """As docs/security.md says: they are there until then, and BGREWRITEAOF bounds how long."""
+    """As docs/data.md says: they are there until then, and BGREWRITEAOF bounds how long."""
     made = start_service()
     folder = made.redis.directory
     assert made.predict(SECRET).status_code == 200

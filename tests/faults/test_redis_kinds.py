@@ -23,7 +23,7 @@ from tests.servers import RedisServer, needs_server, server_binary
 from tests.service import ForkedProcess, Process, Service, millrace, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
-DOCS = Path(__file__).parents[2] / "docs/redis.md"
+DOCS = Path(__file__).parents[2] / "docs/redis-users.md"
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def test_with_a_password(server_at: Callable[..., RedisServer], tmp_path: 
 
 
 def documented_acl() -> list[str]:
-    """The rules of docs/redis.md, as one `user` line."""
+    """The rules of docs/redis-users.md, as one `user` line."""
     (line,) = re.findall(r"^user millrace (.+)$", DOCS.read_text(), re.MULTILINE)
     return line.replace("PASSWORD", "secret").split()
 

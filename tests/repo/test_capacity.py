@@ -1,4 +1,4 @@
-"""The memory sum of docs/capacity.md."""
+"""The memory sum of docs/costs.md."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.limits import MIB, limit_bytes
 
-PAGE = Path(__file__).parents[2] / "docs/capacity.md"
+PAGE = Path(__file__).parents[2] / "docs/costs.md"
 
 
 def test_the_parts_of_the_api_fit_into_its_limit() -> None:

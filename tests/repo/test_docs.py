@@ -87,7 +87,7 @@ def test_every_error_code_is_documented_and_every_documented_one_exists() -> Non
     named = set(re.findall(r"\bcode=\"([a-z_]+)\"", source))
     named |= {*CODE_OF.values(), *(error.code for error in STATUS_OF)}
     named |= set(get_args(get_type_hints(Mismatch)["code"]))
-    _, _, page = (ROOT / "docs/http.md").read_text().partition("### When it does not succeed")
+    page = (ROOT / "docs/errors.md").read_text()
     # There for what the framework might raise; it does not.
     assert named - set(re.findall(r"`([a-z_]+)`", page)) == {"forbidden", "conflict"}
     rows = re.findall(r"^\| \d{3} \| ([^|]*) \|", page, re.MULTILINE)
@@ -111,12 +111,52 @@ def test_make_run_starts_a_redis_unless_one_is_given(word: str) -> None:
     assert ("--data-dir" in shown.stdout.splitlines()[-1]) == ("redis" not in word)
 
 
+@cache
+def sections(page: Path) -> set[str]:
+    """The anchors of a page."""
+    headings = re.findall(r"^#+ (.+)$", without_code(page), re.MULTILINE)
+    plain = (re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading).lower() for heading in headings)
+    return {re.sub(r"[^\w -]", "", heading).replace(" ", "-") for heading in plain}
+
+
+def without_code(page: Path) -> str:
+    return re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+
+
 @pytest.mark.parametrize("page", tracked("*.md"), ids=str)
 def test_no_relative_link_is_dead(page: Path) -> None:
-    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
-    links = re.findall(r"\]\(([^)\s]+)\)", text)
-    relative = [link.partition("#")[0] for link in links if "://" not in link and not link.startswith("#")]
-    assert [link for link in relative if not (page.parent / link).exists()] == []
+    links = re.findall(r"\]\(([^)\s]+)\)", without_code(page))
+    relative = [link.partition("#") for link in links if "://" not in link]
+    dead = [path + sign + anchor for path, sign, anchor in relative if not leads(page, path, anchor)]
+    assert dead == []
+
+
+def leads(page: Path, path: str, anchor: str) -> bool:
+    """Whether the file is there and, if it is a page, has the section."""
+    target = (page.parent / path).resolve() if path else page
+    return target.exists() and (not anchor or target.suffix != ".md" or anchor in sections(target))
+
+
+NAMED_ELSEWHERE = re.compile(r"\b(docs/[\w/-]+\.md)#([\w-]+)")
+
+
+def test_code_names_sections_that_exist() -> None:
+    """In comments and messages, as the pages do in links."""
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in tracked("*.py", "*.yaml", "*.toml", "*.txt", "*.js", "*.json", "scripts/*")
+        for match in NAMED_ELSEWHERE.finditer(path.read_text(errors="ignore"))
+        if not leads(ROOT / "README.md", match[1], match[2])
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("page", tracked("docs/*.md", ":!docs/decisions/0*", ":!docs/decisions/1*"), ids=str)
+def test_a_page_is_read_in_ten_minutes(page: Path) -> None:
+    """Models and guarantees had 8,000 words each. Tables do not count: nobody reads them through."""
+    lines = without_code(page).splitlines()
+    prose = "\n".join(line for line in lines if not line.startswith(("|", "    ", "<!--")))
+    assert len(prose.split()) <= 2_500
 
 
 def test_no_file_names_the_machine_it_was_written_on() -> None:

@@ -1,4 +1,4 @@
-"""The examples of docs/http.md answer as the page says."""
+"""The examples of docs/http.md and docs/errors.md answer as the pages say."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 
 from tests.unit.api.service import Service
 
-PAGE = (Path(__file__).parents[3] / "docs/http.md").read_text()
-EXAMPLES = re.findall(r"```sh\n(curl .*?)\n```\n\n```\n(.*?)```", PAGE, re.DOTALL)
+PAGES = "".join((Path(__file__).parents[3] / f"docs/{page}.md").read_text() for page in ("http", "errors"))
+EXAMPLES = re.findall(r"```sh\n(curl .*?)\n```\n\n```\n(.*?)```", PAGES, re.DOTALL)
 # Headers whose values differ between responses.
 VARYING = {"x-request-id", "server-timing", "content-length", "x-model"}
 
