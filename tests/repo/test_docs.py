@@ -153,10 +153,17 @@ def test_code_names_sections_that_exist() -> None:
 
 @pytest.mark.parametrize("page", tracked("docs/*.md", ":!docs/decisions/0*", ":!docs/decisions/1*"), ids=str)
 def test_a_page_is_read_in_ten_minutes(page: Path) -> None:
-    """Models and guarantees had 8,000 words each. Tables do not count: nobody reads them through."""
+    """Models and guarantees had 8,000 words each. Tables do not count: they are not read through."""
     lines = without_code(page).splitlines()
     prose = "\n".join(line for line in lines if not line.startswith(("|", "    ", "<!--")))
     assert len(prose.split()) <= 2_500
+
+
+def test_the_front_page_leads_to_every_page() -> None:
+    """So that two clicks are enough."""
+    front = (ROOT / "docs/README.md").read_text()
+    pages = {page.name for page in tracked("docs/*.md") if page.parent.name == "docs"} - {"README.md"}
+    assert pages - set(re.findall(r"\]\(([\w-]+\.md)", front)) == set()
 
 
 def test_no_file_names_the_machine_it_was_written_on() -> None:
