@@ -1,4 +1,4 @@
-"""docs/files.md and docs/jobs.md: their commands run as pasted, in order, and RQ's own tool sees the worker."""
+"""docs/files.md and docs/jobs.md: their commands run as pasted, and RQ's own tool sees the worker."""
 
 from __future__ import annotations
 

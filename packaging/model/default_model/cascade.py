@@ -3,8 +3,8 @@
     python -m default_model.cascade --data DATA --sets SETS --large LARGE --out OUT
 
 DATA has SST-2 and SETS the other sets, as packaging/model/README.md describes them. Neither model was trained
-on the texts that are measured here: `dev.tsv`, and the part `last` of each set. docs/several-models.md says how to
-make LARGE.
+on the texts that are measured here: `dev.tsv`, and the part `last` of each set. docs/several-models.md says
+how to make LARGE.
 """
 
 from __future__ import annotations
