@@ -13,7 +13,7 @@ from batcher.jobs import store as store_module
 from batcher.jobs.records import Attempt, Counts, JobRecord
 from batcher.jobs.results import encode_models
 from batcher.jobs.store import JobStore
-from batcher.jobs.upload import Budget, NoRoom, Submission, encode_text
+from batcher.jobs.upload import UNBOUNDED, Budget, NoRoom, Submission, encode_text
 from tests.conftest import encoded
 from tests.servers import RedisServer
 
@@ -110,6 +110,30 @@ def test_a_job_that_waited_for_longer_than_its_lifetime_was_dropped(client: redi
     store.end(running, "finished")
     time.sleep(0.7)
     assert keys(client) == []
+
+
+def test_a_batch_with_a_short_lifetime_took_the_webhooks_of_other_jobs_along(
+    store: JobStore, client: redis.Redis
+) -> None:
+    """Its end gave its own lifetime to what all jobs share: webhooks that were due, and the totals."""
+    create(store, submission=Submission(webhook="https://a.example/"))
+    create(store, "b" * 32, submission=Submission(webhook="https://b.example/", ttl_s=1))
+    for job_id in (JOB, "b" * 32):
+        store.end(store.start(job_id), "finished")
+    assert client.pttl(f"{{millrace-jobs:jobs}}:job:{'b' * 32}") <= 1000
+    for shared in ("webhooks", "jobs:totals"):
+        assert client.pttl(f"{{millrace-jobs:jobs}}:{shared}") > 50_000
+
+
+def test_a_file_went_with_the_results_of_its_last_batch_before_those_of_an_earlier_one(
+    store: JobStore, client: redis.Redis
+) -> None:
+    store.files.put("f" * 32, [b"lines"], "", UNBOUNDED)
+    store.files.complete("f" * 32, "in.jsonl", (5, 1), "", 1)
+    for job_id, ttl_s in ((JOB, None), ("b" * 32, 1)):
+        create(store, job_id, submission=Submission(batch=json.dumps({"file": "f" * 32}), ttl_s=ttl_s))
+        store.end(store.start(job_id), "finished")
+    assert client.pttl(f"{{millrace-jobs:jobs}}:file:{'f' * 32}") > 50_000
 
 
 def test_every_key_of_a_job_ends_by_itself(store: JobStore, client: redis.Redis) -> None:

@@ -94,16 +94,18 @@ local function keep(member, keys)
   for _, key in ipairs(keys) do redis.call('PERSIST', key) end
 end
 
--- Notes that a batch uses its file (1), or no longer does (-1). Once none does, the file is kept to the end of its lifetime, and
--- as long as the results of the batch that has ended last, whose ids it has.
+-- Notes that a batch uses its file (1), or no longer does (-1), and keeps its results for `ttl`. Once none does, the file is kept
+-- to the end of its lifetime, and as long as any of these results, whose ids it has.
 local function use_file(batch, by, ttl)
   local id = batch and batch ~= '' and cjson.decode(batch).file
   if not id then return end
   local file, member = P .. ':file:' .. id, 'file:' .. id
   if redis.call('EXISTS', file) == 0 then return end
-  if redis.call('HINCRBY', file, 'batches', by) > 0 then return keep(member, { file }) end
-  redis.call('HSET', file, 'batches', 0)
-  set_lifetime(member, math.max((tonumber(redis.call('HGET', file, 'ends_ms')) or 0) - now, ttl), { file })
+  local batches = redis.call('HINCRBY', file, 'batches', by)
+  local ends = math.max(tonumber(redis.call('HGET', file, 'ends_ms')) or 0, by < 0 and now + ttl or 0)
+  redis.call('HSET', file, 'batches', math.max(batches, 0), 'ends_ms', ends)
+  if batches > 0 then return keep(member, { file }) end
+  set_lifetime(member, ends - now, { file })
 end
 
 -- Removes what lists have of a job, an upload or a file.
@@ -152,7 +154,7 @@ local function finish(id, status, ttl, code, message)
   local fields = redis.call('HMGET', job, 'status', 'place', 'input_bytes', 'output_bytes', 'keep_input', 'webhook', 'batch',
     'ttl_ms')
   local place, input = fields[2], tonumber(fields[3]) or 0
-  ttl = math.min(ttl, tonumber(fields[8]) or ttl)
+  local own_ttl = math.min(ttl, tonumber(fields[8]) or ttl) -- what jobs share is kept for as long as any of them
   -- A Redis that is full refuses writes that need memory, but not after another one in the same script.
   redis.call('HDEL', job, 'rate')
   redis.call('HSET', job, 'status', status, 'finished_ms', now, 'rate', 0)
@@ -170,8 +172,8 @@ local function finish(id, status, ttl, code, message)
     redis.call('HSET', job, 'next_delivery_ms', now)
     renew(ttl, { P .. ':webhooks' })
   end
-  set_lifetime(place, ttl, keys_of(job))
-  use_file(fields[7], -1, ttl)
+  set_lifetime(place, own_ttl, keys_of(job))
+  use_file(fields[7], -1, own_ttl)
 end
 
 -- Begins an attempt at a job, unless it has ended, or has had too many attempts without progress.
