@@ -125,11 +125,19 @@ class Attempt:
     left: int = 0
 
 
+class Left(NamedTuple):
+    """A job that could not begin: whether it is large, its client, and how many jobs of that client run."""
+
+    large: bool
+    client: str
+    running: int
+
+
 class Claimed(NamedTuple):
-    """Attempts that began, and of a large job that is left: its client, and how many jobs of it run."""
+    """Attempts that began, and the small and the large job that would have been next, if there are any."""
 
     attempts: Sequence[Attempt]
-    left: tuple[str, int] | None
+    left: Sequence[Left]
 
 
 class Counts(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from math import inf
 from sys import getsizeof
@@ -47,6 +47,8 @@ FULL_S = 60.0
 ASIDE_S = 1.0
 # For the small jobs of a process, and as much for the large ones; docs/costs.md adds it up.
 HELD_BYTES = 64 * 1024**2
+# A job with at most so many texts left waits for none of it.
+FEW_TEXTS = 32
 REFUSALS = (QueueFull, NoWorker, Paused, QueueUnavailable, BudgetExceeded)
 
 T = TypeVar("T")
@@ -90,7 +92,7 @@ class ChunkMemory:
     """The memory of the chunks that attempts have read and not passed on: `most` bytes, and one chunk more.
 
     Chunks are read one at a time, first come, first served. So an attempt that reads its chunks in order has
-    the first of them, and goes on.
+    the first of them, and goes on. A job of a few texts waits for none of this.
     """
 
     def __init__(self, most: int = HELD_BYTES) -> None:
@@ -100,8 +102,14 @@ class ChunkMemory:
         self._freed = asyncio.Event()
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Waits until a chunk may be read, whose size `take` counts before the end of the turn."""
+    async def turn(self, texts: int) -> AsyncIterator[None]:
+        """Waits until a chunk may be read, whose size `take` counts before the end of the turn.
+
+        `texts` are those that the job has left.
+        """
+        if texts <= FEW_TEXTS:
+            yield
+            return
         async with self._turn:
             while self.held >= self._most:
                 self._freed.clear()
@@ -121,17 +129,57 @@ def memory_of(texts: Sequence[str | None], labels: Sequence[str]) -> int:
     return sum(map(getsizeof, texts)) + len(texts) * result_bytes(labels)
 
 
+class Requests:
+    """The requests in flight of attempts, at most `most`: the next is of the client and job with the fewest."""
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._held = Counter[tuple[str, ...]]()
+        self._waiting: dict[tuple[str, str], deque[asyncio.Future[None]]] = {}
+
+    @contextlib.asynccontextmanager
+    async def turn(self, client: str, job_id: str) -> AsyncIterator[None]:
+        """Waits until a request of this job, which is of this client, may be sent."""
+        turn = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault((client, job_id), deque()).append(turn)
+        self._admit()
+        try:
+            await turn
+            yield
+        finally:
+            if not turn.cancel() and not turn.cancelled():
+                self._hold((client, job_id), -1)
+                self._admit()
+
+    def _admit(self) -> None:
+        while self._free and self._waiting:
+            job = min(self._waiting, key=lambda one: (self._held[one[:1]], self._held[one]))
+            turn = self._waiting[job].popleft()
+            if not self._waiting[job]:
+                del self._waiting[job]
+            if not turn.done():  # else it was cancelled
+                turn.set_result(None)
+                self._hold(job, 1)
+
+    def _hold(self, job: tuple[str, str], requests: int) -> None:
+        self._free -= requests
+        for one in (job[:1], job):
+            self._held[one] += requests
+            if not self._held[one]:
+                del self._held[one]
+
+
 class Bounds(NamedTuple):
     """What attempts that share it may use together: requests in flight, and memory of chunks."""
 
-    requests: asyncio.Semaphore
+    requests: Requests
     memory: ChunkMemory
 
 
 def bounds_of(settings: JobSettings, memory: ChunkMemory | None = None) -> Bounds:
     """The bounds in the settings. `memory` may be shared with attempts that have other requests."""
     requests = settings.job_in_flight // min(REQUEST_TEXTS, settings.job_in_flight)
-    return Bounds(asyncio.Semaphore(requests), memory or ChunkMemory())
+    return Bounds(Requests(requests), memory or ChunkMemory())
 
 
 def _are_many(held: Sequence[ChunkResults]) -> bool:
@@ -316,7 +364,7 @@ class JobRun:
 
     async def _chunk(self, number: int) -> tuple[ChunkResults, int]:
         """The results of a chunk, and the memory to give back."""
-        async with self._memory.turn():
+        async with self._memory.turn(self.attempt.left):
             texts = await self._retry(self._store.input, self.attempt.job_id, number)
             if texts is None:
                 message = (
@@ -351,7 +399,7 @@ class JobRun:
     async def _request(self, texts: Sequence[str]) -> LookupResult:
         """Looks up the texts of one request, and again whenever the service would refuse a client's."""
         while True:
-            async with self._requests:
+            async with self._requests.turn(self.attempt.account, self.attempt.job_id):
                 answer = LookupResult()
                 until = perf_counter() + BUDGET_S
                 trace = tracing.current()

@@ -50,6 +50,7 @@ from batcher.jobs.records import (
     Created,
     JobRecord,
     JobStatus,
+    Left,
     Totals,
     read_attempt,
     read_record,
@@ -138,9 +139,9 @@ class JobStore:
         `blocked` are the queues of models whose jobs cannot go on.
         """
         args = [secrets.token_hex(8), self._ttl_ms, MAX_STALLED, int(LOST_S * 1000), SMALL_TEXTS]
-        facts, *found = self._run("job_claim", *args, small, large, *blocked)
-        left = (facts[0].decode(), int(facts[1])) if facts else None
-        return Claimed([read_attempt(raw) for raw in found], left)
+        left, *found = self._run("job_claim", *args, small, large, *blocked)
+        waiting = [Left(size == b"large", client.decode(), running) for size, client, running in left]
+        return Claimed([read_attempt(raw) for raw in found], waiting)
 
     def append(
         self,

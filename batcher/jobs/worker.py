@@ -1,7 +1,7 @@
 """The jobs worker: runs many jobs at once, each as a task, fairly by client and then by size.
 
 Which jobs it begins is decided by the store, by the clock of Redis. A small job never waits for a large one.
-Large ones take turns if there are more of them than run at once. A job whose model has no worker, or is
+Jobs of a size take turns if there are more of them than run at once. A job whose model has no worker, or is
 paused, steps aside until that is over.
 """
 
@@ -16,7 +16,7 @@ from time import monotonic
 from batcher import tracing
 from batcher.connection.outage import REDIS_ERRORS, Outage
 from batcher.jobs.models import UNUSED_S, Connection, JobModels
-from batcher.jobs.records import Attempt
+from batcher.jobs.records import Attempt, Left
 from batcher.jobs.rq_queue import JobQueue, RqWorker
 from batcher.jobs.runner import PATIENCE_S, Bounds, ChunkMemory, Interrupted, JobRun, SteppedAside, bounds_of
 from batcher.jobs.store import SMALL_TEXTS, JobStore
@@ -33,7 +33,7 @@ POLL_S = 0.2
 # How often to look which revisions answer, and to tell RQ that this process lives.
 LOOK_S = 1.0
 HEARTBEAT_S = 5.0
-# How long a large job runs while another one waits whose client has as many that run.
+# How long a job runs while another one of its size waits whose client has as many that run.
 TURN_S = 30.0
 STUCK_S = 120.0
 
@@ -122,8 +122,8 @@ class JobsWorker:
         sizes = Counter(attempt.left > SMALL_TEXTS for attempt in self._tasks.values())
         free = max(SMALL_JOBS - sizes[False], 0), max(LARGE_JOBS - sizes[True], 0)
         claimed = await asyncio.to_thread(self._store.claim, *free, list(self._blocked))
-        if claimed.left is not None:
-            self._take_turns(*claimed.left)
+        for left in claimed.left:
+            self._take_turns(left)
         if claimed.attempts:  # a job that came after a move must not run on what answered before
             await self._look()
         try:
@@ -151,14 +151,14 @@ class JobsWorker:
         self._rq.heartbeat()
         self._queue.remove_foreign(self._store.open_ids())
 
-    def _take_turns(self, client: str, running: int) -> None:
-        """Makes a large job step aside if one of this client, of which so many run, waits for its turn."""
-        large = [run for run in self._runs if run.attempt.left > SMALL_TEXTS]
-        if len(large) < LARGE_JOBS or any(run.turn_over for run in large):
+    def _take_turns(self, left: Left) -> None:
+        """Makes a job of the same size step aside for one that waits, if it is the latter's turn."""
+        runs = [run for run in self._runs if (run.attempt.left > SMALL_TEXTS) == left.large]
+        if len(runs) < (LARGE_JOBS if left.large else SMALL_JOBS) or any(run.turn_over for run in runs):
             return
-        of_client = Counter(run.attempt.account for run in large)
-        longest = min(large, key=lambda run: (-of_client[run.attempt.account], run.began_at))
-        more = of_client[longest.attempt.account] > running + 1
+        of_client = Counter(run.attempt.account for run in runs)
+        longest = min(runs, key=lambda run: (-of_client[run.attempt.account], run.began_at))
+        more = of_client[longest.attempt.account] > left.running + 1
         if more or monotonic() >= longest.began_at + TURN_S:
             longest.end_turn()
 

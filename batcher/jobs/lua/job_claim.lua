@@ -1,8 +1,9 @@
 -- Begins attempts at jobs that wait, or whose process has not been heard of: first those of the clients with the fewest
--- running jobs, of these first the smallest, and of large ones first the one that has waited longest for its turn.
+-- running jobs, of these first the ones that have waited longest for another turn or have had none, and of these the smallest.
 -- ARGV: token of the attempts, ttl_ms, most_stalled, lost_ms, texts of a small job, most small jobs and most large jobs to
 --       begin, then the queues of models whose jobs cannot go on.
--- Returns {{client, how many jobs of it run} of a large job that is left, or {}, then for each attempt what `begin` does}.
+-- Returns {{size, client, how many jobs of it run} of the next small and large job that is left, if any}, then for each attempt
+-- what `begin` does}.
 local ttl, stalled, lost, limit = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local free = { small = tonumber(ARGV[6]), large = tonumber(ARGV[7]) }
 local blocked, running, again, waiting = {}, {}, {}, { small = {}, large = {} }
@@ -22,9 +23,8 @@ for _, status in ipairs({ 'queued', 'running' }) do
       running[client] = (running[client] or 0) + 1
     elseif not blocked[fields[2] or ''] then
       local left = tonumber(fields[3]) - tonumber(fields[4])
-      local size = left > limit and 'large' or 'small'
-      local since = size == 'large' and tonumber(fields[6]) or 0
-      table.insert(waiting[size], { place = place, client = client, left = left, since = since })
+      local since = tonumber(fields[6]) or 0
+      table.insert(waiting[left > limit and 'large' or 'small'], { place = place, client = client, left = left, since = since })
     end
   end
 end
@@ -55,7 +55,7 @@ for _, size in ipairs({ 'small', 'large' }) do
     free[size] = free[size] - 1
     reply[#reply + 1] = begin(id_of(job.place), ARGV[1], ttl, stalled)
   end
+  local left = take(waiting[size])
+  if left then table.insert(reply[1], { size, left.client, running[left.client] or 0 }) end
 end
-local left = take(waiting.large)
-if left then reply[1] = { left.client, running[left.client] or 0 } end
 return reply

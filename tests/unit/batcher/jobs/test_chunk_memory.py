@@ -9,7 +9,7 @@ import pytest
 
 from batcher.jobs import runner
 from batcher.jobs.models import OpenQueue
-from batcher.jobs.runner import ChunkMemory, Interrupted, JobRun, bounds_of, memory_of
+from batcher.jobs.runner import FEW_TEXTS, ChunkMemory, Interrupted, JobRun, bounds_of, memory_of
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis, encoded
@@ -44,8 +44,11 @@ def store(fake_redis: FakeRedis) -> JobStore:
     return JobStore(fake_redis.sync, "unit", 600)
 
 
-async def test_twenty_jobs_held_eighty_chunks_of_the_longest_texts(store: JobStore) -> None:
+async def test_twenty_jobs_held_eighty_chunks_of_the_longest_texts(
+    store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """1.6 GiB of texts with one wide character each, where a jobs worker may have 512 MiB."""
+    monkeypatch.setattr(runner, "FEW_TEXTS", 4)
     wide = "\N{GRINNING FACE} " + "x" * 1000 + " {}"
     hub = FakeHub(lane="bulk", gate=asyncio.Event())
     chunk = memory_of([wide.format("a" * 32 + " 0 0")] * 4, MODEL.labels)
@@ -85,7 +88,7 @@ async def test_chunks_are_read_in_the_order_in_which_they_were_asked_for() -> No
     memory, order = ChunkMemory(1), list[int]()
 
     async def read(number: int) -> None:
-        async with memory.turn():
+        async with memory.turn(4 * FEW_TEXTS):
             order.append(number)
             memory.take(1)
 
@@ -97,3 +100,17 @@ async def test_chunks_are_read_in_the_order_in_which_they_were_asked_for() -> No
         await until(lambda count=number + 1: len(order) == count)
     await asyncio.gather(*tasks)
     assert order == [0, 1, 2, 3]
+
+
+async def test_one_text_waited_for_the_memory_that_long_texts_of_another_model_had(store: JobStore) -> None:
+    memory = ChunkMemory(1)
+    slow, quick = FakeHub(lane="bulk", gate=asyncio.Event()), FakeHub(lane="bulk")
+    job(store, "a" * 32, FEW_TEXTS)
+    job(store, "b" * 32, 1)
+    working = asyncio.create_task(run(store, "a" * 32, slow, memory).run())
+    await asked(slow, 1)
+    assert await run(store, "b" * 32, quick, memory).run() == "finished"
+    assert slow.gate is not None
+    slow.gate.set()
+    assert await working == "finished"
+    assert memory.held == 0
