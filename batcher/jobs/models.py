@@ -199,6 +199,14 @@ class Connection:
         )
 
     @property
+    def moved(self) -> bool:
+        """Whether an attempt that begins now would ask others."""
+        now = self._models.publications
+        return any(
+            one != (now.queue(model), now.candidates.get(model)) for model, one in self._chosen.items()
+        )
+
+    @property
     def blocked(self) -> MillraceError | None:
         """Why the job cannot go on now, as far as it is known; None if it can."""
         return next((why for one in self._answering if (why := one.blocked) is not None), None)

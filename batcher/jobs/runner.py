@@ -130,7 +130,7 @@ def memory_of(texts: Sequence[str | None], labels: Sequence[str]) -> int:
 
 
 class Requests:
-    """The requests in flight of attempts, at most `most`: the next is of the client and job with the fewest."""
+    """Requests in flight, at most `most`: the next is of the client and the job with the fewest."""
 
     def __init__(self, most: int) -> None:
         self._free = most

@@ -68,8 +68,13 @@ HISTORY_S = 900  # of the page's charts, which survive a restart of the API
 CHUNK_TEXTS = 256
 # After this many consecutive attempts without progress a job fails: something in it must be ending them.
 MAX_STALLED = 5
-# A running job whose process has not been heard of for so long, by the clock of Redis, is run by another one.
+# A running job of which nothing was heard for so long, by the clock of Redis, is begun by another process, and
+# after LOST_S by any. The former doubles with each attempt without progress: processes that are only slow must
+# not make a job fail.
+SILENT_S = 2.0
 LOST_S = 20.0
+# How many digits of the token of a claim identify the process.
+PROCESS_DIGITS = 16
 # A job with at most so many texts left is a small one: large ones never keep it waiting.
 SMALL_TEXTS = 1024
 
@@ -133,12 +138,21 @@ class JobStore:
         """Begins an attempt at this job; earlier attempts can no longer write."""
         return read_attempt(self._run("job_start", job_id, secrets.token_hex(8), self._ttl_ms, MAX_STALLED))
 
-    def claim(self, small: int, large: int, blocked: Sequence[str] = ()) -> Claimed:
+    def claim(
+        self,
+        small: int,
+        large: int,
+        blocked: Sequence[str] = (),
+        token: str = "",
+        silent_s: float = SILENT_S,
+    ) -> Claimed:
         """Begins attempts at up to so many small and large jobs that wait, or whose process was lost.
 
-        `blocked` are the queues of models whose jobs cannot go on.
+        `blocked` are the queues of models whose jobs cannot go on. `token` begins with PROCESS_DIGITS that
+        identify the process; a call with that of an earlier one, whose reply was lost, returns its attempts.
         """
-        args = [secrets.token_hex(8), self._ttl_ms, MAX_STALLED, int(LOST_S * 1000), SMALL_TEXTS]
+        durations = [int(seconds * 1000) for seconds in (silent_s, LOST_S)]
+        args = [token or secrets.token_hex(16), self._ttl_ms, MAX_STALLED, *durations, SMALL_TEXTS]
         left, *found = self._run("job_claim", *args, small, large, *blocked)
         waiting = [Left(size == b"large", client.decode(), running) for size, client, running in left]
         return Claimed([read_attempt(raw) for raw in found], waiting)

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from contextlib import suppress
+from secrets import token_hex
 from time import monotonic
 
 from batcher import tracing
@@ -19,7 +20,7 @@ from batcher.jobs.models import UNUSED_S, Connection, JobModels
 from batcher.jobs.records import Attempt, Left
 from batcher.jobs.rq_queue import JobQueue, RqWorker
 from batcher.jobs.runner import PATIENCE_S, Bounds, ChunkMemory, Interrupted, JobRun, SteppedAside, bounds_of
-from batcher.jobs.store import SMALL_TEXTS, JobStore
+from batcher.jobs.store import LOST_S, PROCESS_DIGITS, SILENT_S, SMALL_TEXTS, JobStore
 from batcher.settings import JobSettings
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,13 @@ class JobsWorker:
         self._blocked: dict[str, Connection] = {}
         self._look_at = self._heartbeat_at = 0.0
         self._turned_at = monotonic()
+        # Until then, others may be silent because Redis was away.
+        self._patient_until = 0.0
+        self._process = token_hex(PROCESS_DIGITS // 2)
+        self._token = self._next_token()
+
+    def _next_token(self) -> str:
+        return self._process + token_hex(8)
 
     def stop(self) -> None:
         """Begins to end: running jobs are released, and continued by another process or after a restart."""
@@ -96,12 +104,13 @@ class JobsWorker:
                 pause_s = SOONEST_S
             except REDIS_ERRORS as error:
                 self._outage.lost(error)
+                self._patient_until = monotonic() + LOST_S
                 pause_s = self._outage.pause_s
             await asyncio.sleep(pause_s)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_S - SOONEST_S)
             self._wake.clear()
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in self._blocked.values():
             await connection.stop()
         await self._models.close()
@@ -116,12 +125,15 @@ class JobsWorker:
         if monotonic() >= self._look_at:
             await self._look()
         for name, connection in list(self._blocked.items()):
-            if connection.blocked is None:
+            if connection.blocked is None or connection.moved:
                 del self._blocked[name]
                 await connection.stop()
         sizes = Counter(attempt.left > SMALL_TEXTS for attempt in self._tasks.values())
         free = max(SMALL_JOBS - sizes[False], 0), max(LARGE_JOBS - sizes[True], 0)
-        claimed = await asyncio.to_thread(self._store.claim, *free, list(self._blocked))
+        silent_s = SILENT_S if monotonic() >= self._patient_until else LOST_S
+        claim = self._store.claim, *free, list(self._blocked), self._token, silent_s
+        claimed = await asyncio.to_thread(*claim)
+        self._token = self._next_token()
         for left in claimed.left:
             self._take_turns(left)
         if claimed.attempts:  # a job that came after a move must not run on what answered before

@@ -1,25 +1,33 @@
 -- Begins attempts at jobs that wait, or whose process has not been heard of: first those of the clients with the fewest
 -- running jobs, of these first the ones that have waited longest for another turn or have had none, and of these the smallest.
--- ARGV: token of the attempts, ttl_ms, most_stalled, lost_ms, texts of a small job, most small jobs and most large jobs to
---       begin, then the queues of models whose jobs cannot go on.
+-- ARGV: token of the attempts, ttl_ms, most_stalled, silent_ms and lost_ms (how long nothing was heard of jobs of other
+--       processes, and of any), texts of a small job, most small jobs and most large jobs to begin, then the queues of models
+--       whose jobs cannot go on.
 -- Returns {{size, client, how many jobs of it run} of the next small and large job that is left, if any}, then for each attempt
 -- what `begin` does}.
-local ttl, stalled, lost, limit = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local free = { small = tonumber(ARGV[6]), large = tonumber(ARGV[7]) }
+local ttl, stalled, silent, lost, limit = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local free = { small = tonumber(ARGV[7]), large = tonumber(ARGV[8]) }
 local blocked, running, again, waiting = {}, {}, {}, { small = {}, large = {} }
-for i = 8, #ARGV do blocked[ARGV[i]] = true end
+for i = 9, #ARGV do blocked[ARGV[i]] = true end
+
+-- Whether an attempt is heard of. One without progress, as many before it, has longer, and so have those of this process.
+local function lives(seen_ms, token, attempts)
+  local limit = string.sub(token, 1, 16) == string.sub(ARGV[1], 1, 16) and lost or math.min(silent * 2 ^ (attempts - 1), lost)
+  -- A clock of Redis that was set back must not make a job look as if it ran.
+  return math.abs(now - seen_ms) < limit
+end
+
 for _, status in ipairs({ 'queued', 'running' }) do
   for _, place in ipairs(redis.call('ZRANGE', index_of(status), 0, -1)) do
     local fields = redis.call('HMGET', job_key(id_of(place)), 'place', 'queue', 'total', 'done', 'seen_ms', 'waits_since_ms',
-      'token')
+      'token', 'stalled', 'stalled_at')
     local client = string.match(redis.call('HGET', SIZES, place) or '', '^%d+ (.*)$') or ''
-    -- A clock of Redis that was set back must not make a job look as if it ran.
-    local age = now - (tonumber(fields[5]) or 0)
+    local attempts = fields[4] == fields[9] and tonumber(fields[8]) or 1
     if fields[1] ~= place then
       -- `job_open` removes it.
     elseif fields[7] == ARGV[1] then -- by this call, which is sent again
       again[#again + 1] = id_of(place)
-    elseif status == 'running' and age < lost and age > -lost then
+    elseif status == 'running' and lives(tonumber(fields[5]) or 0, fields[7] or '', attempts) then
       running[client] = (running[client] or 0) + 1
     elseif not blocked[fields[2] or ''] then
       local left = tonumber(fields[3]) - tonumber(fields[4])

@@ -18,14 +18,16 @@ from rq.serializers import JSONSerializer
 from batcher import jobs
 from batcher.connection.outage import Outage
 from batcher.core.holds import Pause
+from batcher.core.publications import publication_queue
 from batcher.errors import NoWorker
 from batcher.jobs import runner, worker
 from batcher.jobs.models import JobModels, OpenQueues
 from batcher.jobs.records import JobRecord
 from batcher.jobs.rq_queue import FUNCTION, JobQueue, RqWorker
-from batcher.jobs.store import LOST_S, SMALL_TEXTS, JobStore
+from batcher.jobs.store import LOST_S, PROCESS_DIGITS, SILENT_S, SMALL_TEXTS, JobStore
 from batcher.jobs.upload import Submission
 from batcher.jobs.worker import JobsWorker
+from batcher.publishing.publications import PublicationStore
 from batcher.settings import JobSettings
 from tests.conftest import FakeRedis, encoded
 from tests.unit.fakes import RUNNING, FakeCache, FakeHub
@@ -156,6 +158,20 @@ async def test_jobs_of_a_model_that_cannot_answer_hold_up_no_others(bench: Bench
     assert {bench.record(job_id).error_code for job_id in waiting} == {""}
 
 
+async def test_jobs_stayed_blocked_at_a_publication_that_had_been_taken_back(bench: Bench) -> None:
+    """Its workers had ended. Until the jobs worker was restarted, no job of the model ran."""
+    published = PublicationStore([bench.client], SETTINGS.queue_shards)
+    number = published.publish("model", "reference")
+    published.move("model", number)
+    gone = bench.hub(publication_queue("model", number))
+    gone.refusal, gone.snapshot = NoWorker("none"), replace(RUNNING, workers=0)
+    job_id = bench.job("a" * 32, model="model")
+    async with bench.working() as made:
+        await until(lambda: "model" in made._blocked and not made._tasks)
+        published.move("model", 0)
+        await bench.ended(job_id)
+
+
 SIZES = pytest.mark.parametrize(
     ("texts", "most"), [(5, worker.SMALL_JOBS), (SMALL_TEXTS + 1, worker.LARGE_JOBS)], ids=["small", "large"]
 )
@@ -202,17 +218,62 @@ async def test_a_process_that_stops_releases_its_jobs_for_the_next(bench: Bench)
     assert {bench.record(job_id).attempt for job_id in ids} == {2}
 
 
+def silent(bench: Bench, job_id: str, ago_s: float, token: str = "") -> bool:
+    """Whether a claim begins a job of which nothing was heard for so long."""
+    now_s, now_us = bench.client.time()
+    seen_ms = now_s * 1000 + now_us // 1000 - int(ago_s * 1000)
+    bench.client.hset(f"{P}:job:{job_id}", "seen_ms", seen_ms)
+    return [one.job_id for one in bench.store.claim(1, 1, token=token).attempts] == [job_id]
+
+
 def test_a_job_of_a_killed_process_is_lost_by_the_clock_of_redis(bench: Bench) -> None:
-    """With a clock an hour ahead, a killed worker left its job `running` for that hour."""
+    """With a clock an hour ahead, a killed worker left its job `running` for that hour; later for 20 s."""
     job_id = bench.job("a" * 32)
     (first,) = bench.store.claim(1, 1).attempts
     assert bench.store.claim(1, 1).attempts == []
-    (seen,) = bench.client.hmget(f"{P}:job:{job_id}", "seen_ms")
-    for ago_s, lost in ((LOST_S - 2, False), (LOST_S + 1, True), (-LOST_S - 1, True)):
-        bench.client.hset(f"{P}:job:{job_id}", "seen_ms", int(seen) - int(ago_s * 1000))
-        claimed = bench.store.claim(1, 1).attempts
-        assert [one.job_id for one in claimed] == [job_id] * lost
+    assert not silent(bench, job_id, SILENT_S / 2)
+    assert silent(bench, job_id, SILENT_S)
+    assert silent(bench, job_id, -LOST_S - 1), "the clock was set back"
     assert bench.store.end(first, "finished") == "superseded"
+
+
+def test_processes_that_are_only_slow_do_not_make_a_job_fail(bench: Bench) -> None:
+    """Each attempt without progress that another process replaces is replaced later."""
+    job_id = bench.job("a" * 32)
+    bench.store.claim(1, 1)
+    for silent_s in (2, 4, 8, 16, 20):
+        assert not silent(bench, job_id, silent_s - 0.5)
+        assert silent(bench, job_id, silent_s + 0.5)
+    assert bench.record(job_id).error_code == "job_stalled"
+
+
+def test_a_process_takes_its_own_jobs_for_lost_late(bench: Bench) -> None:
+    """It knows which of them it runs: their commands may only wait for its threads."""
+    job_id, own = bench.job("a" * 32), "0" * PROCESS_DIGITS
+    bench.store.claim(1, 1, token=own + "1" * 16)
+    assert not silent(bench, job_id, LOST_S - 1, own + "2" * 16)
+    assert silent(bench, job_id, LOST_S, own + "3" * 16)
+
+
+async def test_jobs_whose_claim_was_not_answered_waited_for_20_s(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis had begun them when the connection broke. Five of these, and a job failed as stalled."""
+    claim, lost = bench.store.claim, []
+
+    def unanswered(*args: Any) -> Any:
+        claimed = claim(*args)
+        if claimed.attempts and not lost:
+            lost.append(claimed)
+            raise redis.exceptions.TimeoutError
+        return claimed
+
+    monkeypatch.setattr(bench.store, "claim", unanswered)
+    job_id = bench.job("a" * 32)
+    async with bench.working():
+        await bench.ended(job_id)
+    assert lost
+    assert bench.record(job_id).attempt == 1
 
 
 def test_a_claim_that_is_sent_again_begins_nothing_more(
