@@ -78,6 +78,11 @@ class JobRecord:
         return str(json.loads(self.file).get("name", "")) if self.file else ""
 
     @property
+    def receiver(self) -> str:
+        """The host and the port of its webhook, as they are written."""
+        return self.webhook.split("/", 3)[2]
+
+    @property
     def held_bytes(self) -> int:
         """Bytes of texts and results that it holds in Redis."""
         return self.input_bytes + self.output_bytes

@@ -68,9 +68,9 @@ HISTORY_S = 900  # of the page's charts, which survive a restart of the API
 CHUNK_TEXTS = 256
 # After this many consecutive attempts without progress a job fails: something in it must be ending them.
 MAX_STALLED = 5
-# A running job of which nothing was heard for so long, by the clock of Redis, is begun by another process, and
-# after LOST_S by any. The former doubles with each attempt without progress: processes that are only slow must
-# not make a job fail.
+# A running job of which nothing was heard for so long, by the clock of Redis, is begun by another process,
+# and after LOST_S by any. The former doubles with each attempt without progress, since processes that are only
+# slow must not make a job fail.
 SILENT_S = 2.0
 LOST_S = 20.0
 # How many digits of the token of a claim identify the process.
@@ -200,9 +200,12 @@ class JobStore:
 
     # -- webhooks ----------------------------------------------------------------------------------
 
-    def claim_webhook(self, lease_s: float) -> JobRecord | None:
-        """The job whose webhook is due next; no other caller gets it until the lease ends."""
-        job_id = self._run("webhook_claim", int(lease_s * 1000))
+    def claim_webhook(self, lease_s: float, busy: Sequence[str] = ()) -> JobRecord | None:
+        """The job whose webhook is due next; no other caller gets it until the lease ends.
+
+        `busy` are receivers, as `JobRecord.receiver` has them, that get no more for now.
+        """
+        job_id = self._run("webhook_claim", int(lease_s * 1000), *busy)
         return None if job_id is None else self.record(job_id.decode())
 
     def record_webhook(

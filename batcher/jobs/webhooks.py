@@ -13,6 +13,7 @@ import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -34,8 +35,9 @@ PAUSES_S = (5, 30, 120, 600, 1800, 3600, 7200, 10_800, 10_800)
 ATTEMPT_S = 15.0
 LEASE_S = 120.0
 POLL_S = 1.0
-# So that one receiver that does not answer does not delay all others.
+# So that one receiver that does not answer, and gets MAX_OF_ONE messages at a time, does not delay others.
 THREADS = 4
+MAX_OF_ONE = 2
 GONE = 410
 
 
@@ -75,12 +77,26 @@ class WebhookSender:
         self._allowed = settings.webhook_networks
         self._post = post or send
         self._now = now
+        # Messages on their way, by receiver.
+        self._sending = Counter[str]()
+        self._claiming = threading.Lock()
 
     def send_next(self) -> bool:
         """Sends the next due delivery; False if there is none. Raises Redis errors."""
-        record = self._store.claim_webhook(LEASE_S)
-        if record is None:
-            return False
+        with self._claiming:
+            busy = [receiver for receiver, count in self._sending.items() if count >= MAX_OF_ONE]
+            record = self._store.claim_webhook(LEASE_S, busy)
+            if record is None:
+                return False
+            self._sending[record.receiver] += 1
+        try:
+            self._send(record)
+        finally:
+            with self._claiming:
+                self._sending -= Counter([record.receiver])
+        return True
+
+    def _send(self, record: JobRecord) -> None:
         delivery = self._attempt(record)
         attempt = {"at": self._now(), "status": delivery.status, "error": delivery.error}
         attempts = [*record.deliveries, attempt]
@@ -89,7 +105,6 @@ class WebhookSender:
             pause_s = PAUSES_S[len(attempts) - 1] * jitter(1.0, 1.1)
         self._store.record_webhook(record, attempts, pause_s)
         self._log(record, delivery, pause_s)
-        return True
 
     def _attempt(self, record: JobRecord) -> Delivery:
         body = message(record)

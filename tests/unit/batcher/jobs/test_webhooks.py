@@ -55,12 +55,12 @@ class Receiver:
         given = {"webhook_secrets": f"whsec_{KEY}, whsec_{OLD}", **settings}
         return WebhookSender(self.store, JobSettings(**given), self.post, lambda: self.time)
 
-    def end(self, url: str = "https://example.com/hook", status: Any = "finished") -> None:
+    def end(self, url: str = "https://example.com/hook", status: Any = "finished", job_id: str = JOB) -> None:
         """Creates a job of two texts, and ends it."""
-        upload = self.store.upload(JOB, 256, Submission(webhook=url))
+        upload = self.store.upload(job_id, 256, Submission(webhook=url))
         upload.add(encoded(["secret text", "b"]))
         assert self.store.create(upload, "digest", 10).outcome == "created"
-        attempt = self.store.start(JOB)
+        attempt = self.store.start(job_id)
         self.store.append(attempt, 0, [b"[]\n[]"], counts=Counts(), rate=1.0, model="m@r")
         self.store.end(attempt, status)
 
@@ -253,6 +253,38 @@ def test_two_workers_do_not_send_the_same_delivery(receiver: Receiver) -> None:
     receiver.end()
     assert receiver.store.claim_webhook(60.0) is not None
     assert not receiver.sender().send_next()
+
+
+def test_many_messages_to_a_receiver_that_hangs_delayed_those_to_all_others(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them held a thread for 15 s: with 40 of them, another one came after 149 s."""
+    over, hanging, sent = threading.Event(), threading.Semaphore(0), threading.Event()
+
+    def post(target: Target, *_: Any) -> Delivery:
+        if target.host != "slow.example":
+            sent.set()
+        else:
+            hanging.release()
+            over.wait(30)
+        return Delivery(200)
+
+    monkeypatch.setattr(receiver, "post", post)
+    for number in range(webhooks.THREADS + 2):
+        receiver.end(f"https://slow.example/{number}", job_id=f"{number:032x}")
+    sender = receiver.sender()
+    threads = [threading.Thread(target=sender.send_next, daemon=True) for _ in range(webhooks.THREADS)]
+    for thread in threads[: webhooks.MAX_OF_ONE]:
+        thread.start()
+        assert hanging.acquire(timeout=30)
+    receiver.end("https://quick.example/")
+    for thread in threads[webhooks.MAX_OF_ONE :]:
+        thread.start()
+    assert sent.wait(30)
+    over.set()
+    for thread in threads:
+        thread.join(30)
+    assert sender.send_next(), "the receiver has a place again"
 
 
 def test_a_job_that_was_deleted_or_created_again_is_left_alone(receiver: Receiver) -> None:
