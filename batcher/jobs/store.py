@@ -68,10 +68,10 @@ HISTORY_S = 900  # of the page's charts, which survive a restart of the API
 CHUNK_TEXTS = 256
 # After this many consecutive attempts without progress a job fails: something in it must be ending them.
 MAX_STALLED = 5
-# A running job of which nothing was heard for so long, by the clock of Redis, is begun by another process,
-# and after LOST_S by any. The former doubles with each attempt without progress, since processes that are only
-# slow must not make a job fail.
-SILENT_S = 2.0
+# A running job of which nothing was heard for so long, by the clock of Redis, is begun by another process.
+# Each attempt without progress doubles this, up to LOST_S: slow processes must not make a job fail.
+SILENT_S = 1.5
+# After this long, any process begins it.
 LOST_S = 20.0
 # How many digits of the token of a claim identify the process.
 PROCESS_DIGITS = 16
