@@ -12,7 +12,7 @@ from batcher.errors import DataMissing
 from batcher.jobs import store as store_module
 from batcher.jobs.records import Attempt, Counts, JobRecord
 from batcher.jobs.results import encode_models
-from batcher.jobs.store import JobStore
+from batcher.jobs.store import PROCESS_DIGITS, JobStore
 from batcher.jobs.upload import UNBOUNDED, Budget, NoRoom, Submission, encode_text
 from tests.conftest import encoded
 from tests.servers import RedisServer
@@ -238,6 +238,21 @@ def test_results_are_taken_in_order_only(store: JobStore) -> None:
     attempt = store.start(JOB)
     assert append(store, attempt, 1, LINES[1]) == "superseded"
     assert record_of(store).done == 0
+
+
+def test_a_job_whose_last_results_went_with_their_master_waited_for_20_s(
+    store: JobStore, client: redis.Redis
+) -> None:
+    """Until another process took it for lost. The replica that took the master's place lacked a chunk."""
+    create(store)
+    token = "0" * PROCESS_DIGITS
+    (attempt,) = store.claim(1, 0, token=token + "1").attempts
+    append(store, attempt, 0, LINES[0])
+    client.rpop("{millrace-jobs:jobs}:job:" + JOB + ":output")
+    assert append(store, attempt, 1, LINES[1]) == "superseded"
+    (again,) = store.claim(1, 0, token=token + "2").attempts
+    assert (again.job_id, again.first) == (JOB, 0)
+    assert append(store, attempt, 0, LINES[0]) == "superseded"
 
 
 def test_only_the_newest_attempt_may_write(store: JobStore) -> None:

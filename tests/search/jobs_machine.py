@@ -241,6 +241,8 @@ class JobsMachine(RuleBasedStateMachine):
         if job and (job.token != run.attempt.token or job.chunks not in (run.chunk, run.chunk + 1)):
             expected = "superseded"
         assert status == expected
+        if job and status == "superseded" and job.token == run.attempt.token:
+            job.token = ""  # its place is not where the results end
         if status == "running" and job and job.chunks == run.chunk:
             job.chunks, job.failed = job.chunks + 1, job.failed + failed
         if status == "running" and not reply_lost:

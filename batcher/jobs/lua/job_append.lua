@@ -57,6 +57,8 @@ if added > 0 and held == first then
   count('failed_texts', ARGV[4], ttl)
   use(fields[10], { texts = done - tonumber(fields[5]), tokens = ARGV[8], hits = ARGV[9] }, ARGV[18])
 elseif added > 0 and held ~= first + added then
+  -- A replica that lacked the last results took the place of its master: another attempt begins behind those that it has.
+  redis.call('HSET', job, 'token', '', 'seen_ms', 0)
   return 'superseded'
 end
 redis.call('HSET', job, 'rate', ARGV[11], 'ran_ms', ARGV[17], 'seen_ms', now)
