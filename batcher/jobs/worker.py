@@ -131,8 +131,8 @@ class JobsWorker:
         sizes = Counter(attempt.left > SMALL_TEXTS for attempt in self._tasks.values())
         free = max(SMALL_JOBS - sizes[False], 0), max(LARGE_JOBS - sizes[True], 0)
         silent_s = SILENT_S if monotonic() >= self._patient_until else LOST_S
-        claim = self._store.claim, *free, list(self._blocked), self._token, silent_s
-        claimed = await asyncio.to_thread(*claim)
+        blocked = list(self._blocked)
+        claimed = await asyncio.to_thread(self._store.claim, *free, blocked, self._token, silent_s)
         self._token = self._next_token()
         for left in claimed.left:
             self._take_turns(left)
