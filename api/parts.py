@@ -121,6 +121,9 @@ class Parts:
             model=lambda: self.models.current.hub.snapshot.model,
             models=lambda: models_facts(self.models),
             on_point=Minutes(self.console).take if self.has("console") else lambda point, snapshot: None,
+            preparing=partial(self.console.call, self.console.stores.preparing.read)
+            if self.has("console")
+            else None,
         )
 
     def publish(self) -> None:

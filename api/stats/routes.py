@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ from api.metrics import Metrics
 from api.schemas import error, errors
 from api.stats import frames
 from api.stats.history import CounterSample, StatsHistory, StatsPoint
+from batcher.admin.console import Preparing
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.snapshot import ModelRecord, Snapshot
 from batcher.errors import MillraceError
@@ -52,8 +53,8 @@ class Stats:
     """Computes a frame every second while `running` is open, and streams frames to viewers.
 
     `model` returns what workers published about the first model, by default that of `hub`; `models` returns
-    the facts about all models, and `on_point` gets the point of each second. Without jobs, `service` is None,
-    and the history begins with the process.
+    the facts about all models, `on_point` gets the point of each second, and `preparing` returns what workers
+    do that load a model. Without jobs, `service` is None, and the history begins with the process.
     """
 
     metrics: Metrics
@@ -64,6 +65,7 @@ class Stats:
     model: Callable[[], ModelRecord | None] | None = None
     models: Callable[[], list[dict[str, Any]]] = list
     on_point: Callable[[StatsPoint, Snapshot], None] = lambda point, snapshot: None
+    preparing: Callable[[], Awaitable[Sequence[Preparing]]] | None = None
 
     def __post_init__(self) -> None:
         self.viewers = 0
@@ -74,6 +76,7 @@ class Stats:
         self._event = b""
         self._jobs: list[dict[str, Any]] | None = None
         self._workers: list[dict[str, Any]] = []
+        self._starting: Sequence[Preparing] = ()
         self._reading: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
@@ -154,7 +157,7 @@ class Stats:
         return {
             "at_ms": round(time.time() * 1000),
             "ready": problem is None,
-            "reason": "" if problem is None else problem.detail,
+            "reason": "" if problem is None else self._reason(problem),
             "model": frames.model_facts(self.model() if self.model else snapshot.model),
             "models": self.models(),
             "lanes": frames.lanes_facts(snapshot),
@@ -167,6 +170,12 @@ class Stats:
             "workers": self._workers,
             "jobs": self._jobs,
         }
+
+    def _reason(self, problem: Problem) -> str:
+        if problem.code != "no_worker" or not self._starting:
+            return problem.detail
+        one = self._starting[0]
+        return f"the worker has been preparing {one.reference} for {one.seconds:.0f} s: {one.phase}"
 
     def _wake_streams(self) -> None:
         self._next.set()
@@ -191,8 +200,8 @@ class Stats:
         return self._reading
 
     async def _read_details(self) -> None:
-        """Reads what only viewers need: the records of workers, and the newest jobs."""
-        await asyncio.gather(self._read_workers(), self._read_jobs())
+        """Reads what only viewers need: the records of workers, those that start, and the newest jobs."""
+        await asyncio.gather(self._read_workers(), self._read_starting(), self._read_jobs())
 
     async def _read_workers(self) -> None:
         """Reads the records of all workers. If Redis does not answer, the last ones are shown."""
@@ -204,6 +213,12 @@ class Stats:
                 frames.worker_facts(worker, now_ms, silence_s)
                 for worker, silence_s in zip(workers, silences, strict=True)
             ]
+
+    async def _read_starting(self) -> None:
+        self._starting = ()
+        if self.preparing is not None and not self.hub.snapshot.workers:
+            with contextlib.suppress(MillraceError, Problem):
+                self._starting = await self.preparing()
 
     async def _read_jobs(self) -> None:
         """Reads the newest jobs. They are None if Redis does not answer.

@@ -41,6 +41,8 @@ JOB: Frame = {
     "remaining_s": 5.0,
     "file": {"name": "reviews.csv", "description": "CSV"},
 }
+ENDED: Frame = {"status": "finished", "done": 900, "rate": None, "remaining_s": None}
+STARTING = "the worker has been preparing default for 12 s: proving all 75 probes"
 PAUSE = {"left_s": 600, "waiting": "keep", "reason": "", "by": "operator"}
 FALLBACK = {"arithmetic": "f32", "fallback": "bf16 was 0.02 away from f32"}
 
@@ -69,7 +71,7 @@ def unready(frame: Frame, reason: str) -> None:
 # What makes each state of a frame that a calm service has sent, and what the page says then.
 STATES: dict[str, tuple[Callable[[Frame], object], str]] = {
     "ready": (lambda frame: None, "Ready"),
-    "starting": (lambda frame: unready(frame, "the worker is preparing its model"), "preparing its model"),
+    "starting": (lambda frame: unready(frame, STARTING), "preparing default for 12 s"),
     "no-redis": (lambda frame: unready(frame, "Redis does not answer"), "Redis does not answer"),
     "stopping": (lambda frame: worker(frame, state="stopping"), "Stopping"),
     "paused": (lambda frame: frame.update(pauses={"bulk": PAUSE}), "Paused by an operator: jobs"),
@@ -83,7 +85,7 @@ STATES: dict[str, tuple[Callable[[Frame], object], str]] = {
     "shards": (lambda frame: frame.update(shards={"count": 2, "down": [1]}), "1 of 2 shards"),
     "job": (lambda frame: frame.update(jobs=[JOB]), "reviews.csv"),
     "failed-job": (
-        lambda frame: frame.update(jobs=[{**JOB, "status": "finished", "done": 900, "failed": 2}]),
+        lambda frame: frame.update(jobs=[{**JOB, **ENDED, "failed": 2}]),
         "1 job has errors",
     ),
     "gone": (lambda frame: None, "Trying again"),
@@ -149,6 +151,7 @@ def test_no_two_states_look_the_same(
         shown(page, service, frame, state)
         assert overlaps(page) == [], state
         assert page.evaluate("document.documentElement.scrollWidth") <= width, state
+        assert page.locator("#no-workers, #no-jobs").locator("visible=true").count() == 0 or state != "gone"
         picture = page.screenshot(path=folder / f"{state}-{width}-{scheme}.png", full_page=True)
         pictures.setdefault(sha256(picture).hexdigest(), state)
     assert list(pictures.values()) == list(STATES)

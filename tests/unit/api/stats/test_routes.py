@@ -20,6 +20,7 @@ from api.metrics import Metrics
 from api.stats import routes as stats_module
 from api.stats.history import StatsPoint
 from api.stats.routes import Stats
+from batcher.admin.console import Preparing
 from batcher.core.snapshot import LaneDepth
 from batcher.jobs.records import JobRecord
 from batcher.messages import BatchNote
@@ -134,6 +135,21 @@ async def test_status_right_after_readiness_said_that_no_worker_runs(made: Made)
     made.hub.snapshot = RUNNING
     assert json.loads(await made.stats.frame())["ready"]
     await stream.aclose()
+
+
+async def test_a_start_was_shown_as_if_no_worker_ran(made: Made) -> None:
+    """The page said "no worker is running" for the 20 s in which one loaded its model."""
+    starting = Preparing("w1", "default", 12.4, "reading its files")
+
+    async def preparing() -> list[Preparing]:
+        return [starting]
+
+    stats = replace(made.stats, preparing=preparing)
+    made.hub.snapshot = replace(RUNNING, workers=0)
+    said = "the worker has been preparing default for 12 s: reading its files"
+    assert json.loads(await stats.frame())["reason"] == said
+    made.hub.snapshot = RUNNING
+    assert json.loads(await stats.frame())["reason"] == ""
 
 
 async def test_a_frame_holds_no_text(service: Service) -> None:
