@@ -153,6 +153,7 @@ async function showRefused() {
 async function showPauses() {
   const { pauses: lanes, models: names, shards_down: down } = await ask("GET", "pauses");
   pauses.show(Object.entries(lanes));
+  $("#resume-all").hidden = Object.keys(lanes).length < 2;
   models.show(names);
   refusedModels.show(names);
   $("#refused-model").parentElement.hidden = names.length < 2;
@@ -219,9 +220,13 @@ onSubmit("#key-form", async () => {
   $("#key").value = "";
 });
 $("#end").addEventListener("click", () => change(end));
-onSubmit("#pause", async (data) => {
+onSubmit("#pause", () => {});
+$("#pause-button").append(twice("Pause", async () => {
+  if (!$("#pause").reportValidity()) return "";
+  const data = new FormData($("#pause"));
   return done("Paused.", await ask("PUT", `pauses/${data.get("lane")}`, { waiting: data.get("waiting"), for_s: 60 * Number(data.get("minutes")) }));
-});
+}));
+$("#resume-all").append(h("button", { class: "small", type: "button", onclick: () => change(async () => done("Resumed: all.", await ask("DELETE", "pauses/all"))) }, "Resume all"));
 onSubmit("#filter", () => {
   cursor = "";
 });

@@ -838,12 +838,13 @@ def test_the_console_pauses_holds_retries_and_forgets(service: Service, viewer: 
 
     page.select_option('#pause [name="waiting"]', "finish")
     page.click("#pause button")
+    assert page.inner_text("#pause button") == "Really pause?"
+    page.click("#pause button")
     page.wait_for_selector('#pauses [data-lane="interactive"]')
     # A new text each time: those that have been answered are cached.
     new = (f"new {number}" for number in itertools.count())
     wait_until(lambda: service.predict(next(new)).status_code == 503, "the pause")
-    for lane in ("interactive", "bulk"):
-        page.click(f'#pauses [data-lane="{lane}"] button')
+    page.click("#resume-all button")
     page.wait_for_selector("#pauses li", state="detached")
     wait_until(lambda: service.predict("after the pause").status_code == 200, "its end")
 
@@ -937,6 +938,7 @@ def test_the_console_shows_where_the_time_of_a_request_went(service: Service, vi
 def test_the_console_pauses_a_model_by_name(service: Service, viewer: Viewer) -> None:
     page = console(service, viewer)
     page.select_option('#pause [name="lane"]', label="the model stub")
+    page.click("#pause button")
     page.click("#pause button")
     for lane in ("interactive", "bulk"):
         page.click(f'#pauses [data-lane="{lane}"] button')
