@@ -54,6 +54,7 @@ follow({
   frame(frame) {
     const { now, model } = frame;
     setState(...describe(frame));
+    form.back();
     banners.take(frame);
     say($("#model"), model ? `${model.name} · ${model.revision} · ${model.engine} ${model.precision}` : "");
     models.take(frame.models);

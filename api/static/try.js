@@ -18,6 +18,7 @@ export class Try {
     this.race = race;
     this.models = models;
     this.running = false;
+    this.unanswered = false;
     $("#form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.classify();
@@ -42,6 +43,12 @@ export class Try {
     return $("#texts").value.split("\n").map((text, index) => ({ text, line: index + 1 })).filter(({ text }) => text.trim());
   }
 
+  /** The service is there: an error that says it is not is no longer true. */
+  back() {
+    if (this.unanswered) $("#problem").hidden = true;
+    this.unanswered = false;
+  }
+
   async classify() {
     if (this.running) return;
     const lines = this.lines();
@@ -59,6 +66,7 @@ export class Try {
       if (problem.status === 401) this.askForKey();
       this.race.own(0);
       this.fail(inLines(problem, lines));
+      this.unanswered = problem.status === 0;
     } finally {
       clearTimeout(working);
       this.running = false;
@@ -97,6 +105,10 @@ export class Try {
     chips.push(h("span", { class: "chip" }, milliseconds(stages.total?.dur ?? elapsedMs)));
     $("#outcome").replaceChildren(...chips);
     this.race.answered(batch, texts.length);
+    if (batch) {
+      say($('[data-figure="batch"]'), short(batch)); // the event stream tells of it a second later
+      $("#batches .empty")?.remove();
+    }
     $("#waterfall").replaceChildren(...waterfall(stages));
     $("#timing").hidden = false;
     $("#summary").replaceChildren(...(texts.length > MANY ? summary(predictions) : []));
@@ -160,10 +172,10 @@ function stage(name, title, at, dur, total) {
   );
 }
 
-/** Whether the first answer can be seen without scrolling. */
+/** Whether the first answers can be seen without scrolling. */
 function inSight(list) {
   const { top } = list.getBoundingClientRect();
-  return top >= 0 && top < innerHeight - 80;
+  return top >= 0 && top < innerHeight - 240;
 }
 
 const bestOf = (pairs) => pairs.reduce((one, other) => (other.score > one.score ? other : one));
@@ -188,7 +200,7 @@ function answer(text, pairs) {
     { "data-label": best.label },
     h("span", { class: "text" }, text),
     bars(sorted.slice(0, LABELS), best),
-    rest.length ? h("details", {}, h("summary", { class: "quiet" }, `${rest.length} more labels`), bars(rest, best)) : null,
+    rest.length ? h("details", {}, h("summary", { class: "quiet" }, rest.length === 1 ? "1 more label" : `${rest.length} more labels`), bars(rest, best)) : null,
   );
 }
 

@@ -88,6 +88,7 @@ def test_a_text_is_computed_first_and_known_the_second_time(service: Service, vi
     stages = page.eval_on_selector_all("#waterfall [data-stage]", "all => all.map(one => one.dataset.stage)")
     assert stages == ["cache", "queue", "tokenize", "model", "other"]
     assert "in a batch of 3" in page.inner_text("#outcome")
+    assert page.inner_text('[data-figure="batch"]') == "3", "it lagged the answer by up to two seconds"
 
     page.click("#classify")
     page.wait_for_selector('#outcome [data-cache="HIT"]')
@@ -166,6 +167,7 @@ def test_the_page_says_so_when_the_server_is_gone_and_recovers_when_it_is_back(
     assert page.inner_text("#problem") == "The server does not answer."
     made.start_api()
     page.wait_for_selector('#state[data-state="ready"]')
+    assert page.is_hidden("#problem"), "the old error stayed"
     assert drawn(page) >= 4, "the charts were empty after a restart of the API"
 
 
@@ -239,6 +241,13 @@ def overlaps(page: Page) -> list[tuple[str, str]]:
         and one["y"] < other["y"] + other["height"] - 1
         and other["y"] < one["y"] + one["height"] - 1
     ]
+
+
+def test_charts_side_by_side_stood_at_different_heights(service: Service, viewer: Viewer) -> None:
+    page = viewer.open(service)
+    page.set_viewport_size({"width": 1440, "height": 900})
+    boxes = [chart.bounding_box() for chart in page.locator(".chart").all()]
+    assert len({round(box["y"]) for box in boxes if box}) == 1
 
 
 def test_figures_lay_on_each_other_once_the_service_was_gone(service: Service, viewer: Viewer) -> None:
@@ -369,7 +378,7 @@ def test_the_first_lines_say_what_this_is(service: Service, viewer: Viewer) -> N
         "texts waiting",
         "texts through the model",
         "texts in the latest batch",
-        "Texts answered",
+        "texts answered to requests",
         "of them from the cache",
         "99 of 100 requests answered within",
     ]
