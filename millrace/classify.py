@@ -124,7 +124,7 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, tar
     try:
         job = client.follow(job, source)
     except KeyboardInterrupt:
-        where = f"{args.url}/jobs/{job['id']}"
+        where = f"{client.url}/jobs/{job['id']}"
         print(
             f"The job continues; the same command resumes it. To cancel it: curl -X DELETE {where}",
             file=sys.stderr,

@@ -18,12 +18,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from millrace.errors import CommandError
-from millrace.service_client import ServiceClient, add_model_argument, no_answer, read_key, refusal
+from millrace.service_client import (
+    ServiceClient,
+    add_client_arguments,
+    add_model_argument,
+    api_address,
+    no_answer,
+    read_key,
+    refusal,
+)
 from text_files.source import TextFile, add_options
 
 Job = dict[str, Any]
-
-URL = "http://127.0.0.1:8000"
 
 # How long to retry while the service does not answer; shorter if it has never answered.
 PATIENCE_S = 60.0
@@ -42,10 +48,9 @@ GONE = "the results of the job no longer exist: it has expired or was deleted."
 
 def add_job_arguments(parser: argparse.ArgumentParser) -> None:
     """The address of the service, the model, how a file is read, and the file of the key."""
-    parser.add_argument("--url", default=URL, help=f"address of the service (default: {URL})")
+    add_client_arguments(parser, JobClient)
     add_model_argument(parser)
     add_options(parser)
-    parser.add_argument(JobClient.key_option, type=Path, help=JobClient.key_help)
 
 
 class JobClient(ServiceClient):
@@ -64,7 +69,7 @@ class JobClient(ServiceClient):
     @classmethod
     def of(cls, args: argparse.Namespace) -> Self:
         """Connects to the service of `add_job_arguments`."""
-        return cls(args.url, read_key(args.api_key_file), model=args.model)
+        return cls(args.url or api_address(), read_key(args.api_key_file), model=args.model)
 
     def submit(self, source: TextFile) -> Job:
         """Submits a file. Returns a new job, or the one that an interrupted run of this command has left.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 from codecs import BOM_UTF8
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from api.origins import is_loopback
 from api.settings import ApiSettings
 from millrace.errors import CommandError, saying
 from millrace.local.operator_key import NAME, find_key
-from millrace.settings_loader import base_url, load_settings
+from millrace.settings_loader import ADDRESS, base_url, load_settings
 
 # How long to wait for a connection.
 CONNECT_S = 5.0
@@ -30,7 +31,8 @@ def add_model_argument(parser: argparse.ArgumentParser) -> None:
 
 def add_client_arguments(parser: argparse.ArgumentParser, *clients: type[ServiceClient]) -> None:
     """The address of the API, and for each client the option that names the file of its key."""
-    parser.add_argument("--url", help="address of the API (default: by MILLRACE_HOST and MILLRACE_PORT)")
+    by = "by MILLRACE_URL, or MILLRACE_HOST and MILLRACE_PORT"
+    parser.add_argument("--url", help=f"address of the service (default: {by})")
     for client in clients:
         parser.add_argument(client.key_option, type=Path, help=client.key_help)
 
@@ -146,7 +148,9 @@ class AdminClient(ServiceClient):
 
 
 def api_address() -> str:
-    """The address of the API by the settings. Raises CommandError if they are invalid."""
+    """The address of the API by the environment. Raises CommandError if its settings are invalid."""
+    if url := os.environ.get(ADDRESS):
+        return url
     settings = load_settings(ApiSettings)
     return base_url(settings.host, settings.port)
 

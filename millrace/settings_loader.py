@@ -27,10 +27,11 @@ SECTIONS: dict[str, type[QueueSettings]] = {
 # Kubernetes sets such variables for a service whose name begins with "millrace".
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$|_PORT$")
 
+# The address of the service that commands ask; not a setting of a process.
+ADDRESS = "MILLRACE_URL"
 # Advice for variables that are not settings.
 _INSTEAD = {
     "MILLRACE_WORKERS": "the number of workers is an option: --workers",
-    "MILLRACE_URL": "the address of a service is an option: --url",
 }
 UNITS = {"s": "seconds", "ms": "milliseconds", "bytes": "bytes"}
 
@@ -114,7 +115,7 @@ def unit(name: str) -> str:
 
 def check_names() -> None:
     """Raises CommandError for the first MILLRACE_ variable that is not a setting."""
-    known = known_variables()
+    known = {*known_variables(), ADDRESS}
     for variable in sorted(os.environ):
         name = variable.upper()
         if not name.startswith("MILLRACE_"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,23 @@ def test_an_ipv6_address_of_the_api_gets_brackets(monkeypatch: pytest.MonkeyPatc
         assert api_address() == f"http://{address}:80"
 
 
+@pytest.mark.parametrize("words", [("status",), ("predict", "text"), ("classify", "-"), ("sample", "-o", "x", "-")])
+@pytest.mark.parametrize("variables", [{"MILLRACE_URL": "127.0.0.1:9"}, {"MILLRACE_PORT": "9"}])
+def test_commands_asked_different_services_by_default(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: tuple[str, ...],
+    variables: dict[str, str],
+) -> None:
+    """`status` followed MILLRACE_PORT and `classify` did not; MILLRACE_URL was refused."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("millrace.job_client.FIRST_PATIENCE_S", 0.0)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"text\n")))
+    assert main(words) != 0
+    assert "nothing listens at http://127.0.0.1:9:" in capsys.readouterr().err
+
+
 def test_a_proxy_of_the_environment_is_used_except_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://proxy:3128")
     for url, by_proxy in (
@@ -88,7 +106,6 @@ def test_a_proxy_of_the_environment_is_used_except_for_this_machine(monkeypatch:
 @pytest.mark.parametrize(
     ("variable", "value", "sentence"),
     [
-        ("MILLRACE_URL", "x", "unknown setting MILLRACE_URL: the address of a service is an option: --url."),
         (
             "MILLRACE_WORKERS",
             "2",
