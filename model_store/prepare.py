@@ -61,10 +61,12 @@ def locate(reference: str, artefact_dir: Path) -> tuple[str, Path]:
             f"{reference} is not a pinned reference: write org/name@ and a commit hash; "
             f"{pull} {reference}` prints it."
         )
-    repository = reference if "/" in reference.strip("/.~") else f"ORG/{reference}"
+    advice = ""
+    if reference[:1] not in ("/", ".", "~"):
+        repository = reference if "/" in reference else f"ORG/{reference}"
+        advice = f" A model of the Hugging Face Hub is fetched with {pull} {repository}@main`."
     raise ModelNotFound(
-        f"{reference} is not a directory, and not default, stub or org/name@commit either. "
-        f"A model of the Hugging Face Hub is fetched with {pull} {repository}@main`."
+        f"{reference} is not a directory, and not default, stub or org/name@commit either.{advice}"
     )
 
 
@@ -154,7 +156,8 @@ def _build(
     if missing:
         raise EngineUnavailable(
             f"{checkpoint.path} has not been built for {engine} with {weights} weights, and this machine "
-            f"lacks {' and '.join(missing)} to build it; run `python -m model_store build` on another one."
+            f"lacks {' and '.join(missing)} to build it: pip install 'millrace-server[build]' "
+            "(in a checkout: `make install`), or run `python -m model_store build` on another one."
         )
     from model_store.build import build
 

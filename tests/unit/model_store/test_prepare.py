@@ -163,7 +163,10 @@ def test_without_torch_an_unbuilt_checkpoint_says_what_to_do(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prepare, "find_spec", lambda name: None if name == "torch" else object())
-    with pytest.raises(EngineUnavailable, match="this machine lacks torch to build it; run"):
+    with pytest.raises(
+        EngineUnavailable,
+        match="lacks torch to build it: pip install .millrace-server.build.. .in a checkout: `make install`",
+    ):
         load(str(checkpoint), engine="openvino", artefact_dir=tmp_path)
 
 
@@ -173,6 +176,7 @@ def test_without_torch_an_unbuilt_checkpoint_says_what_to_do(
         ("org/name@abcdef0", "has not been pulled; run: millrace pull org/name@abcdef0"),
         ("org/name@main", "is not a pinned reference"),
         ("no/such/directory", "is not a directory"),
+        ("./nodir", r"^\./nodir is not a directory, and not default, stub or org/name@commit either\.$"),
     ],
 )
 def test_references_that_lead_nowhere(tmp_path: Path, reference: str, sentence: str) -> None:
