@@ -6,6 +6,9 @@ import argparse
 import contextlib
 import os
 import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -13,12 +16,14 @@ from millrace.errors import CommandError, saying
 from millrace.job_client import JobClient, add_job_arguments
 from text_files.errors import BadFile
 from text_files.formats import FileFormat, stem
-from text_files.output import OUTPUTS, Output, OutputFormat, like
+from text_files.output import OUTPUTS, Output, OutputFormat, best_of, like
 from text_files.preview import Preview
 from text_files.source import TextFile, hints, opened
 from text_files.typed import TYPED
 
 EXIT_SOME_FAILED = 1
+# More labels than these are added up in the last line.
+LABELS = 5
 _CHANGES = "--column, --format, --delimiter, --encoding, --no-header and --no-quotes"
 
 
@@ -120,6 +125,7 @@ def _targets(args: argparse.Namespace, formats: list[FileFormat]) -> list[Target
 
 def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, target: Target) -> int:
     """One file through one job. Returns how many of its texts have an error."""
+    began = time.monotonic()
     job = client.submit(source)
     try:
         job = client.follow(job, source)
@@ -136,9 +142,10 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, tar
         raise CommandError(
             f"the job {ended}{': ' if reason else ''}{reason}; repeat the command to start it again."
         )
-    _write(target, source, client, job)
+    counts = _write(target, source, client, job)
     if not args.keep:
         client.delete(job)
+    print(_summary(counts, time.monotonic() - began, target), file=sys.stderr)
     if unknown := job.get("unknown"):  # an earlier version does not say
         print(
             f"The model does not know more than half of the pieces of {unknown} of {job['total']} texts, "
@@ -149,6 +156,15 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, tar
     if failed:
         print(f"{failed} of {job['total']} texts have an error instead of a prediction.", file=sys.stderr)
     return failed
+
+
+def _summary(counts: Counter[str], seconds: float, target: Target) -> str:
+    """How many texts have each label, how long that took, and where it is."""
+    shown = [f"{count:,} {label}" for label, count in counts.most_common(LABELS)]
+    if rest := sum(sorted(counts.values(), reverse=True)[LABELS:]):
+        shown.append(f"{rest:,} others")
+    where = "" if target.path == "-" else f" -> {target.path}"
+    return f"{counts.total():,} predictions: {', '.join(shown) or 'none'}; {seconds:.1f} s{where}"
 
 
 def _part(target: Target) -> tuple[Path, Path]:
@@ -174,28 +190,36 @@ def _check_writable(target: Target) -> None:
         part.unlink()
 
 
-def _write(target: Target, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
-    """Writes the results. A file is replaced once it is complete, a device or pipe never."""
+def _write(target: Target, source: TextFile, client: JobClient, job: dict[str, Any]) -> Counter[str]:
+    """Writes the results. A file is replaced once it is complete, a device or pipe never.
+
+    Returns how many texts have each label.
+    """
     if target.path == "-":
-        _join(sys.stdout.buffer, target.output, source, client, job)
+        counts = _join(sys.stdout.buffer, target.output, source, client, job)
         sys.stdout.buffer.flush()
-        return
+        return counts
     path, part = _part(target)
     try:
         with saying(f"cannot write {target.path}"):
             with part.open("wb") as file:
-                _join(file, target.output, source, client, job)
+                counts = _join(file, target.output, source, client, job)
             if part != path:
                 os.replace(part, path)
+            return counts
     finally:
         if part != path:
             part.unlink(missing_ok=True)
 
 
-def _join(file: BinaryIO, output: Output, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
+def _join(
+    file: BinaryIO, output: Output, source: TextFile, client: JobClient, job: dict[str, Any]
+) -> Counter[str]:
+    counts = Counter[str]()
     try:
-        rows = zip(source.rows(), client.results(job, source), strict=True)
+        rows = zip(source.rows(), _counted(client.results(job, source), counts), strict=True)
         file.writelines(output.blocks(source.names(), rows))
+        return counts
     except UnicodeEncodeError as error:
         part = ascii(error.object[error.start : error.end])
         raise CommandError(
@@ -205,3 +229,11 @@ def _join(file: BinaryIO, output: Output, source: TextFile, client: JobClient, j
         raise CommandError(
             f"{source.name} changed while it was being classified: repeat the command."
         ) from None
+
+
+def _counted(results: Iterable[Any], counts: Counter[str]) -> Iterator[Any]:
+    """The same results, whose best labels are counted."""
+    for result in results:
+        if label := best_of(result)[0]:
+            counts[label] += 1
+        yield result

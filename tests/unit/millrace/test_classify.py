@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -99,6 +100,18 @@ def test_rows_that_changed_places_got_the_labels_of_others(
     assert main(["classify", str(source), "-o", str(out)]) == 2
     assert f"{source} changed while it was being read: repeat the command" in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_the_last_line_says_what_was_done(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended without a word."""
+    out = tmp_path / "out.csv"
+    assert main(["classify", str(source), "-o", str(out)]) == 0
+    assert re.fullmatch(
+        rf"2 predictions: 2 POSITIVE; \d+\.\d s -> {re.escape(str(out))}",
+        capsys.readouterr().err.splitlines()[-1],
+    )
 
 
 def test_a_file_of_the_users_was_replaced_by_what_is_written_first(source: Path, tmp_path: Path) -> None:
