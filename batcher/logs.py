@@ -12,7 +12,6 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
@@ -79,24 +78,20 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """Formats 12:00:00.000 INFO  action  message  key=value ..., with the traceback below."""
+    """Formats 2026-01-01 12:00:00.000 INFO  action  message  key=value ..., with the traceback below."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = event_of(record)
-        clock = datetime.fromtimestamp(record.created).strftime("%H:%M:%S.%f")[:-3]
+        clock = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
         parts = [f"{clock} {record.levelname:<7} {event['action']}"]
         if "message" in event:
             parts.append(_one_line(str(event["message"])))
-        parts += _pairs({key: event[key] for key in event.keys() - _HEAD})
+        parts += (f"{key}={_one_line(str(value))}" for key, value in event.items() if key not in _HEAD)
         trace = event.get("traceback")
         return "  ".join(parts) + (f"\n{trace}" if trace else "")
 
 
 _HEAD = frozenset({"ts", "level", "action", "message", "traceback"})
-
-
-def _pairs(fields: Mapping[str, object]) -> list[str]:
-    return [f"{key}={_one_line(str(fields[key]))}" for key in sorted(fields)]
 
 
 def _one_line(value: str) -> str:

@@ -73,9 +73,10 @@ NOSNIFF: Header = (b"x-content-type-options", b"nosniff")
 # Paths for load balancers, orchestrators and monitors.
 PROBES = frozenset(("/health", "/livez", "/readyz", "/metrics"))
 
-# Probes and scrapes arrive every few seconds, so they are logged at debug level unless they fail. /readyz
-# fails whenever a process starts or drains, so it is always logged at debug level.
-QUIET_ROUTES = PROBES | {"/", "/console", "/static/{name:path}"}
+# Probes, scrapes, and what `millrace up` asks while a worker starts arrive every few seconds, so they are
+# logged at debug level unless they fail. /readyz fails whenever a process starts or drains, so it is always
+# logged at debug level.
+QUIET_ROUTES = PROBES | {"/", "/console", "/static/{name:path}", "/admin/models"}
 
 # Content types that are read as JSON. `curl -d` sends the form type by default.
 JSON_TYPES = frozenset((b"", b"application/json", b"application/x-www-form-urlencoded"))

@@ -59,10 +59,12 @@ def test_an_exception_comes_with_its_name_and_traceback(out: io.StringIO) -> Non
 
 def test_text_is_for_people(out: io.StringIO) -> None:
     logs.setup("info", "text", out)
-    logging.getLogger("api").warning("redis is back", extra={"action": "redis.back", "away_s": 1.5})
-    clock, _, rest = out.getvalue().partition(" ")
-    assert len(clock) == len("12:00:00.000")
-    assert rest == "WARNING redis.back  redis is back  away_s=1.5\n"
+    logging.getLogger("api").warning(
+        "redis is back", extra={"action": "redis.back", "why": "up", "away_s": 1.5}
+    )
+    date, clock, rest = out.getvalue().split(" ", 2)
+    assert len(f"{date} {clock}") == len("2026-01-01 12:00:00.000")
+    assert rest == "WARNING redis.back  redis is back  why=up  away_s=1.5\n"
 
 
 def test_level_and_second_setup(out: io.StringIO) -> None:

@@ -122,6 +122,17 @@ async def test_every_action_leaves_a_line(api: AdminApi, caplog: pytest.LogCaptu
     assert "secret" not in caplog.text + str(first)
 
 
+async def test_what_up_asks_each_second_filled_the_terminal(
+    api: AdminApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG):
+        assert (await api.get("/models")).status_code == 200
+        assert (await api.get("/audit")).status_code == 200
+    lines = [vars(record) for record in caplog.records if vars(record).get("action") == "request"]
+    levels = {line["route"]: line["levelno"] for line in lines}
+    assert levels == {"/admin/models": logging.DEBUG, "/admin/audit": logging.INFO}
+
+
 async def test_the_list_of_actions_is_bounded(api: AdminApi) -> None:
     api.redis.rpush("{millrace:2:default}:audit", *["{}"] * 1500)
     await api.post("/refused/delete", filter={})
