@@ -76,7 +76,8 @@ def _try_out(client: AdminClient, args: argparse.Namespace, number: int | None) 
     body |= {name: value for name, value in given.items() if value is not None}
     tried = client.post("/admin/models/candidate", body)
     candidate, current = tried["candidate"], tried["current"]
-    share = f"{candidate['share']:.4g} of the {'texts' if candidate['by'] == 'text' else 'clients'}"
+    what = "texts" if candidate["by"] == "text" else "clients"
+    share = f"all {what}" if candidate["share"] == 1 else f"{candidate['share']:.4g} of the {what}"
     tries = f"{tried['model']}: publication {candidate['number']}"
     if shadow:
         print(f"{tries} computes {share} without answering them; publication {current} answers all")

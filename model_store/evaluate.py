@@ -7,6 +7,7 @@ which needs no labelled texts, is in `model_store.probing`.
 
 from __future__ import annotations
 
+import sys
 import time
 from argparse import Namespace
 from collections import Counter
@@ -96,7 +97,8 @@ def classify_all(
     """Scores (texts, labels) in order, and the number of truncated texts. A `title` shows a progress bar."""
     result = np.zeros((len(texts), len(classifier.info.labels)))
     truncated = 0
-    with tqdm(total=len(texts), desc=title, unit="text", disable=title is None) as bar:
+    every_s = 0.2 if sys.stderr.isatty() else 15.0
+    with tqdm(total=len(texts), desc=title, unit="text", disable=title is None, mininterval=every_s) as bar:
         for start in range(0, len(texts), _SLICE):
             tokens = classifier.tokenize(texts[start : start + _SLICE])
             truncated += sum(one.truncated > 0 for one in tokens)

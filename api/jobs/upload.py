@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 # Retry-After if too many jobs wait: the default if the progress of running jobs is unknown, and the maximum.
 RETRY_AFTER_S = 10.0
 MAX_RETRY_AFTER_S = 60.0
-NO_TEXTS = "the body has no texts; curl -d drops line ends, --data-binary keeps them"
+NO_TEXTS = "there are no texts; if curl sent them: -d drops line ends, --data-binary keeps them"
 OTHER_JOB = (
     "this Idempotency-Key belongs to a job with other texts, of another model, or with another keep_input or "
     "Webhook-URL (of a batch, also endpoint, metadata, custom_ids or output_expires_after): use another key"

@@ -151,7 +151,9 @@ class Loop:
         self.model.load_state_dict(live)
         self._loss_sum = 0.0
         self.history.append(result)
-        tqdm.write(json.dumps({name: round(value, 4) for name, value in result.items()}), file=sys.stderr)
+        figures = {name: round(value, 4) for name, value in result.items()}
+        words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in figures.items())
+        tqdm.write(words if sys.stderr.isatty() else json.dumps(figures), file=sys.stderr)
 
     def _losses(self) -> list[float]:
         return [one["held_out_loss"] for one in self.history if "held_out_loss" in one]

@@ -157,7 +157,12 @@ JOBS = [
         "the content type must be one of application/json, application/x-ndjson, application/jsonl, "
         "text/csv; or name a file with /jobs?filename=reviews.csv",
     ),
-    ("text/csv", b"text", 422, "the body has no texts; curl -d drops line ends, --data-binary keeps them"),
+    (
+        "text/csv",
+        b"text",
+        422,
+        "there are no texts; if curl sent them: -d drops line ends, --data-binary keeps them",
+    ),
 ]
 
 

@@ -74,7 +74,9 @@ def test_an_ipv6_address_of_the_api_gets_brackets(monkeypatch: pytest.MonkeyPatc
         assert api_address() == f"http://{address}:80"
 
 
-@pytest.mark.parametrize("words", [("status",), ("predict", "text"), ("classify", "-"), ("sample", "-o", "x", "-")])
+@pytest.mark.parametrize(
+    "words", [("status",), ("predict", "text"), ("classify", "-"), ("sample", "-o", "x", "-")]
+)
 @pytest.mark.parametrize("variables", [{"MILLRACE_URL": "127.0.0.1:9"}, {"MILLRACE_PORT": "9"}])
 def test_commands_asked_different_services_by_default(
     monkeypatch: pytest.MonkeyPatch,

@@ -114,6 +114,8 @@ def test_a_share_is_changed_and_a_shadow_is_compared(
     said = capsys.readouterr().out
     assert "publication 3 computes 0.1 of the texts without answering them; publication 2 answers all" in said
     assert "millrace compare" in said
+    assert main(["publish", "--shadow", "1"]) == 0
+    assert "computes all texts without answering" in capsys.readouterr().out
 
 
 def test_the_revision_with_a_share_answers_all(admin: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:
