@@ -106,7 +106,7 @@ export class Try {
     $("#outcome").replaceChildren(...chips);
     this.race.answered(batch, texts.length);
     if (batch) {
-      say($('[data-figure="batch"]'), short(batch)); // the event stream tells of it a second later
+      say($('[data-figure="batch"]'), short(batch)); // the event stream has it a second later
       $("#batches .empty")?.remove();
     }
     $("#waterfall").replaceChildren(...waterfall(stages));

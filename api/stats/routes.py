@@ -171,7 +171,7 @@ class Stats:
             "jobs": self._jobs,
         }
 
-    def _reason(self, problem: Problem) -> str:
+    def _reason(self, problem: Problem) -> Any:
         if problem.code != "no_worker" or not self._starting:
             return problem.detail
         one = self._starting[0]

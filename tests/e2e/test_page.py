@@ -810,6 +810,10 @@ def test_a_phone_at_200_percent_needs_no_sideways_scrolling(service: Service, vi
             box = page.locator(selector).first.bounding_box()
             assert box is not None
             assert 0 <= box["x"] <= box["x"] + box["width"] <= width, selector
+    console(service, viewer)
+    for width in (640, 390, 320):
+        page.set_viewport_size({"width": width, "height": 400})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, "/console"
 
 
 @pytest.mark.usefixtures("without_jobs")
@@ -853,6 +857,7 @@ def test_the_console_pauses_holds_retries_and_forgets(service: Service, viewer: 
     # A new text each time: those that have been answered are cached.
     new = (f"new {number}" for number in itertools.count())
     wait_until(lambda: service.predict(next(new)).status_code == 503, "the pause")
+    assert violations(page) == []
     page.click("#resume-all button")
     page.wait_for_selector("#pauses li", state="detached")
     wait_until(lambda: service.predict("after the pause").status_code == 200, "its end")

@@ -165,7 +165,7 @@ def test_without_torch_an_unbuilt_checkpoint_says_what_to_do(
     monkeypatch.setattr(prepare, "find_spec", lambda name: None if name == "torch" else object())
     with pytest.raises(
         EngineUnavailable,
-        match="lacks torch to build it: pip install .millrace-server.build.. .in a checkout: `make install`",
+        match=r"lacks torch to build it: pip install .millrace-server.build.. .in a checkout: `make install`",
     ):
         load(str(checkpoint), engine="openvino", artefact_dir=tmp_path)
 
