@@ -13,6 +13,8 @@ const EVERY_MS = 2000;
 const SLOW_EVERY_MS = 20000;
 const SURE_MS = 5000;
 const HOLD_S = 600;
+// The lanes in the words of the form.
+const LANES = { interactive: "requests", bulk: "jobs" };
 
 let cursor = "", shownAt = 0;
 
@@ -64,11 +66,11 @@ const counted = ({ shards_down, ...counts }) => done(Object.entries(counts).map(
 const pauses = new Rows($("#pauses"), ([lane]) => lane, ([lane]) => {
   const words = h("span");
   const resume = h("button", { class: "small end", type: "button", onclick: () => change(async () => {
-    return done(`Resumed: ${lane}.`, await ask("DELETE", `pauses/${lane}`));
+    return done(`Resumed: ${LANES[lane] ?? lane}.`, await ask("DELETE", `pauses/${lane}`));
   }) }, "Resume");
   return {
     element: h("li", { "data-lane": lane }, words, resume),
-    update: ([, { waiting, left_s }]) => say(words, `${lane} is paused for ${age(left_s)}: what waits ${{ keep: "waits", refuse: "is refused", finish: "is classified" }[waiting]}`),
+    update: ([, { waiting, left_s }]) => say(words, `${LANES[lane] ?? lane} are paused for ${age(left_s)}; texts that wait ${{ keep: "go on waiting", refuse: "are refused", finish: "are classified" }[waiting]}`),
   };
 });
 

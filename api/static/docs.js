@@ -11,6 +11,9 @@ SwaggerUIBundle({
   validatorUrl: null,
 });
 
+// The pages can be turned off.
+fetch("./", { method: "HEAD" }).then(({ ok }) => { document.querySelector("nav").hidden = !ok; }).catch(() => {});
+
 const page = document.getElementById("swagger-ui");
 
 // Selector, attribute, and its value for an element.

@@ -792,6 +792,7 @@ def test_axe_finds_nothing(service: Service, viewer: Viewer) -> None:
     page.wait_for_selector(".opblock")
     page.click(".opblock-summary-control >> nth=0")
     page.wait_for_selector(".opblock-body")
+    page.wait_for_selector("nav >> text=Live view")
     assert violations(page) == []
 
 
@@ -857,6 +858,7 @@ def test_the_console_pauses_holds_retries_and_forgets(service: Service, viewer: 
     # A new text each time: those that have been answered are cached.
     new = (f"new {number}" for number in itertools.count())
     wait_until(lambda: service.predict(next(new)).status_code == 503, "the pause")
+    assert page.inner_text('#pauses [data-lane="bulk"] span').startswith("jobs are paused for ")
     assert violations(page) == []
     page.click("#resume-all button")
     page.wait_for_selector("#pauses li", state="detached")
