@@ -64,8 +64,8 @@ def own_fields(kind: type[QueueSettings]) -> dict[str, FieldInfo]:
 
 
 def known_variables() -> set[str]:
-    """Every environment variable that a Millrace process reads."""
-    return {
+    """Every environment variable that a Millrace process or command reads."""
+    return {ADDRESS} | {
         variable
         for kind in SECTIONS.values()
         for name, field in kind.model_fields.items()
@@ -115,7 +115,7 @@ def unit(name: str) -> str:
 
 def check_names() -> None:
     """Raises CommandError for the first MILLRACE_ variable that is not a setting."""
-    known = {*known_variables(), ADDRESS}
+    known = known_variables()
     for variable in sorted(os.environ):
         name = variable.upper()
         if not name.startswith("MILLRACE_"):
