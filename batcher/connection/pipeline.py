@@ -15,7 +15,6 @@ import hiredis
 import redis.asyncio
 
 from batcher.connection.outage import REDIS_ERRORS, lost_to
-from batcher.connection.scripts import Script
 
 Reply = TypeVar("Reply", covariant=True)
 Returned = TypeVar("Returned")
@@ -32,7 +31,7 @@ class ScriptCall(Protocol[Reply]):
     """One call of a script: the words to send, and how to read the reply."""
 
     @property
-    def script(self) -> Script: ...
+    def script(self) -> str: ...
     def words(self, prefix: str, known: bool) -> tuple[Any, ...]: ...
     def read(self, reply: Any) -> Reply: ...
 

@@ -6,28 +6,6 @@ import hashlib
 import re
 from functools import cache
 from importlib import resources
-from typing import Literal
-
-Script = Literal[
-    "enqueue",
-    "cancel",
-    "outcomes",
-    "sweep",
-    "workers",
-    "wake",
-    "lend",
-    "end_wait",
-    "claim",
-    "complete",
-    "beat",
-    "release",
-    "retire",
-    "refused_note",
-    "usage",
-    "pause",
-    "ask",
-    "answer",
-]
 
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _DEFINITION = re.compile(r"^(?=local )", re.MULTILINE)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 from batcher.connection.outage import jitter
-from batcher.connection.scripts import Script, call
+from batcher.connection.scripts import call
 from batcher.core.holds import Pause, Waiting, read_pauses
 from batcher.messages import NO_TRACE, Entry, Lane, decode_entry
 
@@ -37,7 +37,7 @@ class Command(Generic[Reply]):
     """One call of a script."""
 
     __slots__: ClassVar[tuple[str, ...]] = ()
-    script: ClassVar[Script]
+    script: ClassVar[str]
 
     def args(self) -> Sequence[Any]:
         """The script's arguments: by default the values of the fields, and those of lists one by one."""

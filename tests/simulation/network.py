@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import redis
 
-from batcher.connection.scripts import Script, call, script_source
+from batcher.connection.scripts import call, script_source
+from batcher.core.commands import Command
 from batcher.shards import Shard
 from tests.simulation.loop import SimulatedLoop
 from tests.simulation.store import Store
@@ -237,7 +238,7 @@ def _name(words: Words) -> str:
     if words[0] not in (b"EVAL", b"EVALSHA"):
         return bytes(words[0]).decode()
     if not _SCRIPTS:
-        for name in get_args(Script):
-            _SCRIPTS[call(name, known=True)[1].encode()] = name
-            _SCRIPTS[script_source(name).encode()] = name
+        for command in Command.__subclasses__():
+            _SCRIPTS[call(command.script, known=True)[1].encode()] = command.script
+            _SCRIPTS[script_source(command.script).encode()] = command.script
     return _SCRIPTS.get(words[1], "?")

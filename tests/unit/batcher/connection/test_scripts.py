@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import get_args
 from unittest.mock import patch
 
 import pytest
 
+import batcher.core
 import batcher.jobs
 from batcher.connection import scripts
 
-JOB_SCRIPTS = sorted(
-    path.stem for path in (Path(batcher.jobs.__file__).parent / "lua").glob("*.lua") if path.stem != "common"
-)
+SCRIPTS = [
+    (path.stem, package.__name__)
+    for package in (batcher.core, batcher.jobs)
+    for path in sorted((Path(package.__file__ or "").parent / "lua").glob("*.lua"))
+    if path.stem != "common"
+]
 COMMON = """-- Shared by all scripts.
 local P = KEYS[1]
 local FIRST, SECOND = P .. ':1', P .. ':2'
@@ -45,11 +48,7 @@ def test_a_script_has_the_definitions_that_it_uses_and_those_that_they_use(own: 
     assert source.endswith(own)
 
 
-@pytest.mark.parametrize(
-    ("name", "package"),
-    [(name, scripts.QUEUE) for name in get_args(scripts.Script)]
-    + [(name, "batcher.jobs") for name in JOB_SCRIPTS],
-)
+@pytest.mark.parametrize(("name", "package"), SCRIPTS)
 def test_every_script_is_smaller_than_with_all_definitions(name: str, package: str) -> None:
     common, own = scripts.lua_source("common", package), scripts.lua_source(name, package)
     source = scripts.script_source(name, package)
