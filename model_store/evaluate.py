@@ -12,6 +12,7 @@ import time
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -294,11 +295,8 @@ def _labels(
     path: Path, arithmetic: Arithmetic, texts: list[str], ways: Sequence[Callable[..., Labels]]
 ) -> list[Labels]:
     """Labels that the artefact at `path` gives to all texts, for each of several ways to run them."""
-    classifier = open_verified(path, verify(path), arithmetic=arithmetic)
-    try:
+    with closing(open_verified(path, verify(path), arithmetic=arithmetic)) as classifier:
         return [way(classifier, texts) for way in ways]
-    finally:
-        classifier.close()
 
 
 def _alone(classifier: RowClassifier, texts: list[str]) -> Labels:

@@ -6,7 +6,7 @@ import ctypes
 import gc
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,6 +49,27 @@ def sealed_probes(checkpoint: Checkpoint) -> Probes | None:
     return probes if len(probes.tokens[-1]) == checkpoint.max_tokens else None
 
 
+@contextmanager
+def _reusing_blocks() -> Iterator[None]:
+    """Lets glibc keep what torch frees, which is as large again a moment later; then it gives that back.
+
+    A worker has it give back each block of 256 KiB and more at once: clearing the pages of new ones took a
+    fifth of the time.
+    """
+    libc = ctypes.CDLL(None)
+    options = (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD) if hasattr(libc, "malloc_trim") else ()
+    for option in options:
+        libc.mallopt(option, _KEPT)
+    try:
+        yield
+    finally:
+        for option in options:
+            libc.mallopt(option, _GIVEN_BACK)
+        if options:
+            libc.malloc_trim(0)
+
+
+@_reusing_blocks()
 def compute_probes(
     checkpoint: Checkpoint, tokenizer: Path, token_types: TokenTypes | None = None
 ) -> tuple[Probes, Inputs]:
@@ -57,13 +78,6 @@ def compute_probes(
     `tokenizer` is its tokenizer.json, and gives `token_types`. The last probe has as many tokens as the model
     accepts, which may be fewer than its config says. Raises ModelUnsupported if it accepts no text.
     """
-    with _reusing_blocks():
-        return _compute_probes(checkpoint, tokenizer, token_types)
-
-
-def _compute_probes(
-    checkpoint: Checkpoint, tokenizer: Path, token_types: TokenTypes | None = None
-) -> tuple[Probes, Inputs]:
     from model_store.engines.reference import Reference
 
     empty, *texts = Tokenizer(tokenizer, checkpoint.max_tokens)(["", *CALIBRATION_TEXTS])
@@ -102,26 +116,6 @@ def _batches(texts: Sequence[Sequence[int]], sharing: Sharing) -> Iterator[list[
     return ([texts[at] for at in group] for group in groups)
 
 
-@contextmanager
-def _reusing_blocks() -> Iterator[None]:
-    """Lets glibc keep what torch frees, which is as large again a moment later; then it gives that back.
-
-    A worker has it give back each block of 256 KiB and more at once: clearing the pages of new ones took a
-    fifth of the time.
-    """
-    libc = ctypes.CDLL(None)
-    options = (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD) if hasattr(libc, "malloc_trim") else ()
-    for option in options:
-        libc.mallopt(option, _KEPT)
-    try:
-        yield
-    finally:
-        for option in options:
-            libc.mallopt(option, _GIVEN_BACK)
-        if options:
-            libc.malloc_trim(0)
-
-
 def _accepted(source: Source, most: int, answer: Callable[[Sequence[Sequence[int]]], Scores]) -> int:
     """The greatest length up to `most` that transformers accepts, found by bisection.
 
@@ -150,11 +144,8 @@ def gate_int8(out: Path, manifest: Manifest, *, force: bool) -> Manifest:
     from model_store.engines.runner import open_verified
 
     probes = read_probes(out)
-    classifier = open_verified(out, manifest, arithmetic="f32")
-    try:
+    with closing(open_verified(out, manifest, arithmetic="f32")) as classifier:
         proof = prove(classifier, probes, INT8_GATE, to_the_end=True)
-    finally:
-        classifier.close()
     if proof.failed and not force:
         raise GateFailed(
             f"{manifest.name} in int8 does not answer as in f32: {proof.failed}; use another precision, or "

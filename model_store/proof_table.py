@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,12 +69,10 @@ def _arithmetics(args: Namespace, engine: Engine) -> Sequence[Arithmetic]:
 
 def _run(path: Path, arithmetic: Arithmetic, layout: Layout, threads: int) -> tuple[Proof, Probes]:
     manifest = verify(path)
-    classifier = open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=threads)
-    try:
+    opened = open_verified(path, manifest, arithmetic=arithmetic, layout=layout, threads=threads)
+    with closing(opened) as classifier:
         allowed = limits(manifest.weights, arithmetic, classifier.probes.rounding)
         return prove(classifier, classifier.probes, allowed, to_the_end=True), classifier.probes
-    finally:
-        classifier.close()
 
 
 def lines(proof: Proof, probes: Probes) -> Iterator[str]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,7 +24,7 @@ from model_store.figures import Chosen, Scores
 from model_store.training.base import base_digest, load_network
 from model_store.training.data import Data, encode
 from model_store.training.head import fit_best, loss, put, targets_of
-from model_store.training.loop import Batch, Loop, autocast, bucket, pad, predict
+from model_store.training.loop import Batch, Loop, answers, autocast, bucket, pad, predict
 from model_store.training.recipes import Options
 
 Encoded = Sequence[Sequence[int]]
@@ -88,18 +89,10 @@ def embed(network: Any, ids: Tensor, mask: Tensor) -> Tensor:
     return hidden[:, 0]
 
 
-@torch.no_grad()
-def features(network: Any, ids: Encoded, *, rows: int = 32) -> Tensor:
+def features(network: Any, ids: Encoded) -> Tensor:
     """The features of each text, in order."""
-    network.eval()
-    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-    result = torch.zeros(len(ids), network.config.dim)
-    for first in range(0, len(order), rows):
-        chosen = order[first : first + rows]
-        with autocast():
-            found = embed(network, *pad([ids[number] for number in chosen], network.config.pad_token_id or 0))
-        result[chosen] = found.float()
-    return result
+    with autocast():
+        return answers(network, ids, network.config.dim, partial(embed, network))
 
 
 def _mean(values: Tensor, weights: Tensor) -> Tensor:

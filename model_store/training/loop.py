@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,6 +29,8 @@ from model_store.training.recipes import Options
 State = dict[str, Tensor]
 # Token ids and the target of each row; what a target is, is up to the loss.
 Batch = list[tuple[Sequence[int], Any]]
+# Rows of a batch that is only read.
+_ANSWERED_ROWS = 32
 
 
 class Loop:
@@ -223,13 +225,25 @@ def bucket(rows: Batch, *, most_rows: int, most_tokens: int, rng: Random) -> lis
 
 
 @torch.no_grad()
-def predict(model: Any, ids: Sequence[Sequence[int]], *, rows: int = 32) -> Scores:
-    """Logits of shape (texts, labels), in the order of `ids`."""
+def answers(
+    model: Any, ids: Sequence[Sequence[int]], width: int, answer: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """What `answer` gives to padded ids and their masks, shape (texts, width), in the order of `ids`."""
     model.eval()
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-    logits = torch.zeros(len(ids), model.config.num_labels)
-    for first in range(0, len(order), rows):
-        chosen = order[first : first + rows]
-        padded, mask = pad([ids[number] for number in chosen], model.config.pad_token_id or 0)
-        logits[chosen] = model(input_ids=padded, attention_mask=mask).logits.float()
-    return np.asarray(logits.numpy(), dtype=np.float64)
+    result = torch.zeros(len(ids), width)
+    for first in range(0, len(order), _ANSWERED_ROWS):
+        chosen = order[first : first + _ANSWERED_ROWS]
+        padded = pad([ids[number] for number in chosen], model.config.pad_token_id or 0)
+        result[chosen] = answer(*padded).float()
+    return result
+
+
+def predict(model: Any, ids: Sequence[Sequence[int]]) -> Scores:
+    """Logits of shape (texts, labels), in the order of `ids`."""
+
+    def logits(padded: Tensor, mask: Tensor) -> Tensor:
+        found: Tensor = model(input_ids=padded, attention_mask=mask).logits
+        return found
+
+    return np.asarray(answers(model, ids, model.config.num_labels, logits).numpy(), dtype=np.float64)
