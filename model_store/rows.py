@@ -10,7 +10,7 @@ import os
 import sys
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import InitVar, dataclass, replace
 from functools import lru_cache
 from itertools import compress, groupby
 from pathlib import Path
@@ -357,27 +357,23 @@ def _fitted(
     return tuple(tuple(sorted(row)) for row in rows if row)
 
 
+@dataclass(eq=False)
 class RowClassifier:
     """A classifier that runs `runner` on the rows of a batch, and divides logits by `temperature`."""
 
-    def __init__(
-        self,
-        info: ModelInfo,
-        tokenizer: Tokenizer,
-        runner: Runner,
-        probes: Probes,
-        manifest: Manifest,
-    ) -> None:
+    info: ModelInfo
+    _tokenizer: Tokenizer
+    _runner: Runner | None
+    probes: Probes
+    manifest: InitVar[Manifest]
+
+    def __post_init__(self, manifest: Manifest) -> None:
         """`text_windows` is what the model's config asks for: see `read_in`."""
-        self.info = info
         self.text_windows = manifest.text_windows
-        self.probes = probes
-        self._tokenizer = tokenizer
-        self._runner: Runner | None = runner
         self._temperature, self._inputs = manifest.temperature, manifest.inputs
-        self._longest_row = info.max_tokens
+        self._longest_row = self.info.max_tokens
         # The last batch and its logits.
-        self._last: tuple[Sequence[Tokens], Floats] = (), np.empty((0, len(info.labels)), np.float32)
+        self._last: tuple[Sequence[Tokens], Floats] = (), np.empty((0, len(self.info.labels)), np.float32)
 
     def limit(self, max_tokens: int) -> None:
         """Read at most so many tokens of a text from now on, if the model could read more."""

@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +28,7 @@ from text_files.json_rows import read_items, read_lines
 from text_files.tables import read_table
 
 
+@dataclass(eq=False)
 class FileRows:
     """The rows of one file; iterate once.
 
@@ -38,41 +40,34 @@ class FileRows:
     columns that the hints want unless they are to be `whole`.
     """
 
-    def __init__(
-        self,
-        blocks: Iterable[bytes],
-        filename: str,
-        hints: Hints,
-        counted: Callable[[Iterable[bytes]], Iterator[bytes]] = iter,
-        source: Path | BinaryIO | None = None,
-        whole: bool = True,
-    ) -> None:
-        self.format: FileFormat | None = None
-        self._blocks = iter(blocks)
-        self.filename = filename
-        self._hints = hints
-        self._counted = counted
-        self._source = source
-        self._whole = whole
-        self.column = hints.column
-        self._name = json.dumps(hints.column, ensure_ascii=False)
-        # TXT and JSON have no columns.
-        self.names: tuple[str, ...] | None = None
-        self.places: dict[str, int] = {}
+    blocks: Iterable[bytes]
+    filename: str
+    hints: Hints
+    counted: Callable[[Iterable[bytes]], Iterator[bytes]] = iter
+    source: Path | BinaryIO | None = None
+    whole: bool = True
+    format: FileFormat | None = field(default=None, init=False)
+    # TXT and JSON have no columns.
+    names: tuple[str, ...] | None = field(default=None, init=False)
+    places: dict[str, int] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.column = self.hints.column
+        self._name = json.dumps(self.column, ensure_ascii=False)
 
     def __iter__(self) -> Iterator[Row]:
-        read = bytearray()
-        for block in self._blocks:
+        read, given = bytearray(), iter(self.blocks)
+        for block in given:
             read += block
             if len(read) >= HEAD_BYTES:
                 break
         head = bytes(read)
-        self.format = form = detect(self.filename, head[:HEAD_BYTES], self._hints)
-        blocks: Iterator[bytes] = chain([head], self._blocks)
+        self.format = form = detect(self.filename, head[:HEAD_BYTES], self.hints)
+        blocks: Iterator[bytes] = chain([head], given)
         if form.typed:
-            return self._isolated(blocks) if self._source is None else self._typed(self._source, form)
+            return self._isolated(blocks) if self.source is None else self._typed(self.source, form)
         if form.compression:
-            blocks = self._counted(unpacked(blocks, form.compression))
+            blocks = self.counted(unpacked(blocks, form.compression))
         text = decoded(blocks, form.encoding)
         if form.name == "json":
             return (self._row(*item, unit="item") for item in read_items(text))
@@ -87,14 +82,14 @@ class FileRows:
         with ExitStack() as stack:
             if isinstance(source, Path) and form.name == "xlsx":  # openpyxl leaves it open
                 source = stack.enter_context(source.open("rb"))
-            yield from self._typed_rows(_opened(source, form, self._hints), form)
+            yield from self._typed_rows(_opened(source, form, self.hints), form)
 
     def _typed_rows(self, table: TypedTable, form: FileFormat) -> Iterator[Row]:
         self.names = tuple(table.names)
         self.places = self._placed(form, table.header)
         text = self.places[self.column]
         table.check(text)
-        for part in table.parts(None if self._whole else sorted({*self.places.values()})):
+        for part in table.parts(None if self.whole else sorted({*self.places.values()})):
             for at, (number, value) in enumerate(zip(part.numbers, part.column(text), strict=True)):
                 if not is_unicode(found := shown(value)):
                     raise BadFile("string_unicode", HALF_PAIR, line=number)
@@ -102,8 +97,8 @@ class FileRows:
 
     def _isolated(self, blocks: Iterator[bytes]) -> Iterator[Row]:
         """The rows as another process reads them, which has no more memory than it needs."""
-        with closing(read_isolated(self.filename, self._hints, blocks, whole=self._whole)) as lines:
-            values = (json.loads(line) for line in split_lines(decoded(self._counted(lines), "utf-8")))
+        with closing(read_isolated(self.filename, self.hints, blocks, whole=self.whole)) as lines:
+            values = (json.loads(line) for line in split_lines(decoded(self.counted(lines), "utf-8")))
             names, places = next(values)
             self.names, self.places = tuple(names), places
             for number, text, cells in values:
@@ -120,8 +115,8 @@ class FileRows:
             yield Row(number, row[text], row)
 
     def _placed(self, form: FileFormat, line: int | None) -> dict[str, int]:
-        found = {column: self._place(column, form, line) for column in self._hints.wanted}
-        others = {column: places(self.names or (), column) for column in self._hints.if_any if form.header}
+        found = {column: self._place(column, form, line) for column in self.hints.wanted}
+        others = {column: places(self.names or (), column) for column in self.hints.if_any if form.header}
         return {column: at[0] for column, at in others.items() if len(at) == 1} | found
 
     def _place(self, column: str, form: FileFormat, line: int | None) -> int:

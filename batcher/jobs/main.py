@@ -47,8 +47,8 @@ class JobsProcess:
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="jobs"))
         queue = JobQueue.connect(settings, timeout_s=5.0)
-        rq = queue, RqWorker(queue, process_name())
-        worker = JobsWorker(self._store(CONNECTIONS), rq, JobModels(settings), settings, self._outage)
+        rq, models = RqWorker(queue, process_name()), JobModels(settings)
+        worker = JobsWorker(self._store(CONNECTIONS), queue, rq, models, settings, self._outage)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, worker.stop)
         self._worker = worker

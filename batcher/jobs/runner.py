@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import InitVar, dataclass
 from math import inf
 from sys import getsizeof
 from time import monotonic, perf_counter
@@ -186,38 +187,34 @@ def _are_many(held: Sequence[ChunkResults]) -> bool:
     return len(held) >= FLUSH_CHUNKS or sum(len(chunk.lines) for chunk in held) >= FLUSH_BYTES
 
 
+@dataclass(eq=False)
 class JobRun:
     """One attempt that has begun. `bounds` may be shared with others.
 
     It ends soon after the connection says so, or `end_turn` was called.
     """
 
-    def __init__(
-        self,
-        attempt: Attempt,
-        store: JobStore,
-        settings: JobSettings,
-        connection: Connection,
-        bounds: Bounds,
-    ) -> None:
-        self.attempt = attempt
-        self.turn_over = False
+    attempt: Attempt
+    _store: JobStore
+    _settings: JobSettings
+    _connection: Connection
+    bounds: InitVar[Bounds]
+    turn_over = False
+    _rate = 0.0
+    _stalled = False
+    _blocked_since = inf
+
+    def __post_init__(self, bounds: Bounds) -> None:
+        attempt, settings = self.attempt, self._settings
         self.began_at = monotonic()
         # With separate clients, a job shares results only with POST /predict requests of the same API key.
         self._tenant = attempt.owner if settings.separate_clients else ""
         self._client = attempt.owner or f"job:{attempt.job_id}"
-        self._store = store
-        self._refuses_unknown = settings.refuse_unknown
-        self._timeout_s = settings.job_timeout_s
-        self._connection = connection
         self._request_texts = min(REQUEST_TEXTS, settings.job_in_flight)
         self._requests, self._memory = bounds
         # Chunks in progress: enough to fill the slots while the first of them waits for its last entry.
         self._ahead = settings.job_in_flight // attempt.chunk_texts + 2
-        self._rate = 0.0
         self._ran_s = attempt.ran_ms / 1000
-        self._stalled = False
-        self._blocked_since = inf
 
     async def run(self) -> str:
         """Runs until the job has ended; returns its status, or `superseded`. Raises Interrupted."""
@@ -308,8 +305,8 @@ class JobRun:
             raise Interrupted
         if self.turn_over:
             raise SteppedAside(blocked=False)
-        if self._ran_s > self._timeout_s:
-            raise _Failed("job_timeout", f"the job ran for longer than {self._timeout_s} s")
+        if self._ran_s > self._settings.job_timeout_s:
+            raise _Failed("job_timeout", f"the job ran for longer than {self._settings.job_timeout_s} s")
         if not (why := self._connection.blocked):
             self._blocked_since = inf
             return
@@ -410,7 +407,7 @@ class JobRun:
                     refusal = error.with_traceback(None)  # whose frames, in a cycle with it, have the texts
                 else:
                     self._log_resumed()
-                    if self._refuses_unknown:
+                    if self._settings.refuse_unknown:
                         answer.refuse_unknown()
                     return answer
             self._log_stalled(refusal)

@@ -99,27 +99,19 @@ def encode_text(text: str | None) -> bytes:
     return json.dumps(text, ensure_ascii=False).encode()
 
 
+@dataclass(eq=False)
 class Upload:
     """Input that is not a job yet. It expires if it is abandoned."""
 
-    def __init__(
-        self,
-        run: Callable[..., Any],
-        job_id: str,
-        nonce: str,
-        chunk_texts: int,
-        submission: Submission,
-        budget: Budget = UNBOUNDED,
-    ) -> None:
-        self.job_id = job_id
-        self.nonce = nonce
-        self.chunk_texts = chunk_texts
-        self.submission = submission
-        self.chunks = 0
-        self.total = 0
-        self.input_bytes = 0
-        self._run = run
-        self._budget = budget
+    _run: Callable[..., Any]
+    job_id: str
+    nonce: str
+    chunk_texts: int
+    submission: Submission
+    _budget: Budget = UNBOUNDED
+    chunks = 0
+    total = 0
+    input_bytes = 0
 
     def add(self, texts: Sequence[bytes]) -> None:
         """Stores the next chunk of `chunk_texts` texts (see `encode_text`); only the last may be smaller.

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass
 from secrets import token_hex
 from time import monotonic
 
@@ -39,26 +40,22 @@ TURN_S = 30.0
 STUCK_S = 120.0
 
 
+@dataclass(eq=False)
 class JobsWorker:
     """Runs jobs until `stop` is called. `outage` is that of the Redis of jobs, or of the queue's.
 
     Needs a running loop.
     """
 
-    def __init__(
-        self,
-        store: JobStore,
-        rq: tuple[JobQueue, RqWorker],
-        models: JobModels,
-        settings: JobSettings,
-        outage: Outage,
-    ) -> None:
-        self._store = store
-        self._queue, self._rq = rq
-        self._models = models
-        self._settings = settings
-        self._outage = outage
-        self._stopping = False
+    _store: JobStore
+    _queue: JobQueue
+    _rq: RqWorker
+    _models: JobModels
+    _settings: JobSettings
+    _outage: Outage
+    _stopping = False
+
+    def __post_init__(self) -> None:
         self._wake = asyncio.Event()
         self._tasks: dict[asyncio.Task[None], Attempt] = {}
         self._runs: set[JobRun] = set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from typing import Literal, NamedTuple
@@ -79,6 +79,7 @@ class CascadeModel:
         return replace(NO_SNAPSHOT, model=model)
 
 
+@dataclass(eq=False)
 class CascadeLookup:
     """Asks the fast model, and the sure one for what is left, each with its own caches and queue.
 
@@ -87,19 +88,11 @@ class CascadeLookup:
     which each of them has spoken. If all results must be of one revision, they are of one for each member.
     """
 
+    _cascade: Cascade
+    _members: Callable[[], tuple[Lookup, Lookup]]
+    models: Models
+    _count: Callable[[int, int], None] = lambda kept, passed: None
     names_models = True
-
-    def __init__(
-        self,
-        cascade: Cascade,
-        members: Callable[[], tuple[Lookup, Lookup]],
-        models: Models,
-        count: Callable[[int, int], None] = lambda kept, passed: None,
-    ) -> None:
-        self.models = models
-        self._cascade = cascade
-        self._members = members
-        self._count = count
 
     def known(self, texts: Sequence[str], client: str, tenant: str, one_revision: bool) -> Known:
         """None: what each member has said is in its own cache."""

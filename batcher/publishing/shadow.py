@@ -14,6 +14,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, cast
 
 import redis
@@ -59,6 +60,7 @@ class _Text(NamedTuple):
     answer: Prediction
 
 
+@dataclass(eq=False)
 class Shadow:
     """Compares the candidate, whose queue is that of `hub`, with the one that answers. Needs a running loop.
 
@@ -66,12 +68,11 @@ class Shadow:
     whether it could. `counted` is called with all counts at once.
     """
 
-    def __init__(
-        self, hub: Hub, report: Report, counted: Callable[[Counter[str]], None] = lambda counts: None
-    ) -> None:
-        self._hub = hub
-        self._report = report
-        self._counted = counted
+    _hub: Hub
+    _report: Report
+    _counted: Callable[[Counter[str]], None] = lambda counts: None
+
+    def __post_init__(self) -> None:
         self._waiting: asyncio.Queue[_Text] = asyncio.Queue(MAX_TEXTS)
         self._chars = 0
         # Requests that waited for the same computation have the same object.

@@ -7,7 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from batcher.messages import BatchNote, Entry, Failure, Prediction, Result
@@ -192,26 +192,20 @@ class WorkerStats:
         }
 
 
+@dataclass(eq=False)
 class FollowUp:
     """Processes batches once their results are sent, several at once, in a separate thread.
 
     Append to `finished`, then call `run` in that thread after FOLLOW_UP_S unless it is `due` already.
     """
 
-    def __init__(
-        self,
-        stats: WorkerStats,
-        inference: Inference,
-        remember: Callable[[Sequence[Result]], None],
-        observe: Callable[[BatchReport], None],
-    ) -> None:
-        self.finished: deque[FinishedBatch] = deque()
-        self.due = False
-        self.observe = observe
-        self.recent = RecentBatches()
-        self._stats = stats
-        self._inference = inference
-        self._remember = remember
+    _stats: WorkerStats
+    _inference: Inference
+    _remember: Callable[[Sequence[Result]], None]
+    observe: Callable[[BatchReport], None]
+    due = False
+    finished: deque[FinishedBatch] = field(default_factory=deque, init=False)
+    recent: RecentBatches = field(default_factory=RecentBatches, init=False)
 
     def run(self) -> None:
         """Caches results, learns what batches cost, counts them and reports them. Logs any error."""

@@ -67,10 +67,10 @@ class Bench:
     @asynccontextmanager
     async def working(self) -> AsyncIterator[JobsWorker]:
         self._workers += 1
-        rq = self.queue, RqWorker(self.queue, f"w{self._workers}")
+        rq = RqWorker(self.queue, f"w{self._workers}")
         models = JobModels(SETTINGS)
         models.queues = OpenQueues(self.connect)
-        made = JobsWorker(self.store, rq, models, SETTINGS, self.outage)
+        made = JobsWorker(self.store, self.queue, rq, models, SETTINGS, self.outage)
         task = asyncio.create_task(made.work())
         try:
             yield made
