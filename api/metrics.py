@@ -10,7 +10,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
-from platform import python_version
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,12 +19,12 @@ from prometheus_client import (
     ProcessCollector,
     disable_created_metrics,
 )
-from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
 from batcher import errors
-from batcher.core.metrics import duration_bounds
+from batcher.core.metrics import build, duration_bounds, labelled
 from batcher.core.snapshot import LaneDepth
 from batcher.lookup.backend import Cache, Hub
 from batcher.lookup.queue import LocalCache
@@ -272,15 +271,13 @@ def queue_state(hub: Hub) -> Iterator[Metric]:
     """The state of the queue at the last sweep. It is the same in all API processes, so it is not summed."""
     snapshot = hub.snapshot
     model = snapshot.model
-    build = {"version": own_version(), "python": python_version()}
+    facts: dict[str, str] = {}
     if model is not None:
         facts = {"engine": model.engine, "precision": model.precision}
-        build |= {"model": model.name, "revision": model.revision[:12], **facts}
-    yield InfoMetricFamily("millrace_build", "Version of this API, and the model that workers publish", build)
+        facts |= {"model": model.name, "revision": model.revision[:12]}
+    yield build(facts, "Version of this API, and the model that workers publish")
     for name, (text, value) in _QUEUE_GAUGES.items():
         yield GaugeMetricFamily(f"millrace_{name}", text, float(value(hub)))
     for name, (text, depth) in _LANE_GAUGES.items():
         gauge = GaugeMetricFamily(f"millrace_queue_{name}", text, labels=["lane"])
-        gauge.add_metric(["interactive"], depth(snapshot.interactive))
-        gauge.add_metric(["bulk"], depth(snapshot.bulk))
-        yield gauge
+        yield labelled(gauge, {"interactive": depth(snapshot.interactive), "bulk": depth(snapshot.bulk)})

@@ -22,10 +22,19 @@ def redis_state(up: bool, outages: int) -> Iterator[Metric]:
     yield CounterMetricFamily("millrace_redis_outages", "Times that Redis became unavailable", outages)
 
 
-def build(names: dict[str, str]) -> Metric:
+def build(names: dict[str, str], text: str = "Version and model") -> Metric:
     """The build information: version, Python and the other facts in `names`."""
     facts = {"version": own_version(), "python": python_version(), **names}
-    return InfoMetricFamily("millrace_build", "Version and model", facts)
+    return InfoMetricFamily("millrace_build", text, facts)
+
+
+def labelled(
+    metric: GaugeMetricFamily | CounterMetricFamily, values: Mapping[str, float], *labels: str
+) -> Metric:
+    """`metric` with these values, by its last label; `labels` are the others."""
+    for label, value in values.items():
+        metric.add_metric([*labels, label], value)
+    return metric
 
 
 def duration_bounds(budget_s: float = BUDGET_S) -> tuple[float, ...]:

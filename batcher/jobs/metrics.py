@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from batcher.connection.outage import REDIS_ERRORS, Outage
-from batcher.core.metrics import Scraped, build, redis_state
+from batcher.core.metrics import Scraped, build, labelled, redis_state
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore
 
@@ -37,20 +37,14 @@ def jobs_state(store: JobStore, outage: Outage) -> Iterator[Metric]:
     text = "Commands of its file or master that Redis has refused"
     yield GaugeMetricFamily("millrace_redis_skipped_commands", text, skipped)
     jobs = GaugeMetricFamily("millrace_jobs", "Jobs that have not ended", labels=["state"])
-    jobs.add_metric(["queued"], totals.queued)
-    jobs.add_metric(["running"], totals.running)
-    yield jobs
+    yield labelled(jobs, {"queued": totals.queued, "running": totals.running})
     text = "Age of the job that runs next"
     yield GaugeMetricFamily("millrace_jobs_oldest_queued_seconds", text, totals.oldest_ms / 1000)
     ended = CounterMetricFamily("millrace_jobs_ended", "Jobs that ended", labels=["status"])
-    for status, count in totals.ended.items():
-        ended.add_metric([status], count)
-    yield ended
+    yield labelled(ended, totals.ended)
     held = "Texts and results of jobs in Redis"
     yield GaugeMetricFamily("millrace_jobs_held_bytes", held, totals.held_bytes)
     refused = "Items in RQ's queue that this process refused to run"
     yield CounterMetricFamily("millrace_jobs_refused", refused, JobQueue.refused)
     texts = CounterMetricFamily("millrace_job_texts", "Texts of jobs that are done", labels=["result"])
-    texts.add_metric(["predicted"], totals.texts - totals.failed_texts)
-    texts.add_metric(["failed"], totals.failed_texts)
-    yield texts
+    yield labelled(texts, {"predicted": totals.texts - totals.failed_texts, "failed": totals.failed_texts})

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from batcher.core.commands import Command
-from batcher.core.metrics import Scraped, build, duration_bounds, redis_state
+from batcher.core.metrics import Scraped, build, duration_bounds, labelled, redis_state
 from batcher.messages import Lane
 from batcher.worker.batching import Reason
 from batcher.worker.drift import DriftWatch, Tally
@@ -119,9 +119,7 @@ def model_state(info: ModelInfo, watch: DriftWatch) -> Iterator[Metric]:
     yield fallback
     text = "Texts by label of highest score"
     labels = CounterMetricFamily("millrace_labels", text, labels=["revision", "label"])
-    for label, texts in zip(info.labels, watch.labels, strict=True):
-        labels.add_metric([revision, label], texts)
-    yield labels
+    yield labelled(labels, dict(zip(info.labels, watch.labels, strict=True)), revision)
     yield _tally("millrace_confidence", "Highest score of a text", revision, watch.tallies["confidence"])
     yield _tally("millrace_entropy", "Entropy of the scores, 0 to 1", revision, watch.tallies["entropy"])
     yield _tally("millrace_text_tokens", "Tokens of a text", revision, watch.tallies["tokens"])
@@ -129,9 +127,7 @@ def model_state(info: ModelInfo, watch: DriftWatch) -> Iterator[Metric]:
         ("millrace_truncated_texts", "Texts cut at the model's token limit", watch.truncated),
         ("millrace_unknown_pieces", "Pieces that the tokenizer does not know", watch.unknown_pieces),
     ):
-        counter = CounterMetricFamily(name, text, labels=["revision"])
-        counter.add_metric([revision], value)
-        yield counter
+        yield labelled(CounterMetricFamily(name, text, labels=["revision"]), {revision: value})
     yield from _drift(revision, watch)
 
 
