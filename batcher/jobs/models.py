@@ -9,6 +9,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import InitVar, dataclass
 from functools import partial
 from secrets import token_hex
 from time import monotonic
@@ -164,6 +165,7 @@ class JobModels:
         return True
 
 
+@dataclass(eq=False)
 class Connection:
     """What one attempt asks: a `lookup` for a model, or for a cascade, as jobs keep it.
 
@@ -171,16 +173,12 @@ class Connection:
     soon; otherwise its end waits for its shadows. Results are not kept in this process. Needs a running loop.
     """
 
-    def __init__(
-        self,
-        models: JobModels,
-        model: str,
-        account: str = "",
-        stop: Callable[[], bool] = lambda: False,
-    ) -> None:
-        self._models = models
-        self._account = account
-        self._stop = stop
+    _models: JobModels
+    model: InitVar[str]
+    _account: str = ""
+    _stop: Callable[[], bool] = lambda: False
+
+    def __post_init__(self, model: str) -> None:
         self._answering: list[OpenQueue] = []
         self._comparing: list[OpenQueue] = []
         self._shadows: list[Shadow] = []

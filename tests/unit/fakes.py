@@ -197,7 +197,7 @@ def job_connection(
         queues=SimpleNamespace(get=opened.__getitem__),
         report=report,
     )
-    return Connection(models, "", stop=stop)
+    return Connection(models, "", "", stop)
 
 
 async def run_attempt(
