@@ -25,7 +25,7 @@ from pathlib import Path
 
 from model_store import hardware
 from model_store.artefact import MANIFEST, Manifest, revision_in, verify
-from model_store.classifier import Arithmetic, Classifier, Layout, ModelInfo, Verdict
+from model_store.classifier import Arithmetic, Classifier, Engine, Layout, ModelInfo, Verdict
 from model_store.engines.runner import LayoutChoice, open_verified
 from model_store.errors import EngineUnavailable, GateFailed, NotConverted, Unproven, lacks_memory
 from model_store.phases import phase
@@ -115,10 +115,10 @@ def _first_proven(options: LoadOptions, failures: list[str]) -> RowClassifier | 
     """The first setting of one artefact that passes. Adds the others to `failures`."""
     path = prepare(options.reference, options.engine, options.precision, options.artefact_dir)
     manifest = verify(path)
-    layouts = _layouts(manifest, options.layout)
+    found = layouts(manifest, options.layout)
     memory = _memory(manifest, options)
     choice = _choose(path, manifest, options, memory)
-    for number, (arithmetic, layout) in enumerate(_settings(choice.arithmetic, layouts)):
+    for number, (arithmetic, layout) in enumerate(_settings(choice.arithmetic, found)):
         opened = None if number else choice.opened
         failed, classifier = _proven(path, manifest, arithmetic, layout, options, opened)
         if classifier is not None:
@@ -132,10 +132,19 @@ def _first_proven(options: LoadOptions, failures: list[str]) -> RowClassifier | 
     return None
 
 
-def _layouts(manifest: Manifest, layout: LayoutChoice) -> tuple[Layout, ...]:
+def layouts(manifest: Manifest, layout: LayoutChoice) -> tuple[Layout, ...]:
+    """Those that a model may have, the faster one first."""
     if layout != "auto":
         return (layout,)
     return ("packed", "padded") if manifest.rows else ("padded",)
+
+
+def arithmetics(engine: Engine, precision: PrecisionChoice) -> tuple[Arithmetic, ...]:
+    """Those that a model may be computed in on this machine."""
+    if precision in ("f32", "bf16"):
+        return (precision,)
+    bf16 = hardware.has_bf16() or (engine == "torch" and hardware.card())
+    return ("f32", "bf16") if bf16 else ("f32",)
 
 
 def _settings(first: Arithmetic, layouts: tuple[Layout, ...]) -> Iterator[tuple[Arithmetic, Layout]]:
@@ -205,10 +214,9 @@ def _reason(error: Exception) -> str:
 
 def _choose(path: Path, manifest: Manifest, options: LoadOptions, memory: Path) -> Choice:
     """The arithmetic to try first: the requested one, the remembered one, or the faster one."""
-    if options.precision in ("f32", "bf16"):
-        return Choice("bf16" if options.precision == "bf16" else "f32")
-    if not (hardware.has_bf16() or (manifest.engine == "torch" and hardware.card())):
-        return Choice("f32")
+    first, *others = arithmetics(manifest.engine, options.precision)
+    if not others:
+        return Choice(first)
     match remembered(memory):
         case {"arithmetic": ("f32" | "bf16") as arithmetic, "reason": reason}:
             return Choice(arithmetic, str(reason), remember=True)
@@ -217,7 +225,7 @@ def _choose(path: Path, manifest: Manifest, options: LoadOptions, memory: Path) 
 
 def _measured(path: Path, manifest: Manifest, options: LoadOptions) -> Choice:
     phase("measuring whether bf16 is faster")
-    layout = _layouts(manifest, options.layout)[0]
+    layout = layouts(manifest, options.layout)[0]
     best: dict[Arithmetic, float] = {}
     lasting = True
     classifier = None

@@ -8,9 +8,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_store import hardware
 from model_store.artefact import verify
-from model_store.classifier import Arithmetic, Engine, Layout
+from model_store.choosing import arithmetics, layouts
+from model_store.classifier import Arithmetic, Layout
 from model_store.engines.runner import open_verified
 from model_store.errors import Unproven
 from model_store.prepare import prepare
@@ -42,9 +42,8 @@ def proofs(args: Namespace) -> Iterator[str]:
     path = prepare(args.reference, args.engine, args.precision, args.artefact_dir.expanduser())
     manifest = verify(path)
     passed = False
-    layouts: tuple[Layout, ...] = ("packed", "padded") if manifest.rows else ("padded",)
-    for arithmetic in _arithmetics(args, manifest.engine):
-        for layout in layouts:
+    for arithmetic in arithmetics(manifest.engine, args.precision):
+        for layout in layouts(manifest, "auto"):
             yield ""
             yield f"{manifest.engine}, {manifest.weights} weights in {arithmetic}, {layout}"
             try:
@@ -58,13 +57,6 @@ def proofs(args: Namespace) -> Iterator[str]:
         raise Unproven(
             f"{manifest.name} does not pass its proof in any arithmetic and layout on this processor."
         )
-
-
-def _arithmetics(args: Namespace, engine: Engine) -> Sequence[Arithmetic]:
-    if args.precision in ("f32", "bf16"):
-        return (args.precision,)
-    bf16 = hardware.has_bf16() or (engine == "torch" and hardware.card())
-    return ("f32", "bf16") if bf16 else ("f32",)
 
 
 def _run(path: Path, arithmetic: Arithmetic, layout: Layout, threads: int) -> tuple[Proof, Probes]:
