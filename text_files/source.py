@@ -34,14 +34,6 @@ class TextFile:
         self._hints = hints
         self._seen: int | None = None
 
-    @property
-    def format(self) -> FileFormat:
-        """How it is read. Raises FileError if it is not a file of texts."""
-        rows = self._open(whole=False)
-        next(self._checked(rows), None)
-        assert rows.format is not None, "reading detects the format"
-        return rows.format
-
     def preview(self) -> Preview:
         """How it is read, and its first rows. Raises FileError if it is not a file of texts."""
         rows = self._open()

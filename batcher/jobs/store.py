@@ -386,11 +386,6 @@ class JobStore:
             raise DataMissing(f"job {record.id} was deleted, or has expired")
         return cast("bytes | None", reply)
 
-    def trace(self, job_id: str) -> str:
-        """The traceparent of the request that submitted the job; "" if there is none."""
-        raw = cast("bytes | None", self._client.hget(self._job(job_id), "trace"))
-        return (raw or b"").decode("ascii", "replace")
-
     def input(self, job_id: str, chunk: int) -> list[str | None] | None:
         """The texts of one chunk, with None for a text that is too long. None if the chunk does not exist."""
         raw = cast("bytes | None", self._client.hget(f"{self._job(job_id)}:input", str(chunk)))

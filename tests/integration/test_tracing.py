@@ -181,7 +181,7 @@ async def test_a_job_goes_on_in_the_trace_that_handed_it_in(
         answer = await client.post("/jobs", json={"text": ["a"]}, headers={"traceparent": CAME})
         assert answer.status_code == 202
         with redis_server.client() as redis:
-            trace = JobStore(redis, "default", 60).trace(answer.json()["id"])
+            trace = JobStore(redis, "default", 60).start(answer.json()["id"]).trace
         with tracing.job_span("the job", trace):
             assert tracing.current().startswith(f"00-{TRACE_ID}-")
 

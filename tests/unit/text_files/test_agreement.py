@@ -100,11 +100,12 @@ def test_a_drawn_table_is_read_alike_in_every_way(drawn: Drawn) -> None:
 def _comes_back(command: TextFile, drawn: Drawn) -> None:
     results = [[{"label": f"L{number}", "score": 0.5}] for number in range(len(drawn.rows) - 1)]
     joined = list(zip(command.rows(), results, strict=True))
-    table = "".join(Output.of(command.format).lines(command.names(), joined)).removeprefix("\ufeff")
-    found = list(csv.reader(io.StringIO(table, newline=""), delimiter=command.format.delimiter))
+    form = command.preview().format
+    table = "".join(Output.of(form).lines(command.names(), joined)).removeprefix("\ufeff")
+    found = list(csv.reader(io.StringIO(table, newline=""), delimiter=form.delimiter))
     assert [row[:-3] for row in found] == drawn.rows
     assert [row[-3] for row in found[1:]] == [result[0]["label"] for result in results]
-    lines = "".join(Output.of(command.format, "ndjson").lines(command.names(), joined)).removesuffix("\n")
+    lines = "".join(Output.of(form, "ndjson").lines(command.names(), joined)).removesuffix("\n")
     for line, row in zip(lines.split("\n"), drawn.rows[1:], strict=True):
         assert list(json.loads(line).values())[: len(row)] == row
 
@@ -131,10 +132,11 @@ def test_drawn_objects_keep_their_notation(objects: list[dict[str, Any]], lines:
         path.write_bytes(content.encode())
         file = TextFile(path, Hints())
         joined = [(row, [{"label": "x", "score": 0.5}]) for row in rows]
-        out = "".join(Output.of(file.format).lines(file.names(), joined)).removesuffix("\n").split("\n")
+        form = file.preview().format
+        out = "".join(Output.of(form).lines(file.names(), joined)).removesuffix("\n").split("\n")
         for line, one in zip(out, written, strict=True):
             assert line.startswith(f"{one[:-1]}, ")
-        table = "".join(Output.of(file.format, "csv").lines(file.names(), joined))
+        table = "".join(Output.of(form, "csv").lines(file.names(), joined))
         more = file.names().index("more")
         cells = [row[more] for row in csv.reader(io.StringIO(table, newline=""))][1:]
         for found, one in zip(cells, objects, strict=True):
@@ -210,7 +212,7 @@ def test_a_drawn_table_with_types_is_read_alike_in_every_way(table: pa.Table, fo
 
 
 def _made(file: TextFile, form: OutputFormat) -> bytes:
-    output = Output.of(file.format, form)
+    output = Output.of(file.preview().format, form)
     return b"".join(output.blocks(file.names(), zip(file.rows(), _RESULTS, strict=False)))
 
 

@@ -149,7 +149,7 @@ def written(file: Path, form: FormatName, kind: OutputFormat) -> str:
     """What is written of two rows, of which the second has an error."""
     source = TextFile(file, Hints("text", form))
     rows = zip(source.rows(), (POSITIVE, FAILURE), strict=True)
-    return "".join(Output.of(source.format, kind).lines(source.names(), rows))
+    return "".join(Output.of(source.preview().format, kind).lines(source.names(), rows))
 
 
 def rows_of(table: str) -> list[list[str]]:

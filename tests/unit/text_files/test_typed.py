@@ -78,7 +78,7 @@ def texts_of(path: Path, content: bytes, hints: Hints = Hints()) -> list[str]:  
 
 def labelled(path: Path, form: OutputFormat | None, hints: Hints = Hints()) -> bytes:  # noqa: B008
     file = TextFile(path, hints)
-    output = Output.of(file.format, form)
+    output = Output.of(file.preview().format, form)
     joined = zip(file.rows(), RESULTS, strict=True)
     return b"".join(output.blocks(file.names(), joined))
 
@@ -234,7 +234,7 @@ def test_the_sheet_with_the_column_is_read_and_others_are_not(tmp_path: Path) ->
 def labelled_two(path: Path, hints: Hints, form: OutputFormat | None = None) -> bytes:
     file = TextFile(path, hints)
     return b"".join(
-        Output.of(file.format, form).blocks(file.names(), zip(file.rows(), RESULTS, strict=False))
+        Output.of(file.preview().format, form).blocks(file.names(), zip(file.rows(), RESULTS, strict=False))
     )
 
 
@@ -534,7 +534,7 @@ def test_many_rows_are_read_in_parts(tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
     with out.open("wb") as written:
         written.writelines(
-            Output.of(file.format).blocks(file.names(), zip(file.rows(), results, strict=True))
+            Output.of(file.preview().format).blocks(file.names(), zip(file.rows(), results, strict=True))
         )
     found = table_of(out.read_bytes())
     assert found["label"].to_pylist() == [f"L{number}" for number in range(count)]

@@ -50,7 +50,7 @@ async def test_upload_page_command_and_training_agree(api: JobsApi, tmp_path: Pa
     assert list(command.texts()) == case.texts
     results = [result(number) for number in range(len(case.texts))]
     written = "".join(
-        Output.of(command.format).lines(command.names(), zip(command.rows(), results, strict=True))
+        Output.of(command.preview().format).lines(command.names(), zip(command.rows(), results, strict=True))
     )
     assert written.startswith(case.starts)
     job_id = await uploaded(api, case.name, case.content, **case.query)
