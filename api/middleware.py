@@ -24,7 +24,7 @@ from api.asgi.http import (
     route_path,
     with_defaults,
 )
-from api.asgi.problems import LingeringClose, reported, send_problem
+from api.asgi.problems import reported, send_problem
 from api.auth import Authenticator, is_admin_path
 from api.errors import Problem, let_go
 from api.metrics import Metrics
@@ -74,7 +74,7 @@ class RequestMiddleware:
         scope.setdefault("state", {}).update(headers=headers, error_fields=self.error_fields)
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET"}, head_only(send)
-        send = DefaultHeaders(headers.request_id, LingeringClose(send, receive))
+        send = DefaultHeaders(headers.request_id, send)
         try:
             await self.auth.admit_path(path, headers)
             if is_admin_path(path):

@@ -19,7 +19,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.asgi.http import CLOSE, JSON, Answer, RequestHeaders, route_path, send_answer, with_defaults
 from api.asgi.ignored import MODEL_NAMES, ignored_header, ignored_in_query, plain
-from api.asgi.problems import LingeringClose
 from api.compat.fields import places
 from api.compat.reading import sentence
 from api.compat.service import HOW_TO_NAME, Call, DialectService
@@ -169,8 +168,6 @@ class Endpoint:
             headers.append(JSON)
         if self._service.lifecycle.draining:
             headers.append(CLOSE)
-        if answer.status >= 400:
-            send = LingeringClose(send, receive)
         await send_answer(send, answer.status, headers, answer.body)
         self._service.predictor.request_log.add(call.context, self.path, answer.status)
 

@@ -34,7 +34,7 @@ from api.asgi.http import (
     with_defaults,
 )
 from api.asgi.ignored import MODEL_NAMES, ignored_header, ignored_in_query
-from api.asgi.problems import LingeringClose, send_problem
+from api.asgi.problems import send_problem
 from api.auth import Authenticator, ClientLimits
 from api.errors import Header, let_go
 from api.label_order import LabelOrder, order_in
@@ -227,7 +227,7 @@ class PredictHandler:
         except (Exception, asyncio.CancelledError) as error:
             problem = context.fail(error, self.lifecycle)
             self.request_log.add(context, self.route, problem.status)
-            await send_problem(LingeringClose(send, receive), problem, request_id)
+            await send_problem(send, problem, request_id)
         else:
             headers = answer.headers
             headers += (JSON, (b"x-request-id", request_id), NOSNIFF)

@@ -24,7 +24,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from api.asgi.http import CLOSE, new_request_id
+from api.asgi.http import CLOSE, LEFT, new_request_id
 from api.asgi.problems import problem_parts
 from api.errors import Problem
 from api.lifecycle import LIFECYCLE, Lifecycle
@@ -145,7 +145,55 @@ LOOK_S = 0.05
 # Says that the client has sent its last byte, also while bytes before it are unread. Only Linux has it.
 SENT_ALL = select.POLLRDHUP if sys.platform == "linux" else 0
 
+# How long a client may pause while what it still sends is discarded, how often that is looked at, and how
+# many bytes are discarded: a body of the largest size in chunks of one byte has 384 MiB.
+LINGER_S = 2.0
+LINGER_LOOKS = 15
+LINGER_BYTES = 512 * 1024**2
+# What of a transport is used as it is.
+_SAME = ("abort", "get_extra_info", "get_write_buffer_size", "pause_reading", "resume_reading", "write")
+
 _State = tuple[object, int, bool]
+
+
+class LingeringTransport:
+    """A transport that `close` closes only for writing while its client may be sending (RFC 9112, 9.6).
+
+    Unread bytes would turn the end of the connection into a reset, after which many clients do
+    not read their answer. It refers to no protocol: that would be kept until garbage is collected.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        vars(self).update((name, getattr(transport, name)) for name in _SAME)
+        self._transport = transport
+        self._discarded = 0
+        self.lingers = False
+
+    def is_closing(self) -> bool:
+        return self.lingers or self._transport.is_closing()
+
+    def close(self) -> None:
+        """Closes at once if it lingers already."""
+        protocol: Any = self._transport.get_protocol()
+        if self.is_closing() or not protocol.sending:
+            self._transport.close()
+            return
+        self.lingers = True
+        self._transport.write_eof()
+        self._transport.resume_reading()
+        self._look(LINGER_LOOKS, -1)
+
+    def discard(self, size: int) -> None:
+        """Counts bytes that have arrived since."""
+        self._discarded += size
+        if self._discarded > LINGER_BYTES:
+            self._transport.close()
+
+    def _look(self, times: int, before: int) -> None:
+        if not times or self._discarded == before:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            asyncio.get_running_loop().call_later(LINGER_S, self._look, times - 1, self._discarded)
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -165,15 +213,25 @@ class LimitedProtocol(HttpToolsProtocol):
         self._resumed = 0
         self._asked = False
         self._running: RequestResponseCycle | None = None
+        self._refused = False
+        self._ending: LingeringTransport
 
     @property
     def idle(self) -> bool:
         """Whether no request is being processed, although one may be arriving."""
-        return self.cycle is None or self.cycle.response_complete
+        return self.cycle is None or self.cycle.response_complete or self._ending.lingers
+
+    @property
+    def sending(self) -> bool:
+        """Whether the client may still be sending a request, which is not answered any more if this ends."""
+        last = self.cycle
+        begun = last is not None and (last.more_body or bool(self.pipeline) or last.scope is not self.scope)
+        return begun or self._refused
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Makes room for this connection. If all others are busy, it may only be used for probes."""
-        super().connection_made(transport)
+        self._ending = LingeringTransport(transport)
+        super().connection_made(self._ending)  # type: ignore[arg-type]
         transport.set_write_buffer_limits(UNSENT_BYTES)
         _limit_kernel_buffer(transport)
         if len(self.connections) > self._most and not self._make_room():
@@ -187,6 +245,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self._check.cancel()
         self._backlog.forget(self)
         self._disconnect()
+        if self._running is not None:  # which is kept with its body by what refers to this connection
+            self._running.scope["state"][LEFT] = lambda: True
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -264,13 +324,16 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def refuse(self, problem: Problem) -> None:
         """Sends an error and closes the connection. If a response has been started, closes it at once."""
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+        running = self._running
+        if running is not None and running.response_started and not running.response_complete:
             self.end()
             return
+        self._refused = True
         headers, body = problem_parts(problem, new_request_id())
         headers += [CLOSE, (b"content-length", b"%d" % len(body))]
         lines = [name + b": " + value + b"\r\n" for name, value in headers]
         self.transport.write(b"".join([STATUS_LINE[problem.status], *lines, b"\r\n", body]))
+        self._disconnect()
         self.transport.close()
 
     def _make_room(self) -> bool:

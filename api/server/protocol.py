@@ -77,6 +77,9 @@ class Connection(LimitedProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Limits the bytes that arrive without completing a request head or being part of a body."""
+        if self._ending.lingers:
+            self._ending.discard(len(data))
+            return
         before = self.cycle
         self._arriving = len(data)
         self._unset_keepalive_if_required()

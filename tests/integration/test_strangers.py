@@ -63,7 +63,7 @@ SAME = {
     "a body of a GET": Case([get(HOST + b"Content-Length: 5\r\n") + b"hello" + get()], "200 200"),
     "no length": Case([b"POST /predict HTTP/1.1\r\n" + HOST + b"\r\n", get()], "422 200"),
     "a body that is waited for": Case([post(LENGTH + EXPECT, b""), BODY], "100 200"),
-    "a body that will not be read": Case([post(EXPECT + b"Content-Length: 99999999\r\n", b"")], "413"),
+    "a body that will not be read": Case([post(EXPECT + b"Content-Length: 99999999\r\n", b"")], "413 closes"),
     "an expectation that is unknown": Case([post(LENGTH + b"Expect: tea\r\n")], "200"),
     "extensions of chunks": Case([post(CHUNKED, b'e;a=b;c="d"\r\n' + BODY + b"\r\n0;x\r\n\r\n")], "200"),
     "sizes with zeros": Case([post(CHUNKED, b"000E\r\n" + BODY + b"\r\n000\r\n\r\n")], "200"),
@@ -143,8 +143,9 @@ OTHER = {
 class Wire(asyncio.Transport):
     """Keeps what is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: asyncio.BaseProtocol) -> None:
         super().__init__()
+        self.protocol = protocol
         self.written = b""
         self.closed = False
 
@@ -157,7 +158,10 @@ class Wire(asyncio.Transport):
     def close(self) -> None:
         self.closed = True
 
-    abort = close
+    abort = write_eof = close
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.protocol
 
     def is_closing(self) -> bool:
         return self.closed
@@ -186,7 +190,8 @@ async def said(protocol: type[HttpToolsProtocol], app: ASGIApp, parts: Sequence[
     """The statuses of all answers, and whether the server closes the connection."""
     config = Config(app, ws="none", lifespan="off", log_config=None)
     config.load()
-    connection, wire = protocol(config, ServerState(), {}), Wire()
+    connection = protocol(config, ServerState(), {})
+    wire = Wire(connection)
     connection.connection_made(wire)
     for part in parts:
         if not wire.closed:

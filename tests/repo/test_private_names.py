@@ -37,7 +37,7 @@ LEANT_ON = {
         loop on_body on_header on_headers_complete on_message_complete on_url parser pause_writing pipeline
         resume_writing scope send_400_response shutdown timeout_keep_alive_task transport url""",
     "uvicorn.protocols.http.httptools_impl:RequestResponseCycle": """
-        keep_alive response_complete response_started""",
+        keep_alive more_body response_complete response_started scope""",
     "logging": "_srcfile",
     "argparse:ArgumentParser": "_actions",
     "starlette.responses:StreamingResponse": "__call__ stream_response",

@@ -13,13 +13,6 @@ from tests.unit.api.service import Service, Start, running
 from tests.unit.fakes import FakeCache, FakeHub
 
 
-@pytest.fixture(autouse=True)
-def _short_linger(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """httpx ends no body before it has the whole answer, so that a refusal waited two seconds for its end."""
-    if request.path.parent.name != "server":
-        monkeypatch.setattr("api.asgi.problems.LINGER_S", 0.02)
-
-
 @pytest.fixture
 def without() -> Collection[Capability]:
     """What the application has no routes for. Most of the time of a short test is the making of routes."""

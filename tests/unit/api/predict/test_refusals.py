@@ -14,7 +14,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from starlette.types import Message
 
-from api.asgi.problems import LINGER_BYTES
 from api.errors import Problem
 from api.predict.request import LARGE_BODY, RequestReader, read_texts
 from batcher.errors import (
@@ -214,7 +213,6 @@ async def test_too_long_a_text(start: Start) -> None:
 
 @pytest.mark.parametrize("path", ["/predict", "/jobs"])
 async def test_too_large_a_body_by_its_length_is_answered_before_it_is_read(start: Start, path: str) -> None:
-    """The body is read and discarded for a while, so that the client can read the response."""
     service = await start(max_body_bytes=1024, max_job_body_bytes=1024)
     seen: list[str] = []
 
@@ -228,7 +226,7 @@ async def test_too_large_a_body_by_its_length_is_answered_before_it_is_read(star
     headers = [(b"content-length", b"99999999999")]
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
     await service.app(scope, receive, send)
-    assert seen == ["413", "more", *["read"] * 16, "end"]
+    assert seen == ["413", "end"]
 
 
 async def test_too_large_a_body_is_refused_while_it_comes(start: Start) -> None:
@@ -244,7 +242,7 @@ async def test_too_large_a_body_is_refused_while_it_comes(start: Start) -> None:
     response = await service.client.post("/predict", content=endless())
     assert_problem(response, 413, "too_large")
     assert response.headers["connection"] == "close"
-    assert read == 5 + LINGER_BYTES // 1024
+    assert read == 5
 
 
 async def test_a_body_of_exactly_the_limit_is_read(start: Start) -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
+import re
 import socket
 import sys
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -15,7 +18,7 @@ import uvicorn
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from api.asgi.http import JSON, BodyReader, RequestHeaders, send_answer, unless_disconnected
+from api.asgi.http import CLOSE, JSON, BodyReader, RequestHeaders, send_answer, unless_disconnected
 from api.lifecycle import LIFECYCLE, Lifecycle
 from api.server import limits
 from api.server.limits import BACKLOG, RESERVE, Backlog
@@ -36,6 +39,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if scope["path"] == "/unread":
         while not RequestHeaders(scope).left():  # noqa: ASYNC110 - it says so in no other way
             await asyncio.sleep(0.01)
+        return
+    if scope["path"] == "/refused":
+        await send_answer(send, 413, [JSON, *[CLOSE] * (scope["query_string"] == b"closes")], b"hello")
         return
     if scope["method"] == "POST":
         try:
@@ -544,3 +550,57 @@ async def test_work_went_on_for_a_client_whose_end_was_behind_unread_bytes(reque
             writer.close()
             while server.server_state.tasks:  # noqa: ASYNC110 - it says so in no other way
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("path", [b"/", b"/refused", b"/refused?closes"])
+async def test_a_lost_connection_kept_the_body_that_nobody_had_read_until_garbage_was_collected(
+    path: bytes,
+) -> None:
+    async with served(10) as (server, dial):
+        gc.collect()
+        gc.disable()
+        try:
+            peer = await dial()
+            peer[1].write(b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n" % path)
+            while not server.server_state.connections:  # noqa: ASYNC110 - it says so in no other way
+                await asyncio.sleep(0.01)
+            (connection,) = map(weakref.ref, server.server_state.connections)
+            peer[1].write(b"x" * 300_000)
+            await asyncio.sleep(0.05)
+            await hang_up(peer)
+            async with asyncio.timeout(10):
+                while connection() is not None:  # noqa: ASYNC110 - it says so in no other way
+                    await asyncio.sleep(0.01)
+        finally:
+            gc.enable()
+
+
+# What is refused before the end of what its client sends.
+LENGTH = b"content-length: 1000000000\r\n\r\n"
+EARLY = {
+    "by an answer that closes": b"POST /refused?closes HTTP/1.1\r\nhost: x\r\n" + LENGTH,
+    "for a client that closes": b"POST /refused HTTP/1.1\r\nhost: x\r\nconnection: close\r\n" + LENGTH,
+    "in HTTP/1.0": b"POST /refused HTTP/1.0\r\n" + LENGTH,
+    "in chunks": b"POST /refused?closes HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n",
+    "by its head": b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 101 + b"\r\n",
+    "as no HTTP": b"hello\r\n",
+    "in a pipeline": b"GET /refused?closes HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nx:",
+}
+
+
+@pytest.mark.parametrize("name", EARLY)
+async def test_a_client_that_was_still_sending_lost_its_answer(name: str) -> None:
+    """It got a reset, because the server closed the connection without reading what was still coming."""
+
+    def say(port: int) -> bytes:
+        with socket.create_connection(("127.0.0.1", port), 60) as client:
+            client.sendall(EARLY[name])
+            for _ in range(400):
+                client.sendall(b"1\r\nx\r\n" * 20_000)
+            return b"".join(iter(lambda: client.recv(65536), b""))
+
+    async with served(10) as (server, _):
+        said = await asyncio.to_thread(say, server.config.port)
+    assert re.match(rb"HTTP/1.1 (200|400|413|431) ", said)
+    assert said.endswith((b"hello", b"}"))
+    assert b"connection: close" in said
