@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Literal
 
-from text_files.errors import BadFile
+from text_files.errors import BadFile, EndsEarly
 
 # The longest CSV record and field in characters. It also limits the lines of NDJSON and the strings of JSON.
 MAX_FIELD = 1024 * 1024
@@ -54,7 +54,7 @@ def unpacked_head(head: bytes, compression: Compression) -> bytes:
             if len(content) >= HEAD_BYTES:
                 break
     except BadFile as error:  # the beginning alone ends too early
-        if not content and "early" in str(error) and len(head) >= HEAD_BYTES:
+        if not content and isinstance(error, EndsEarly) and len(head) >= HEAD_BYTES:
             found = f"the first {HEAD_BYTES} bytes of the {compression} file are only headers, such as a name"
             raise BadFile(f"{compression}_invalid", f"{found}: compress it again") from None
         if not content:
@@ -72,7 +72,7 @@ def unpacked(blocks: Iterable[bytes], compression: Compression) -> Iterator[byte
         else:  # there may be zeros behind a member
             yield from members(blocks, _gzip, 16 * 1024, HEAD_BYTES, padding=b"\0")
     except EOFError:
-        raise BadFile(f"{compression}_invalid", f"the {compression} file ends too early") from None
+        raise EndsEarly(f"{compression}_invalid", f"the {compression} file ends too early") from None
     except zlib.error:
         raise BadFile("gzip_invalid", "damaged gzip file") from None
     except ValueError as error:

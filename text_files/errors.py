@@ -30,6 +30,10 @@ class BadFile(ValueError):
         self.wanted = wanted
 
 
+class EndsEarly(BadFile):
+    """A compressed file without its end."""
+
+
 def short(names: Sequence[str]) -> tuple[str, ...]:
     """The names that an error offers as a choice."""
     return tuple(name for name in names[:MAX_NAMES] if len(name) <= MAX_CHARS)
