@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from base64 import encodebytes
 from collections.abc import Callable, Iterator, Mapping
+from io import BytesIO
 from random import Random
 
 MIB = 1024**2
@@ -82,6 +83,27 @@ FILES: Mapping[str, Callable[[int], bytes]] = {
     "the first bytes of UTF-16": lambda size: b"\xff\xfe" + b"a\0" * (size // 2),
     "halves of pairs": _in_records(lambda n: b'{"text":"%b"}\n' % (rb"\ud83d" * (n // 6)), 900_000),
 }
+
+
+def _workbook(size: int) -> bytes:
+    """A workbook of many short rows; one of MiBs takes long to make."""
+    import openpyxl
+
+    book, written = openpyxl.Workbook(write_only=True), BytesIO()
+    sheet = book.create_sheet()
+    for row in ("text", *"a" * (min(size, MIB // 2) // 5)):
+        sheet.append([row])
+    book.save(written)
+    return written.getvalue()
+
+
+# Files that a process of their own reads, once it has started.
+TABLES: Mapping[str, Callable[[int], bytes]] = {
+    "a damaged Parquet file": lambda size: b"PAR1" + b"\xff" * size + b"PAR1",
+    "a damaged Arrow file": lambda size: b"ARROW1\0\0" + bytes(size),
+    "a workbook": _workbook,
+    "a workbook without an end": lambda size: _workbook(size)[:-100],
+}
 # By what it is sent as: the query and the content type.
 KINDS = {
     "csv": ("?filename=a.csv", ""),
@@ -104,6 +126,9 @@ def files(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, 
         for name, make in FILES.items():
             if wanted(f"{kind}: {name}"):
                 yield f"{kind}: {name}", query, content_type, make(size)
+    for name, make in TABLES.items():
+        if wanted(name):
+            yield name, "?filename=a.xlsx", "", make(size)
 
 
 def read_again(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
