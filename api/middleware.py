@@ -89,6 +89,7 @@ class RequestMiddleware:
                 await send_problem(send, problem, headers.request_id)
         finally:
             self._record(scope, headers, send.status or 499, perf_counter() - started)
+            scope["state"].pop("headers")  # which refer to the scope
 
     async def _read(self, headers: RequestHeaders, receive: Receive) -> Receive:
         """Reads the body, and returns a `receive` for it. Raises what `BodyReader.read` raises."""

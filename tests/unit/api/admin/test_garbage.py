@@ -17,6 +17,9 @@ from api.jobs.body import Receiver
 from api.jobs.service import _Streamed
 from tests.cost.bodies import JSON_BODIES, compressed_bodies, json_bodies
 from tests.cost.files import FILES, MULTIPART, form
+from tests.cost.requests import HEADS
+from tests.cost.routes import every_route
+from tests.cost.stored import filled
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, Start
 
 # The size of bodies, and of what counts as a part of one: parts of the framework are smaller.
@@ -43,14 +46,20 @@ def worst(path: str) -> Iterator[tuple[bytes, dict[str, str]]]:
 
 
 async def status(
-    api: AdminApi, target: str, body: bytes, headers: dict[str, str], *, leaves: bool = False
+    api: AdminApi,
+    target: str,
+    body: bytes,
+    headers: dict[str, str],
+    *,
+    leaves: bool = False,
+    method: str = "POST",
 ) -> int:
-    """Of the answer to a POST, 0 if the client `leaves` within its body. httpx would keep the body itself."""
+    """Of the answer, 0 if the client `leaves` within its body. httpx would keep the body itself."""
     path, _, query = target.partition("?")
     given = {"host": "localhost", "content-length": str(len(body)), **headers}
     scope = {
         "type": "http",
-        "method": "POST",
+        "method": method,
         "path": path,
         "raw_path": path.encode(),
         "query_string": query.encode(),
@@ -122,6 +131,39 @@ async def test_a_refused_body_stayed_in_memory_until_garbage_was_collected(start
     """A compressed body left up to 10 MiB, because frames that raised its error referred to the error."""
     left = await left_by(start, path, leaves=False)
     assert not left, "\n".join(left)
+
+
+def heads(method: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Targets and headers, of which one part is large, for every route of a method."""
+    for route in every_route():
+        if route.method == method.replace("HEAD", "GET"):
+            plain = filled(route.path, "a" * 32)
+            yield filled(route.path, "x" * SIZE), {}
+            for name in (*(name for name, _ in route.query), "unknown"):
+                yield f"{plain}?{name}={'9' * SIZE}", {}
+            for name, value in HEADS.items():
+                yield plain, {name.strip(): value * (SIZE // len(value) + 1)}
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+async def test_a_part_of_a_head_stayed_in_memory_until_garbage_was_collected(
+    start: Start, method: str
+) -> None:
+    api = await start(compat=",".join(DIALECTS), compat_models="*", open="true")
+    for path in ("/jobs", "/jobs/none"):  # the first time, a job queue looks at what Redis is
+        await status(api, path, b"", ADMIN, method="GET")
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        for target, headers in heads(method):
+            assert await status(api, target, b"", ADMIN | headers, leaves=True, method=method) < 500
+            del target, headers
+        found = large_garbage()
+        assert not found, "\n".join(found)
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 @pytest.mark.parametrize("path", [*READING, "/admin/forget", "/predict", "/v1/classify"])
