@@ -35,6 +35,8 @@ KINDS: dict[str, FormatName | None] = {
     "text/csv": "csv",
 }
 _charset = re.compile(r';\s*charset\s*=\s*"?([^\s;"]+)', re.IGNORECASE).search
+# The bytes of a body that arrive before it takes one of the few places for uploads.
+SMALL = 64 * 1024
 # The longest pause between two parts of a body, and the lowest average rate in bytes/s after that time.
 BLOCK_S = 30.0
 SLOWEST = 16 * 1024
@@ -164,27 +166,36 @@ class Receiver:
             yield item
 
 
+def too_slow() -> Problem:
+    return Problem(408, "the body arrives too slowly", headers=(CLOSE,))
+
+
 class Sender(Receiver):
     """The client of an upload, whose body a thread reads.
 
-    `left` says whether it has left; `whole` that the body has been read already.
+    `left` says whether it has left; `whole` that the body has been read already, and `plain` that it is neither
+    compressed nor a table. `small` is a plain body that has arrived before a thread reads it.
     """
 
-    def __init__(self, receive: Receive, left: Callable[[], bool], *, whole: bool = False) -> None:
+    def __init__(
+        self, receive: Receive, left: Callable[[], bool], *, whole: bool = False, plain: bool = False
+    ) -> None:
         super().__init__(receive)
         self._left = left
+        self._plain = plain
+        self.small = False
         self._more = not whole
         self._begun = asyncio.Event()
+        self._arrived = asyncio.Event()
         self._ahead: asyncio.Queue[tuple[bytes, bool]] = asyncio.Queue(AHEAD)
         if whole:
-            self._begun.set()
+            self._arrived.set()
 
     async def watch(self) -> None:
         """Receives blocks ahead of the thread that reads them, until the client has left.
 
-        Begins when the thread does: of bodies that wait for one, nothing is kept here.
+        Of bodies that wait for one, no more than the beginning is kept here.
         """
-        await self._begun.wait()
         receiving = asyncio.create_task(self._receive_ahead())
         try:
             while not (await asyncio.wait([receiving], timeout=LOOK_S))[0] and not self._left():
@@ -192,15 +203,35 @@ class Sender(Receiver):
         finally:
             receiving.cancel()
         self.gone = True
+        self._arrived.set()
         if self._ahead.empty():
             self._ahead.put_nowait((b"", False))  # for a thread that waits
 
     async def _receive_ahead(self) -> None:
         """Returns when all that came before the end of the connection has been received."""
+        if self._more:
+            beginning = bytearray()
+            while self._more and len(beginning) < SMALL:
+                if (message := await self.receive())["type"] == "http.disconnect":
+                    return
+                beginning += message.get("body", b"")
+                self._more = message.get("more_body", False)
+            self.small = self._plain and not self._more
+            self._ahead.put_nowait((bytes(beginning), self._more))
+            self._arrived.set()
+        await self._begun.wait()
         while (message := await self.receive())["type"] != "http.disconnect":
             if self._more:
                 self._more = message.get("more_body", False)
                 await self._ahead.put((message.get("body", b""), self._more))
+
+    async def arrive(self) -> None:
+        """Returns once the beginning of the body is here, or its client has left. Raises Problem 408."""
+        try:
+            with fail_after(BLOCK_S + SMALL / SLOWEST):
+                await self._arrived.wait()
+        except TimeoutError:
+            raise too_slow() from None
 
     def blocks(self) -> Iterator[bytes]:
         """Yields the blocks of the body in a worker thread, while `watch` runs on the event loop.
@@ -216,7 +247,7 @@ class Sender(Receiver):
             waited_s += monotonic() - began  # excludes the time that the caller spends on a block
             size += len(block)
             if waited_s > BLOCK_S + size / SLOWEST:
-                raise Problem(408, "the body arrives too slowly", headers=(CLOSE,))
+                raise too_slow()
             yield block
 
     async def _fetch(self) -> tuple[bytes, bool]:

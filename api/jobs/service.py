@@ -53,7 +53,8 @@ from text_files.formats import Hints
 from text_files.preview import preview
 from text_files.rows import FileRows
 
-# How many commands run, and how many bodies are read, at the same time. Further bodies wait unread.
+# How many commands run, and how many large and how many small bodies are read, at the same time. Only the beginning
+# of further bodies is.
 THREADS = 4
 UPLOADS = 4
 # How many bodies may wait.
@@ -79,7 +80,7 @@ class JobBackend:
     @classmethod
     def connect(cls, settings: ApiSettings) -> JobBackend:
         """With a client of the Redis in the settings, which connects when it is first used."""
-        connections = 2 * (THREADS + UPLOADS)
+        connections = 2 * (THREADS + 2 * UPLOADS)
         client = connect_jobs(settings, timeout_s=REDIS_TIMEOUT_S, connections=connections)
         queue = JobQueue.connect(settings, timeout_s=REDIS_TIMEOUT_S)
         store = JobStore(client, settings.name, settings.job_ttl_s, usage_days=settings.usage_days)
@@ -164,6 +165,8 @@ class JobService:
         self.uploader = JobUploader(store, queue, settings)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
+        self._small_uploads = CapacityLimiter(UPLOADS)
+        self._arriving = 0
 
     async def stop(self) -> None:
         await self.watch.stop()
@@ -192,7 +195,8 @@ class JobService:
         Raises Problem, QueueUnavailable or ClientDisconnect.
         """
         model = self._queue_of(query.model)
-        sender = Sender(receive, headers.left)
+        plain = not query.filename and b"content-encoding" not in headers.by_name
+        sender = Sender(receive, headers.left, plain=plain)
         body = self.blocks(headers, sender)
         if query.filename:
             rows = self.file_rows(sender, body, query.filename, query.hints(charset(headers)))
@@ -314,19 +318,31 @@ class JobService:
     async def upload(self, sender: Sender | None, function: Callable[..., T], *args: object) -> T:
         """Calls a function that reads the body of `sender`, in one of the few threads for this.
 
-        Raises what it raises, QueueUnavailable, and Problem 503 if too many bodies wait.
+        Large bodies that arrive slowly do not keep small ones waiting. Raises what it raises,
+        QueueUnavailable, and Problem 503 if too many bodies wait, or 408 if the beginning takes too long.
         """
-        if self._uploads.statistics().tasks_waiting >= WAITING_UPLOADS:
+        waiting = [one.statistics().tasks_waiting for one in (self._uploads, self._small_uploads)]
+        if max(self._arriving, *waiting) >= WAITING_UPLOADS:
             detail = "too many job uploads are waiting; try again shortly"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         watcher = asyncio.create_task(sender.watch()) if sender else None
         try:
-            return await to_thread.run_sync(self._checked, function, *args, limiter=self._uploads)
+            if sender:
+                await self._arrive(sender)
+            limiter = self._small_uploads if sender and sender.small else self._uploads
+            return await to_thread.run_sync(self._checked, function, *args, limiter=limiter)
         except REDIS_ERRORS as error:
             raise _unavailable(error) from error
         finally:
             if watcher is not None:
                 watcher.cancel()
+
+    async def _arrive(self, sender: Sender) -> None:
+        self._arriving += 1
+        try:
+            await sender.arrive()
+        finally:
+            self._arriving -= 1
 
     # -- reading and cancelling --------------------------------------------------------------------
 

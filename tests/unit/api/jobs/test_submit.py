@@ -11,7 +11,8 @@ import pytest
 from anyio import to_thread
 from starlette.requests import ClientDisconnect
 
-from api.jobs.body import AHEAD, Sender
+from api.jobs.body import AHEAD, SMALL, Sender
+from api.jobs.service import UPLOADS
 from api.jobs.upload import CHUNK_TEXTS
 from batcher.jobs.records import Counts
 from batcher.jobs.upload import Upload
@@ -190,7 +191,7 @@ async def test_the_time_that_redis_takes_is_not_that_of_the_body(
 async def test_work_for_a_body_went_on_after_its_client_had_left(more: list[bool]) -> None:
     """Four such bodies hold all threads for uploads. In gzip, a block of 64 KiB may have 64 MiB."""
     left = asyncio.Event()
-    messages = [{"type": "http.request", "body": b"x", "more_body": one} for one in more]
+    messages = [{"type": "http.request", "body": b"x" * SMALL, "more_body": one} for one in more]
     assert len(more) < AHEAD or len(more) > 2 * AHEAD
 
     async def receive() -> dict[str, Any]:
@@ -225,3 +226,22 @@ async def test_a_body_whose_client_left_while_more_was_waited_for_was_taken_for_
     with pytest.raises(ClientDisconnect):
         await to_thread.run_sync(list, sender.blocks())
     await watcher
+
+
+@pytest.mark.parametrize("size", [20, 2 * SMALL], ids=["small", "large"])
+async def test_slow_uploads_kept_a_small_job_of_another_client_waiting(api: JobsApi, size: int) -> None:
+    """Four that were sent just fast enough had all threads, and a job of one text waited for over an hour."""
+    go_on = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b'"a"\n' + b" " * size
+        await go_on.wait()
+        yield b'"b"\n'
+
+    slow = [api.client.post("/jobs", content=body(), headers=NDJSON) for _ in range(2 * UPLOADS)]
+    uploads = [asyncio.create_task(one) for one in slow]
+    await asyncio.sleep(0.2)
+    assert (await asyncio.wait_for(api.submit("c"), 10)).status_code == 202
+    go_on.set()
+    answers = await asyncio.gather(*uploads)
+    assert [one.json()["total"] for one in answers] == [2] * len(answers)
