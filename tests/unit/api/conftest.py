@@ -9,8 +9,11 @@ import pytest
 from api.parts import Capability
 from api.predict.handler import Deferral
 from api.settings import ApiSettings
+from tests import fastapi_patches
 from tests.unit.api.service import Service, Start, running
 from tests.unit.fakes import FakeCache, FakeHub
+
+fastapi_patches.install()
 
 
 @pytest.fixture
