@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
+import json
 import logging
 import os
 import re
@@ -102,6 +104,21 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of this run: the same one in every process of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def once(shared: Path) -> Callable[[str, Callable[[], Any]], Any]:
+    """`once(name, make)`: what `make` returns, as JSON has it, in the first process of this run that asks."""
+
+    def made(name: str, make: Callable[[], Any]) -> Any:
+        kept = shared / f"{name}.json"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not kept.exists():
+                kept.write_text(json.dumps(make()))
+        return json.loads(kept.read_text())
+
+    return made
 
 
 @pytest.fixture(scope="session")

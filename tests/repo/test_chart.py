@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +72,8 @@ def helm(cases: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def rendered() -> dict[str, Any]:
-    return helm(CASES)
+def rendered(once: Callable[[str, Callable[[], Any]], Any]) -> dict[str, Any]:
+    return dict(once("chart", lambda: helm(CASES)))
 
 
 def chart(rendered: dict[str, Any], case: str) -> list[Object]:
