@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,15 @@ def test_every_mutant_that_is_explained_is_still_one() -> None:
         assert one["why"]
 
 
+@pytest.fixture(scope="module")
+def one_process() -> Iterator[None]:
+    """Few tests are recorded in the time that a second process takes to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(running, "RECORDING_PROCESSES", 1)
+        yield
+
+
+@pytest.mark.usefixtures("one_process")
 def test_a_mutant_is_found_and_the_original_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else of `make test` runs the tests of a copy."""
     monkeypatch.setattr(running, "TESTS", ("tests/unit/batcher/test_shards.py",))
@@ -101,6 +111,7 @@ def test_a_mutant_is_found_and_the_original_passes(tmp_path: Path, monkeypatch: 
     assert first_failure(folder, tests) in tests
 
 
+@pytest.mark.usefixtures("one_process")
 def test_a_script_has_the_tests_that_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     findings = "tests/integration/test_queue_findings.py"
     monkeypatch.setattr(running, "TESTS", ("-k", "finding_25 or finding_30", findings))
