@@ -242,6 +242,8 @@ class RedisServer:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _answers(self) -> bool:
+        if not self.socket.exists():  # which costs less than a client
+            return False
         try:
             with self.client() as client:
                 return bool(client.ping())

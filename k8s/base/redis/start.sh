@@ -43,16 +43,21 @@ case $("$server" --version) in
 esac
 
 grep '^user ' "$folder/users.acl" | sed "$rules" | while read -r line; do
-    name=$(printf '%s\n' "$line" | sed -n 's/.* >\([A-Z]*_PASSWORD\).*/\1/p')
-    password=$([ -z "$name" ] || printenv "REDIS_$name" || true)
-    if [ -z "$name" ]; then
-        printf '%s\n' "$line"
-    elif [ -z "$password" ]; then
-        printf '%s\n' "$line" | sed "s/ on >$name/ off/"
-    else
-        digest=$(printf '%s' "$password" | sha256sum | cut -c 1-64)
-        printf '%s\n' "$line" | sed "s/>$name/#$digest/"
-    fi
+    # The shell cuts the line by itself: sed would take a process for each user and step.
+    name=${line#* >} && name=${name%% *} && before=${line%%" >$name"*}
+    case $name in
+    *[!A-Z_]*) ;;
+    *_PASSWORD)
+        after=${line#"$before >$name"}
+        if password=$(printenv "REDIS_$name") && [ -n "$password" ]; then
+            digest=$(printf '%s' "$password" | sha256sum)
+            line="$before #${digest%% *}$after"
+        else
+            line="${before% on} off$after"
+        fi
+        ;;
+    esac
+    printf '%s\n' "$line"
 done >"$users"
 echo 'user probe on nopass resetkeys resetchannels -@all +ping' >>"$users"
 exec env -i PATH="$PATH" "$server" "$folder/redis.conf" --dir "$data" --aclfile "$users" "$@"
