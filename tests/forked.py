@@ -4,7 +4,8 @@ Importing takes an API a second of processor time, and most tests start several 
 a session, a separate environment and output, and can be killed or stopped. Tests of how a command starts,
 such as tests/e2e/test_up.py, and of an interpreter with a separate environment run it as people do.
 
-As a program, this module is the process that forks; it imports nothing of the tests.
+As a program, this module is the process that forks; it imports nothing of the tests. Its arguments are the
+number of a socket, and the modules.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO
 
 # What the commands import, some of it only while they run.
@@ -76,14 +76,23 @@ class Fork:
 
 
 class Forker:
-    """The process that forks, seen from the tests."""
+    """The process that forks, seen from the tests.
 
-    def __init__(self) -> None:
+    `command` runs words where that process is to be, with its environment.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[str] = MODULES,
+        command: Callable[..., list[str]] = lambda *words: [*words],
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._control, theirs = socket.socketpair()
         self._lock = threading.Lock()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", Path(__file__), str(theirs.fileno())],
+                command(sys.executable, "-P", __file__, str(theirs.fileno()), *modules),
+                env=environment,
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -174,7 +183,7 @@ def begin(environment: Mapping[str, str], log: int) -> None:
 
 
 if __name__ == "__main__":
-    for module in MODULES:
+    for module in sys.argv[2:]:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()

@@ -18,8 +18,12 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.forked import Fork, Forker
 
 ROOT = Path(__file__).parents[1]
 NAMES = "names"
@@ -85,17 +89,26 @@ class Namespace:
 
     def run(self, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
         """Runs a command to its end, and to that of the processes that it leaves."""
-        before = self.processes().keys()
-        with (self.folder / "said").open("w+") as said:  # a pipe would have no end while a child lives
-            done = subprocess.run(
-                self.command(*words),
-                env=self.environment(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+
+        def start(said: IO[bytes]) -> subprocess.Popen[bytes]:
+            command, environment = self.command(*words), self.environment(settings)
+            return subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=said, stderr=said
             )
-            said.seek(0)
-            done.stdout = said.read()
+
+        return self._end(start, words)
+
+    def fork(self, forker: Forker, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Runs a module with further words as `run` does, in a process that `forker` forks inside."""
+        return self._end(lambda said: forker.fork([*words], self.environment(settings), said), words)
+
+    def _end(
+        self, start: Callable[[IO[bytes]], subprocess.Popen[bytes] | Fork], words: Sequence[str]
+    ) -> subprocess.CompletedProcess[str]:
+        before = self.processes().keys()
+        with (self.folder / "said").open("wb") as said:  # a pipe would have no end while a child lives
+            status = start(said).wait()
+        done = subprocess.CompletedProcess(words, status, (self.folder / "said").read_text())
         deadline = time.monotonic() + _ENDED_S
         while left := self.processes().keys() - before:
             assert time.monotonic() < deadline, f"{words} leaves {left}"

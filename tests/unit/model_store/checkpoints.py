@@ -1,16 +1,20 @@
-"""Hugging Face directories of a few hundred kilobytes, in several architectures, with a real tokenizer."""
+"""Hugging Face directories of a few hundred kilobytes, in several architectures, with a real tokenizer.
+
+As a program, this module writes one, and one whose weights are a pickle.
+"""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from model_store.random_model import write_random
-from tests.lazy import torch, transformers
+from tests.lazy import load_file, torch, transformers
 
 _BERT = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -78,3 +82,15 @@ def copy(path: Path, to: Path) -> Path:
     """A copy to spoil."""
     shutil.copytree(path, to)
     return to
+
+
+def write_pickled(checkpoint: Path, to: Path) -> None:
+    """Write a copy whose weights are a pickle."""
+    weights = copy(checkpoint, to) / "model.safetensors"
+    torch.save(load_file(weights), to / "pytorch_model.bin")
+    weights.unlink()
+
+
+if __name__ == "__main__":
+    made, pickled = map(Path, sys.argv[1:])
+    write_pickled(write_checkpoint(made), pickled)
