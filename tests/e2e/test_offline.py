@@ -150,7 +150,7 @@ def written(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Namespace, Forker]]:
-    """A namespace, a process in it that has imported torch, and checkpoints: `tiny`, and the same `pickled`."""
+    """A namespace, a process in it that has imported torch, and the checkpoints `tiny` and `pickled`."""
     require_modules("torch", "transformers")
     namespace = empty_namespace(tmp_path_factory.mktemp("prepared"))
     written(namespace.folder)
