@@ -55,6 +55,7 @@ def main(settings: WorkerSettings | None = None) -> int:
     except Exception as error:
         log.error("warming up the model failed: %s", error, extra={"action": "worker.unable"})
         return EXIT_BROKEN if lacks_memory(error) else EXIT_UNABLE
+    gc_tuning.collect_dropped()
     gc_tuning.freeze_after_startup()
     worker.run()
     served.close()

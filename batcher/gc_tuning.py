@@ -36,11 +36,15 @@ def _set(option: int, value: int) -> None:
         mallopt(option, value)
 
 
+def collect_rarely() -> None:
+    """Call this before imports: collections take a tenth of their time, and find nothing."""
+    gc.set_threshold(*_THRESHOLDS)
+
+
 def freeze_after_startup() -> None:
     """Call this once a process is ready: objects that exist by then are never collected or scanned again."""
-    gc.collect()
     gc.freeze()
-    gc.set_threshold(*_THRESHOLDS)
+    collect_rarely()
 
 
 def collect_dropped() -> None:

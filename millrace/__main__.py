@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
+from batcher.gc_tuning import collect_rarely
 from millrace.errors import CommandError
 from millrace.installation import check_packages, missing
 from text_files.errors import FileError
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     _have_a_home()
     _have_streams()
+    collect_rarely()
     try:
         check_packages()
         command = _command(name) if name else None

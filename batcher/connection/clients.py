@@ -15,6 +15,7 @@ import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import ExponentialBackoff
+from redis.driver_info import DriverInfo
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
@@ -45,6 +46,8 @@ def _options(url: str, timeout_s: float, retry: Any, parser: Any) -> dict[str, A
         "retry_on_error": [],
         "parser_class": _failover_parser(parser, follows=is_cluster(url)),
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+        # Otherwise each connection parses the metadata of redis-py for its version, in two milliseconds.
+        "driver_info": DriverInfo(lib_version=redis.__version__),
     }
 
 

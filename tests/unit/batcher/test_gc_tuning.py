@@ -37,6 +37,21 @@ print(before - resident_mib(os.getpid()))
 """
 
 
+COLLECTED = """
+import gc
+from millrace.__main__ import main
+before = gc.get_stats()
+main(["api", "--port", "-1"])
+print(sum(after["collections"] - old["collections"] for after, old in zip(gc.get_stats(), before)))
+"""
+
+
+def test_a_start_collected_garbage_a_hundred_times() -> None:
+    """Until the settings of the API are read, and it finds that there is no such port."""
+    printed = subprocess.run([sys.executable, "-c", COLLECTED], check=True, capture_output=True, text=True)
+    assert int(printed.stdout) < 10
+
+
 @glibc
 def test_finding_48_large_blocks_of_a_worker_go_back_when_they_are_freed() -> None:
     printed = subprocess.run([sys.executable, "-c", LARGE], check=True, capture_output=True, text=True)

@@ -22,6 +22,16 @@ def test_a_password_of_odd_characters_is_decoded() -> None:
     assert (kwargs["username"], kwargs["password"], kwargs["db"]) == ("user", "p@ss/word", 3)
 
 
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+@pytest.mark.parametrize("make", [connect, connect_async])
+def test_each_new_connection_parsed_the_metadata_of_redis_py(
+    make: Any, scheme: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make(f"{scheme}://127.0.0.1:1", timeout_s=1, retries=0)
+    monkeypatch.setattr("redis.utils.get_lib_version", Mock(side_effect=AssertionError))
+    assert client.connection_pool.make_connection().driver_info.lib_version == redis.__version__
+
+
 SENTINELS = "redis+sentinel://:se%20cret@127.0.0.1:1,127.0.0.1:2/service/3?sentinel_password=of%20theirs"
 
 
