@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from redis.driver_info import DriverInfo
 
 from millrace.errors import CommandError
 from millrace.local.redis_server import find_server
@@ -229,7 +230,8 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """A client to look inside and to prepare things; the caller closes it. Answers bytes."""
-        return redis.Redis.from_url(self.url, socket_timeout=10)
+        known = DriverInfo(lib_version=redis.__version__)  # which each connection would look for, in 2 ms
+        return redis.Redis.from_url(self.url, socket_timeout=10, driver_info=known)
 
     def log(self) -> str:
         """What the server wrote, its last lines."""
