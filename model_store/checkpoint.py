@@ -193,7 +193,7 @@ def _checkpoint(path: Path, architecture: str, config: dict[str, Any]) -> Checkp
         architecture=architecture,
         model_type=str(config.get("model_type", "")),
         labels=labels,
-        multi_label=config.get("problem_type") == MULTI_LABEL,
+        multi_label=config.get("problem_type") == MULTI_LABEL or len(labels) == 1,
         max_tokens=_max_tokens(config, path),
         temperature=read_temperature(settings[TEMPERATURE], file),
         thresholds=read_thresholds(settings[THRESHOLDS], len(labels), file),
@@ -373,17 +373,11 @@ def _is_name(label: object) -> bool:
 
 
 def check_labels(labels: tuple[str, ...], config: dict[str, Any], file: Path) -> None:
-    """Refuses labels that an answer could not tell apart, and models that do not choose among labels."""
+    """Refuses labels that an answer could not tell apart, and models that give numbers instead of labels."""
     if twice := next((label for label, count in Counter(labels).items() if count > 1), None):
         raise ModelUnsupported(f"{file} has the label {shown(twice)} twice; rename one of them in id2label.")
-    kind = config.get("problem_type")
-    if kind == "regression":
+    if config.get("problem_type") == "regression":
         raise ModelUnsupported(f"{file} has problem_type regression: the model gives numbers and no labels.")
-    if len(labels) == 1 and kind != MULTI_LABEL:
-        raise ModelUnsupported(
-            f"{file} has one label, whose score would be 1 for every text; if its score stands alone, set "
-            f"problem_type to {MULTI_LABEL}."
-        )
 
 
 def read_settings(
