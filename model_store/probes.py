@@ -6,13 +6,13 @@
 `answers` are the scores that the artefact must give: the reference for float weights; for int8 weights, its
 own answers in f32 arithmetic, which the gate has compared with the reference. `rounding` is the largest
 change of a score when the output of every layer is rounded to bf16, which estimates the error of bf16 for
-this model.
+this model; it is UNBOUNDED for one that chooses by what it computes, as a mixture of experts does.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, groupby
 from pathlib import Path
@@ -26,17 +26,18 @@ from model_store.errors import ModelCorrupt
 from model_store.tokens import Tokens, common_start
 
 Scores = NDArray[np.float64]
-# Splits texts, ordered by length, into the batches in which torch computes their scores.
-Batching = Callable[[Sequence[Sequence[int]]], Iterator[list[Sequence[int]]]]
 
+# The rounding of a model in which it may change any score by any amount.
+UNBOUNDED = 1.0
+CHOOSES = "it chooses by what it computes, as mixtures of experts do, and rounding may change the choice"
 # Every length up to the first, and every second one up to the other: rows have multiples of 16 tokens, so
 # each length of a row has eight texts. Beyond it, these: multiples of 16, but not all of 64, as the
 # blocks of kernels are. Then each is twice the one before: attention over thousands of tokens takes minutes.
 _ONE_BY_ONE, EVERY = 32, 64
 _BEYOND = (80, 96, 112, 128, 176, 256, 352, 512, 720, 1024)
-# For the shortest texts, this many are tried; the one with the least certain answer shows errors best.
-CANDIDATES = 3
-_TRIED = 16
+# Up to so many texts with so many tokens are tried of each short length: what rounding costs differs most
+# between texts of a token or two. The one with the least certain answer shows errors best.
+_CANDIDATES, _TRIED_TOKENS = 16, 48
 # Distance of special ids within the texts that have some.
 _SPECIAL_STEP = 9
 # Lengths of texts, without special tokens, that are run together to see whether they change each other; that
@@ -104,6 +105,14 @@ class Source:
                 body[at] = body[at] if (one := next(special)) is None else one
         return [*self._before, *body, *self._after]
 
+    def candidates(self, most: int) -> list[list[int]]:
+        """Texts of all lengths to try, several of each short one; `chosen` chooses one of each."""
+        return [
+            self.text(length)
+            for length in self.lengths(most)
+            for _ in range(min(_CANDIDATES, max(1, _TRIED_TOKENS // length)))
+        ]
+
     def with_each(self, special: Sequence[int], most: int) -> Iterator[list[int]]:
         """Texts of a few lengths, and short ones with each `special` id once and twice, first and last.
 
@@ -121,23 +130,10 @@ class Source:
                     yield text
 
 
-def make_probes(
-    source: Source, most: int, answer: Callable[[Sequence[Sequence[int]]], Scores], batch: Batching
-) -> tuple[tuple[Tokens, ...], Scores]:
-    """Returns the probes and their reference. `answer` computes scores for a batch."""
-    texts = [
-        source.text(length)
-        for length in source.lengths(most)
-        for _ in range(CANDIDATES if length <= _TRIED else 1)
-    ]
-    scores = np.concatenate([answer(some) for some in batch(texts)])
-    tokens, reference = [], []
-    for _, same in groupby(range(len(texts)), key=lambda at: len(texts[at])):
-        candidates = list(same)
-        chosen = candidates[int(_certainty(scores[candidates]).argmin())]
-        tokens.append(Tokens(texts[chosen], truncated=0, unknown=0))
-        reference.append(scores[chosen])
-    return tuple(tokens), np.array(reference)
+def chosen(texts: Sequence[Sequence[int]], scores: Scores) -> list[int]:
+    """The places of the probes among candidates: the text of each length with the least certain answer."""
+    lengths = groupby(range(len(texts)), key=lambda at: len(texts[at]))
+    return [min(same, key=_certainty(scores).__getitem__) for _, same in lengths]
 
 
 def write_probes(path: Path, probes: Probes) -> None:

@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,10 @@ from model_store.checkpoint import Checkpoint
 from model_store.errors import GateFailed, ModelUnsupported
 from model_store.inputs import Inputs, Sharing, TokenTypes
 from model_store.phases import phase
-from model_store.probes import Probes, Scores, Source, make_probes, read_probes, write_probes
+from model_store.probes import CHOOSES, UNBOUNDED, Probes, Scores, Source, chosen, read_probes, write_probes
 from model_store.proof import INT8_GATE, prove
 from model_store.rows import Tokenizer, share_out, shared, special_ids
+from model_store.tokens import Tokens
 
 # Scores of all probes that differ by less are the same.
 _TOLD_APART = 1e-6
@@ -92,18 +92,21 @@ def compute_probes(
     phase(f"computing the answers to texts of up to {most} tokens")
     tried = list(Source(empty, texts).with_each(() if checkpoint.packable else special, most))
     inputs = reference.inputs([tried[0], tried[-1]] if checkpoint.packable else tried)
-    batch = partial(_batches, sharing=inputs.sharing)
-    tokens, scores = make_probes(source, most, reference, batch)
-    if len(tokens) > 1 and np.ptp(scores, axis=0).max() < _TOLD_APART:
+    texts = source.candidates(most)
+    batches = list(_batches(texts, inputs.sharing))
+    scores = np.concatenate([reference(batch) for batch in batches])
+    probes = chosen(texts, scores)
+    if len(probes) > 1 and np.ptp(scores, axis=0).max() < _TOLD_APART:
         raise ModelUnsupported(
             f"transformers gives the same scores to every text with {checkpoint.path}, a "
             f"{checkpoint.architecture}: its weights, or this family without kernels for a GPU, read none."
         )
-    rounding = reference.rounding([one.ids for one in tokens], scores, batch)
+    rounding = reference.rounding(batches, scores)
     del reference
     gc.collect()  # before the engine loads the same weights: its parts refer to each other
     if checkpoint.packable:  # their graphs have neither padding nor types
         inputs = Inputs(checkpoint.unnumbered)
+    tokens, scores = tuple(Tokens(texts[at], truncated=0, unknown=0) for at in probes), scores[probes]
     return Probes(tokens, reference=scores, answers=scores, rounding=rounding), inputs
 
 
@@ -144,6 +147,8 @@ def gate_int8(out: Path, manifest: Manifest, *, force: bool) -> Manifest:
     from model_store.engines.runner import open_verified
 
     probes = read_probes(out)
+    if probes.rounding >= UNBOUNDED and not force:
+        raise GateFailed(f"{manifest.name} is not served in int8: {CHOOSES}.")
     with closing(open_verified(out, manifest, arithmetic="f32")) as classifier:
         proof = prove(classifier, probes, INT8_GATE, to_the_end=True)
     if proof.failed and not force:

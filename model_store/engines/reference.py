@@ -9,12 +9,13 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from model_store.checkpoint import Checkpoint
 from model_store.engines.pytorch import PaddedModel, read_model
 from model_store.errors import ModelUnsupported, first_line
 from model_store.inputs import Inputs, Sharing, TokenTypes
-from model_store.probes import Batching, Scores
+from model_store.probes import UNBOUNDED, Scores
 from model_store.rows import arrange, scores, shared
 from model_store.tokens import Tokens
 
@@ -25,6 +26,8 @@ log = logging.getLogger(__name__)
 _ROUNDED = 32
 # Scores of a text in padded rows that differ by at most this from those without padding are the same.
 _SAME = 1e-5
+# Functions that find places by the values there.
+_CHOOSING = {"topk", "argmax", "argmin", "max", "min", "sort", "argsort"}
 
 
 class Reference:
@@ -91,28 +94,48 @@ class Reference:
                 return False
         return True
 
-    def rounding(self, texts: Sequence[Sequence[int]], exact: Scores, batch: Batching) -> float:
+    def rounding(self, batches: Sequence[Sequence[Sequence[int]]], exact: Scores) -> float:
         """The largest change of a score when weights and the output of every layer are rounded to bf16.
 
-        Engines in bf16 compute like this, except that they keep sums in f32. The model remains rounded.
+        `exact` are the scores of the texts in `batches`, which are ordered by length. Engines in bf16 compute
+        like this, except that they keep sums in f32. UNBOUNDED for a model that chooses by what it computes:
+        rounding may change the choice, and no sample of texts shows by how much. The model remains rounded.
         """
         for parameter in self._model.parameters():
             parameter.data = _rounded(parameter.data)
-        chosen = [at for at, text in enumerate(texts) if len(text) <= _ROUNDED]
+        short = [[text for text in batch if len(text) <= _ROUNDED] for batch in batches]
         leaves = [module for module in self._model.modules() if not list(module.children())]
         hooks = [
             one.register_forward_hook(lambda _module, _inputs, output: _rounded(output)) for one in leaves
         ]
         try:
-            got = np.concatenate([self(some) for some in batch([texts[at] for at in chosen])])
+            with _Choices() as choices:
+                got = np.concatenate([self(batch) for batch in short if batch])
         finally:
             for hook in hooks:  # models share modules: the gelu of every XLM is one
                 hook.remove()
-        return float(np.abs(got - exact[chosen]).max())
+        return UNBOUNDED if choices.found else float(np.abs(got - exact[: len(got)]).max())
+
+
+class _Choices(TorchFunctionMode):
+    """Notices whether a model chooses by what it computes, as a mixture of experts does."""
+
+    found = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if getattr(func, "__name__", "") in _CHOOSING and _is_float(args[0]):
+            places = output if isinstance(output, tuple) else (output,)
+            self.found = self.found or any(one.dtype == torch.int64 for one in places)
+        return output
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _rounded(value: Any) -> Any:
     """Rounds floats to bf16, and returns them as f32."""
-    if isinstance(value, torch.Tensor) and value.is_floating_point():
+    if _is_float(value):
         return value.bfloat16().float()
     return value

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from model_store.probes import CHOOSES
 from tests.families.checkpoints import families, write_family
 from tests.families.compare import LIMIT, compare
 from tests.families.table import PAGE
@@ -46,6 +47,19 @@ def test_bf16_is_compared_within_the_limit_of_its_proof(tmp_path: Path) -> None:
     assert found.limit >= (0.01 if found.served == "bf16" else LIMIT)
     assert not replace(found, alone=2 * found.limit).right
     assert not replace(found, flipped=1).right
+
+
+@pytest.mark.parametrize("family", ["mixtral", "phimoe"])
+def test_experts_are_not_chosen_by_rounded_scores(family: str, tmp_path: Path) -> None:
+    found = compare(
+        write_family(tmp_path / "model", family, max_positions=32),
+        tmp_path / "kept",
+        family,
+        "bf16",
+        engine="torch",
+    )
+    assert (found.right, found.served) == (True, "f32")
+    assert found.fallback == CHOOSES
 
 
 def test_without_a_padding_token_each_text_runs_alone(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from model_store.classifier import Verdict
 from model_store.engines import runner
 from model_store.errors import GateFailed, Unproven
 from model_store.inputs import Inputs
-from model_store.probes import EVERY, Probes, Scores, Source, read_probes
+from model_store.probes import CHOOSES, EVERY, UNBOUNDED, Probes, Scores, Source, chosen, read_probes
 from model_store.probing import compute_probes
 from model_store.proof import SAME_ANSWERS, Limits, batches, limits, prove, sampled
 from model_store.rows import FILLER, Floats, Rows, plan
@@ -128,6 +128,16 @@ def test_texts_of_each_length_keep_their_special_tokens() -> None:
         assert (len(text), text[0], text[-1]) == (length, 1, 2)
         assert set(text[1:-1]) <= {10, 11, 12, 13}
     assert len(Source(tokens(), [tokens(10, 11)]).text(1)) == 1
+
+
+def test_short_texts_have_several_candidates_and_the_least_certain_is_a_probe() -> None:
+    """Texts of one or two tokens lost twice as much in bf16 as three candidates of each length showed."""
+    source = Source(Tokens([1, 2], 0, 0), [Tokens([1, 10, 11, 12, 2], 0, 0)])
+    lengths = [len(text) for text in source.candidates(128)]
+    assert lengths == sorted(lengths)
+    assert [lengths.count(length) for length in (2, 3, 4, 16, 24, 25, 128)] == [16, 16, 12, 3, 2, 1, 1]
+    scores = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [1.0, 0.0]])
+    assert chosen([[1], [2], [3], [1, 2]], scores) == [1, 3]
 
 
 # -- a worker's start --------------------------------------------------------------------------------
@@ -448,6 +458,23 @@ def test_auto_leaves_f32_for_more_than_a_tenth_only_and_remembers(
     assert opened == ["f32", "bf16", *(["f32"] if chosen == "f32" else []), chosen], "bf16 stays open"
     (choice,) = (kept_in / "choices").glob("*-torch-*")
     assert json.loads(choice.read_text())["arithmetic"] == chosen
+
+
+@pytest.mark.parametrize(("precision", "reason"), [("bf16", CHOOSES), ("int8", CHOOSES), ("auto", "")])
+def test_a_model_that_chooses_by_what_it_computes_runs_in_f32(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: Any, reason: str
+) -> None:
+    """The proof let Mixtral run in bf16, and a text for which it chose other experts was off by 0.06."""
+    from model_store.engines.reference import Reference
+
+    monkeypatch.setattr(Reference, "rounding", lambda *_: UNBOUNDED)
+    monkeypatch.setattr(choosing.hardware, "has_bf16", lambda: True)
+    options: Any = {"engine": "openvino", "precision": precision, "threads": 1}
+    with closing(load(str(checkpoint), artefact_dir=tmp_path, **options)) as classifier:
+        info = classifier.info
+    assert (info.precision, info.arithmetic) == ("f32", "f32")
+    assert reason in info.fallback_reason
+    assert bool(reason) == bool(info.fallback_reason)
 
 
 def test_what_was_measured_on_a_busy_machine_is_measured_again(
