@@ -15,8 +15,11 @@ from itertools import product
 from pathlib import Path
 
 from tests.families.checkpoints import families, write_family
-from tests.families.compare import Comparison, Precision, compare
+from tests.families.compare import LONG_TEXTS, TEXTS, Comparison, Precision, compare
 from tests.families.table import write_tables
+
+# Beside families, a model that reads long texts.
+_LONG, _READ = "modernbert-8192", 8192
 
 
 def main() -> int:
@@ -32,7 +35,7 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write the tables into docs/families.md")
     args = parser.parse_args()
     part, parts = map(int, args.slice.split("/"))
-    names = (args.families or sorted(families()))[part - 1 :: parts]
+    names = (args.families or [*sorted(families()), _LONG])[part - 1 :: parts]
     args.results.parent.mkdir(exist_ok=True)
     warnings.simplefilter("ignore")
     wrong = 0
@@ -54,18 +57,26 @@ def main() -> int:
 def _compared(name: str, precision: Precision, engine: str) -> Comparison:
     with tempfile.TemporaryDirectory() as scratch:
         try:
-            path = write_family(Path(scratch) / "model", name)
+            path = _written(Path(scratch) / "model", name)
         except Exception as error:
             if os.environ.get("FAMILIES_DEBUG"):
                 traceback.print_exc()
             return Comparison(name, refused=f"not made: {type(error).__name__}: {error}", labels=False)
         try:
-            return compare(path, Path(scratch) / "kept", name, precision, engine=engine)
+            texts = LONG_TEXTS if name == _LONG else TEXTS
+            return compare(path, Path(scratch) / "kept", name, precision, texts, engine=engine)
         except Exception as error:
             if os.environ.get("FAMILIES_DEBUG"):
                 traceback.print_exc()
             how = f"TRACEBACK {type(error).__name__}: {error}"
             return Comparison(name, how=how, labels=False, precision=precision)
+
+
+def _written(path: Path, name: str) -> Path:
+    if name != _LONG:
+        return write_family(path, name)
+    sizes = {"max_position_embeddings": _READ, "num_attention_heads": 1}
+    return write_family(path, "modernbert", max_positions=_READ, **sizes)
 
 
 def _shown(found: Comparison) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,8 @@ TEXTS = (
     "[MASK] <mask> a",
     "a <|end|> b <|pad|> c <|pad|>", "<|end|>", "<cls> a <sep> b <unk> [UNK]", "x " * 37, _LONG,
 )  # fmt: skip
+# For a model that reads 8,192 tokens: 8,190 of them with those around a text, and more than it reads.
+LONG_TEXTS = ("a b c d " * 2047, "A good film, we like it.", "d c b a " * 2500, "a")
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,15 @@ class Comparison:
         return self.labels and (bool(self.refused) or (near and not self.flipped))
 
 
-def compare(path: Path, kept: Path, family: str, precision: Precision = "f32", **options: Any) -> Comparison:
-    """Serve the checkpoint at `path` and ask both for each of TEXTS."""
+def compare(
+    path: Path,
+    kept: Path,
+    family: str,
+    precision: Precision = "f32",
+    asked: Sequence[str] = TEXTS,
+    **options: Any,
+) -> Comparison:
+    """Serve the checkpoint at `path` and ask both for each text."""
     settings: dict[str, Any] = {"precision": precision, "threads": 1, "artefact_dir": kept, **options}
     try:
         classifier = load(str(path), **settings)
@@ -70,8 +80,8 @@ def compare(path: Path, kept: Path, family: str, precision: Precision = "f32", *
     assert isinstance(classifier, RowClassifier)
     info = classifier.info
     try:
-        wanted, answered = reference(path, info.labels, info.max_tokens)
-        texts = classifier.tokenize([text for text, known in zip(TEXTS, answered, strict=True) if known])
+        wanted, answered = reference(path, info.labels, info.max_tokens, asked)
+        texts = classifier.tokenize([text for text, known in zip(asked, answered, strict=True) if known])
         alone = np.array([classifier.classify([text])[0] for text in texts])
         batch = np.array(classifier.classify(texts))
     finally:
@@ -116,11 +126,11 @@ def labels_of(path: Path) -> list[str]:
     return list(transformers.AutoConfig.from_pretrained(path).id2label.values())
 
 
-def reference(path: Path, labels: tuple[str, ...], most: int) -> tuple[Any, list[bool]]:
-    """Scores of the pipeline (texts, labels), each text alone, and which of TEXTS it answers at all."""
+def reference(path: Path, labels: tuple[str, ...], most: int, asked: Sequence[str]) -> tuple[Any, list[bool]]:
+    """Scores of the pipeline (texts, labels), each text alone, and which of them it answers at all."""
     pipeline = transformers.pipeline("text-classification", model=str(path), device="cpu", top_k=None)
     rows, answered = [], []
-    for text in TEXTS:
+    for text in asked:
         try:
             (scores,) = pipeline(text, truncation=True, max_length=most)
             found = {one["label"]: one["score"] for one in scores}

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from tests.families.checkpoints import families
 from tests.lazy import transformers
 
 PAGE = Path(__file__).parents[2] / "docs/families.md"
@@ -18,7 +19,8 @@ BEGIN_PRECISIONS, END_PRECISIONS = "<!-- precisions -->\n", "<!-- end of precisi
 def read_results(results: Path, *precisions: str) -> list[dict[str, Any]]:
     """The last result of each family in each of these precisions in a file of JSON lines, by name."""
     every = map(json.loads, results.read_text("utf-8").splitlines())
-    found = {(one["family"], one["precision"]): one for one in every if one["precision"] in precisions}
+    named = (one for one in every if one["family"] in families() and one["precision"] in precisions)
+    found = {(one["family"], one["precision"]): one for one in named}
     return [found[place] for place in sorted(found)]
 
 
