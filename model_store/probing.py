@@ -92,10 +92,10 @@ def compute_probes(
     phase(f"computing the answers to texts of up to {most} tokens")
     tried = list(Source(empty, texts).with_each(() if checkpoint.packable else special, most))
     inputs = reference.inputs([tried[0], tried[-1]] if checkpoint.packable else tried)
-    texts = source.candidates(most)
-    batches = list(_batches(texts, inputs.sharing))
+    candidates = source.candidates(most)
+    batches = list(_batches(candidates, inputs.sharing))
     scores = np.concatenate([reference(batch) for batch in batches])
-    probes = chosen(texts, scores)
+    probes = chosen(candidates, scores)
     if len(probes) > 1 and np.ptp(scores, axis=0).max() < _TOLD_APART:
         raise ModelUnsupported(
             f"transformers gives the same scores to every text with {checkpoint.path}, a "
@@ -106,7 +106,7 @@ def compute_probes(
     gc.collect()  # before the engine loads the same weights: its parts refer to each other
     if checkpoint.packable:  # their graphs have neither padding nor types
         inputs = Inputs(checkpoint.unnumbered)
-    tokens, scores = tuple(Tokens(texts[at], truncated=0, unknown=0) for at in probes), scores[probes]
+    tokens, scores = tuple(Tokens(candidates[at], truncated=0, unknown=0) for at in probes), scores[probes]
     return Probes(tokens, reference=scores, answers=scores, rounding=rounding), inputs
 
 
