@@ -173,8 +173,8 @@ def too_slow() -> Problem:
 class Sender(Receiver):
     """The client of an upload, whose body a thread reads.
 
-    `left` says whether it has left; `whole` that the body has been read already, and `plain` that it is neither
-    compressed nor a table. `small` is a plain body that has arrived before a thread reads it.
+    `left` says whether it has left; `whole` that the body has been read already, and `plain` that it is
+    neither compressed nor a table. `small` is a plain body that has arrived before a thread reads it.
     """
 
     def __init__(

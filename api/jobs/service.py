@@ -53,8 +53,8 @@ from text_files.formats import Hints
 from text_files.preview import preview
 from text_files.rows import FileRows
 
-# How many commands run, and how many large and how many small bodies are read, at the same time. Only the beginning
-# of further bodies is.
+# How many commands run, and how many large and how many small bodies are read, at the same time. Only the
+# beginning of further bodies is.
 THREADS = 4
 UPLOADS = 4
 # How many bodies may wait.
