@@ -189,6 +189,7 @@ class Sender(Receiver):
         self._arrived = asyncio.Event()
         self._ahead: asyncio.Queue[tuple[bytes, bool]] = asyncio.Queue(AHEAD)
         if whole:
+            self._begun.set()
             self._arrived.set()
 
     async def watch(self) -> None:

@@ -146,10 +146,10 @@ LOOK_S = 0.05
 SENT_ALL = select.POLLRDHUP if sys.platform == "linux" else 0
 
 # How long a client may pause while what it still sends is discarded, how often that is looked at, and how
-# many bytes are discarded: a body of the largest size in chunks of one byte has 384 MiB.
+# many bytes are discarded: more than a body of the largest size.
 LINGER_S = 2.0
 LINGER_LOOKS = 15
-LINGER_BYTES = 512 * 1024**2
+LINGER_BYTES = 96 * 1024**2
 # What of a transport is used as it is.
 _SAME = ("abort", "get_extra_info", "get_write_buffer_size", "pause_reading", "resume_reading", "write")
 

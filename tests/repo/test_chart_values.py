@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from millrace.settings_loader import known_variables
+from millrace.settings_loader import ADDRESS, known_variables
 from model_store.__main__ import _parser as model_store_parser
 from tests.limits import MIB
 from tests.repo.manifests import FIELDS, Object, custom_kind, objects_in, of_kind
@@ -623,8 +623,8 @@ def test_policies_closed_the_ports_of_a_cluster(rendered: dict[str, Any]) -> Non
 def test_the_schema_knows_every_setting() -> None:
     """Without one of them, the chart would refuse it: add it to `settings` of values.schema.json."""
     (_, named) = SCHEMA["properties"]["settings"]["propertyNames"]["anyOf"]
-    # Composed of the values of `redis`, and the user of each part.
-    assert named["enum"] == sorted(known_variables() - {"MILLRACE_REDIS_URL", "REDIS_URL"})
+    # Composed of the values of `redis`, and the user of each part. No process of the chart asks a service.
+    assert named["enum"] == sorted(known_variables() - {"MILLRACE_REDIS_URL", "REDIS_URL", ADDRESS})
 
 
 def definition(value: Any) -> Any:

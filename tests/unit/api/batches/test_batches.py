@@ -342,7 +342,7 @@ async def test_batches_are_listed_without_other_jobs(api: JobsApi) -> None:
             b'{"custom_id": "\\ud800", "method": "POST", "url": "/v1/moderations", "body": {"input": "a"}}',
             "surrogate",
         ),
-        (b"\n\n", "the body has no texts"),
+        (b"\n\n", "there are no texts"),
     ],
 )
 async def test_a_line_that_is_not_a_request_with_one_text(api: JobsApi, content: bytes, why: str) -> None:
