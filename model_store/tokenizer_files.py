@@ -123,9 +123,9 @@ def require_same(checkpoint: Checkpoint, tokenizer: Any, file: Path) -> None:
 
     Compares short and long texts, some that contain the name of each special token, and one that is too long.
     """
-    named = [
-        token.content for token in RustTokenizer.from_file(str(file)).get_added_tokens_decoder().values()
-    ]
+    rust = RustTokenizer.from_file(str(file))
+    _require_fixed(rust)
+    named = [token.content for token in rust.get_added_tokens_decoder().values()]
     texts = [*_AWKWARD, *CALIBRATION_TEXTS, *(f"a {name} b{name}" for name in named)]
     texts += ["first half " * checkpoint.max_tokens + "second half " * checkpoint.max_tokens]
     ours = Tokenizer(file, checkpoint.max_tokens)(texts)
@@ -137,6 +137,15 @@ def require_same(checkpoint: Checkpoint, tokenizer: Any, file: Path) -> None:
                 f"{TOKENIZER_CONFIG} or its {type(tokenizer).__name__}, and {file.name} as "
                 f"{shown(list(one.ids))}; save the tokenizer again with transformers' save_pretrained."
             )
+
+
+def _require_fixed(rust: RustTokenizer) -> None:
+    """Raises ModelUnsupported if the tokens of a text change from one call to the next."""
+    if dropout := getattr(rust.model, "dropout", None):
+        raise ModelUnsupported(
+            f"{TOKENIZER} has a dropout of {dropout:.3g}, which leaves out merges of BPE at random, so that "
+            "a text has other tokens each time: set model.dropout in it to null."
+        )
 
 
 def read_tokenizer(checkpoint: Checkpoint) -> Any:
@@ -240,6 +249,7 @@ def require_vocabulary(path: Path) -> None:
 def check_tokenizer(path: Path, rows: int | None, max_tokens: int) -> None:
     """Raises ModelUnsupported if tokenizer.json at `path` does not fit a model with `rows` embeddings."""
     rust = _opened(path)
+    _require_fixed(rust)
     known = rust.get_vocab(with_added_tokens=False)
     if rows is not None and len(known) < MIN_SHARE * rows:
         raise ModelUnsupported(

@@ -16,7 +16,7 @@ from model_store.artefact import identity
 from model_store.checkpoint import TOKENIZER_FILES, VOCABULARIES, read_checkpoint
 from model_store.errors import ModelUnsupported
 from model_store.rows import Tokenizer
-from model_store.tokenizer_files import require_vocabulary, write_tokenizer
+from model_store.tokenizer_files import check_tokenizer, require_vocabulary, write_tokenizer
 from tests.families.tokenizers import KINDS
 from tests.families.tokenizers import write_tokenizer as write_small
 from tests.lazy import transformers
@@ -95,6 +95,38 @@ def test_a_setting_that_tokenizer_json_cannot_have_is_refused_with_a_text(tmp_pa
     path = small(tmp_path / "model", "wordpiece", split_special_tokens=True)
     with pytest.raises(ModelUnsupported, match=r"transformers reads 'a \[\w+\] b"):
         write_tokenizer(read_checkpoint(path), tmp_path)
+
+
+def with_dropout(path: Path, dropout: float) -> Path:
+    """A checkpoint whose BPE leaves out this share of its merges, as transformers reads it."""
+    small(path, "bpe", tokenizer_class="PreTrainedTokenizerFast")
+    content = json.loads((path / "tokenizer.json").read_text("utf-8"))
+    content["model"]["dropout"] = dropout
+    (path / "tokenizer.json").write_text(json.dumps(content), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("dropout", [0.1, 1e-6])
+def test_random_tokens_were_put_down_to_tokenizer_config_or_accepted_by_chance(
+    dropout: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = with_dropout(tmp_path / "model", dropout)
+    with pytest.raises(ModelUnsupported, match=rf"dropout of {dropout}, .* set model\.dropout in it to null"):
+        write_tokenizer(read_checkpoint(path), tmp_path)
+    with pytest.raises(ModelUnsupported, match=f"dropout of {dropout}, "):
+        check_tokenizer(path / "tokenizer.json", None, MOST)  # as a sealed one is copied
+    assert model_store(["seal", str(path), "--probes"]) == 2
+    assert f"has a dropout of {dropout}, " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dropout", [0, 0.0])
+def test_without_a_share_of_merges_to_leave_out_tokens_are_those_of_transformers(
+    dropout: float, tmp_path: Path
+) -> None:
+    path = with_dropout(tmp_path / "model", dropout)
+    write_tokenizer(read_checkpoint(path), tmp_path)
+    found = Tokenizer(tmp_path / "tokenizer.json", MOST)(TEXTS)
+    assert [list(tokens.ids) for tokens in found] == ids_of_transformers(path)
 
 
 def test_edits_change_what_is_read(tmp_path: Path) -> None:
