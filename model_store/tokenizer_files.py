@@ -153,6 +153,8 @@ def read_tokenizer(checkpoint: Checkpoint) -> Any:
     import_reference()
     from transformers import AutoTokenizer
 
+    from model_store.engines.pytorch import constructed
+
     with _quiet():
         try:
             tokenizer = AutoTokenizer.from_pretrained(
@@ -162,6 +164,7 @@ def read_tokenizer(checkpoint: Checkpoint) -> Any:
             log.debug(
                 "transformers cannot read a tokenizer", exc_info=error, extra={"action": "model.raised"}
             )
+            constructed(checkpoint.path)  # a config.json that is wrong fails here, too
             why = first_line(error)
             if any(path.suffix == ".model" for path in checkpoint.tokenizer_files()) and not (
                 find_spec("sentencepiece") and find_spec("google.protobuf")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
 from model_store.artefact import Manifest
+from model_store.checkpoint import CONFIG, read_json
 from model_store.classifier import Arithmetic
 from model_store.engines.card import CardPasses
 from model_store.engines.encoder import packed_encoder
-from model_store.errors import ModelUnsupported, first_line
+from model_store.errors import ModelUnsupported, first_line, shown
 from model_store.rows import FILLER, Floats, Rows
 from model_store.weights import Safetensors
 
@@ -41,18 +43,44 @@ def read_model(path: Path) -> Any:
         )
     except Exception as error:  # transformers has separate errors for every part of a config
         log.debug("transformers cannot load a model", exc_info=error, extra={"action": "model.raised"})
-        why = _mismatch(path) if "ignore_mismatched_sizes" in str(error) else ""
+        model = constructed(path)
+        why = _mismatch(path, model) if "ignore_mismatched_sizes" in str(error) else ""
         raise ModelUnsupported(f"transformers cannot load {path} ({why or first_line(error)}).") from error
     if missing := sorted(report["missing_keys"]):
         raise ModelUnsupported(f"{path} lacks {len(missing)} of the model's weights, such as {missing[0]}.")
     return model.eval()
 
 
-def _mismatch(path: Path) -> str:
+def constructed(path: Path) -> Any:
+    """The model that transformers constructs from config.json, without weights.
+
+    Raises ModelUnsupported if it cannot, and names the setting with a word that transformers does not know.
+    """
+    try:
+        with torch.device("meta"):
+            config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            return AutoModelForSequenceClassification.from_config(config)
+    except Exception as error:  # transformers has separate errors for every part of a config
+        words = str(error.args[0]).split() if isinstance(error, KeyError) and error.args else []
+        settings = _settings(read_json(path / CONFIG))
+        unknown = (f"it does not know {shown(value)} as {key}" for key, value in settings if value in words)
+        why = next(unknown, first_line(error.__cause__ or error))
+        raise ModelUnsupported(
+            f"transformers cannot construct the model of {path / CONFIG} ({why})."
+        ) from error
+
+
+def _settings(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of a config but labels, by the names of their keys, such as rope_parameters.rope_type."""
+    for key, value in config.items():
+        if isinstance(value, dict) and key != "id2label":
+            yield from _settings(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _mismatch(path: Path, model: Any) -> str:
     """The first weight that does not have the shape that its config.json says; "" if there is none."""
-    with torch.device("meta"):
-        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        model = AutoModelForSequenceClassification.from_config(config)
     tensors = Safetensors(path)
     for name, wanted in model.state_dict().items():
         if name in tensors and (found := tensors.shape(name)) != tuple(wanted.shape):

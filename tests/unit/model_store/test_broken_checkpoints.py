@@ -19,6 +19,7 @@ from tests.lazy import load_file, save_file, torch
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+_DISTILBERT = "DistilBertForSequenceClassification"
 Edit = Callable[[Path], object]
 
 
@@ -78,6 +79,26 @@ def test_a_file_that_git_lfs_has_not_fetched_was_not_json(path: Path, name: str)
         (edited("config.json", pad_token_id=None), "has pad_token_id None; roberta numbers positions"),
         (edited("config.json", max_position_embeddings=1), "can read -1 tokens of a text"),
         (
+            edited("config.json", hidden_act="nope"),
+            r"model of .*/config.json \(it does not know 'nope' as hidden_act\)",
+        ),
+        (
+            edited("config.json", model_type="distilbert", activation="nope", architectures=[_DISTILBERT]),
+            r"model of .*/config.json \(it does not know 'nope' as activation\)",
+        ),
+        (
+            edited("config.json", hidden_size=50),
+            r"cannot construct the model of .*/config.json \(ValueError: The hidden size \(50\)",
+        ),
+        (
+            edited("config.json", hidden_dropout_prob="half"),
+            r"cannot construct the model of .*/config.json \(TypeError: .*hidden_dropout_prob.*half",
+        ),
+        (
+            edited("config.json", model_type="nope"),
+            r"cannot construct the model of .*/config.json \(ValueError: .* model type `nope`",
+        ),
+        (
             edited("config.json", id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1}),
             r"classifier.out_proj.\w+ have the shape \[3.*\], and by config.json it is \[2.*correct id2label",
         ),
@@ -86,7 +107,18 @@ def test_a_file_that_git_lfs_has_not_fetched_was_not_json(path: Path, name: str)
             "stores classifier.out_proj.weight as I8",
         ),
     ],
-    ids=["quantized", "padding", "positions", "labels", "integers"],
+    ids=[
+        "quantized",
+        "padding",
+        "positions",
+        "activation",
+        "function",
+        "size",
+        "kind",
+        "family",
+        "labels",
+        "integers",
+    ],
 )
 def test_it_was_refused_for_another_reason(path: Path, tmp_path: Path, edit: Edit, said: str) -> None:
     """In the words of the library that failed first, such as that a package must be installed."""
