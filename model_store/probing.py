@@ -15,7 +15,7 @@ from tokenizers import Tokenizer as RustTokenizer
 
 from model_store.artefact import PROBES, Manifest, check_seal, digest, write_manifest
 from model_store.calibration_texts import CALIBRATION_TEXTS
-from model_store.checkpoint import Checkpoint
+from model_store.checkpoint import CONFIG, Checkpoint
 from model_store.errors import GateFailed, ModelUnsupported
 from model_store.inputs import Inputs, Sharing, TokenTypes
 from model_store.phases import phase
@@ -95,6 +95,7 @@ def compute_probes(
     candidates = source.candidates(most)
     batches = list(_batches(candidates, inputs.sharing))
     scores = np.concatenate([reference(batch) for batch in batches])
+    _require_numbers(checkpoint, candidates, scores)
     probes = chosen(candidates, scores)
     if len(probes) > 1 and np.ptp(scores, axis=0).max() < _TOLD_APART:
         raise ModelUnsupported(
@@ -108,6 +109,16 @@ def compute_probes(
         inputs = Inputs(checkpoint.unnumbered)
     tokens, scores = tuple(Tokens(candidates[at], truncated=0, unknown=0) for at in probes), scores[probes]
     return Probes(tokens, reference=scores, answers=scores, rounding=rounding), inputs
+
+
+def _require_numbers(checkpoint: Checkpoint, texts: Sequence[Sequence[int]], scores: Scores) -> None:
+    """Raises ModelUnsupported if torch gives a text scores that are NaN or infinite, as a layer norm may."""
+    wrong = ~np.isfinite(scores).all(axis=1)
+    if wrong.any():
+        raise ModelUnsupported(
+            f"transformers itself gives scores that are not numbers with {checkpoint.path}, such as to a "
+            f"text of {len(texts[int(wrong.argmax())])} tokens: its weights or its {CONFIG} are damaged."
+        )
 
 
 def _batches(texts: Sequence[Sequence[int]], sharing: Sharing) -> Iterator[list[Sequence[int]]]:

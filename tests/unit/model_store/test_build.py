@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from model_store.artefact import read_manifest, verify
 from model_store.errors import ModelCorrupt, ModelError, ModelUnsupported
 from model_store.prepare import prepare
 from tests.families.checkpoints import write_family
+from tests.lazy import load_file, save_file
 from tests.unit.model_store.checkpoints import copy, write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -165,6 +167,39 @@ def test_a_model_that_gives_every_text_the_same_scores_is_refused(tmp_path: Path
     source = write_family(tmp_path / "mra", "mra", max_positions=16)
     with pytest.raises(ModelUnsupported, match=r"gives the same scores to every text with .*a MraFor"):
         building.build(source, tmp_path / "out", name="mra", engine="torch")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("family", "changed"),
+    [
+        ("bert", {"layer_norm_eps": float("nan")}),  # in packed rows
+        ("qwen2", {"rms_norm_eps": float("nan")}),
+        ("qwen2", {"rms_norm_eps": -1e9}),  # the root of a negative number
+    ],
+)
+def test_no_setting_passed_for_a_model_whose_scores_are_no_numbers(
+    family: str, changed: dict[str, float], tmp_path: Path
+) -> None:
+    """Although the engine was right: it gave none either."""
+    source = write_family(tmp_path / "model", family, max_positions=16)
+    config = json.loads((source / "config.json").read_text("utf-8"))
+    (source / "config.json").write_text(json.dumps(config | changed), "utf-8")
+    why = (
+        r"transformers itself gives scores that are not numbers with .*, such as to a text of \d tokens: its"
+    )
+    with pytest.raises(ModelUnsupported, match=f"{why} weights or its config.json are damaged"):
+        load(str(source), precision="f32", threads=1, artefact_dir=tmp_path / "kept")
+
+
+def test_weights_that_are_too_large_give_scores_that_are_no_numbers(tmp_path: Path) -> None:
+    source = write_checkpoint(tmp_path / "model")
+    tensors = load_file(source / "model.safetensors")
+    for name in ("pre_classifier.weight", "classifier.weight"):
+        tensors[name] *= 1e30
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelUnsupported, match=r"are not numbers with .* its weights or its config.json"):
+        building.build(source, tmp_path / "out", name="large", engine="torch")
 
 
 def test_an_error_of_a_library_while_building_ended_in_a_traceback(
