@@ -98,10 +98,7 @@ def compute_probes(
     _require_numbers(checkpoint, candidates, scores)
     probes = chosen(candidates, scores)
     if len(probes) > 1 and np.ptp(scores, axis=0).max() < _TOLD_APART:
-        raise ModelUnsupported(
-            f"transformers gives the same scores to every text with {checkpoint.path}, a "
-            f"{checkpoint.architecture}: its weights, or this family without kernels for a GPU, read none."
-        )
+        raise _same_scores(checkpoint)
     rounding = reference.rounding(batches, scores)
     del reference
     gc.collect()  # before the engine loads the same weights: its parts refer to each other
@@ -119,6 +116,19 @@ def _require_numbers(checkpoint: Checkpoint, texts: Sequence[Sequence[int]], sco
             f"transformers itself gives scores that are not numbers with {checkpoint.path}, such as to a "
             f"text of {len(texts[int(wrong.argmax())])} tokens: its weights or its {CONFIG} are damaged."
         )
+
+
+def _same_scores(checkpoint: Checkpoint) -> ModelUnsupported:
+    why = "its weights, or this family without kernels for a GPU, read none"
+    if checkpoint.config.get("is_decoder"):
+        why = (
+            f"{CONFIG} has is_decoder true, so that a token reads only those before it, and the first one, "
+            "which is classified, none; set it to false if the model was trained as an encoder"
+        )
+    return ModelUnsupported(
+        f"transformers gives the same scores to every text with {checkpoint.path}, a "
+        f"{checkpoint.architecture}: {why}."
+    )
 
 
 def _batches(texts: Sequence[Sequence[int]], sharing: Sharing) -> Iterator[list[Sequence[int]]]:

@@ -20,7 +20,7 @@ from model_store.artefact import read_manifest, verify
 from model_store.errors import ModelCorrupt, ModelError, ModelUnsupported
 from model_store.prepare import prepare
 from tests.families.checkpoints import write_family
-from tests.lazy import load_file, save_file
+from tests.lazy import load_file, save_file, transformers
 from tests.unit.model_store.checkpoints import copy, write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -167,6 +167,19 @@ def test_a_model_that_gives_every_text_the_same_scores_is_refused(tmp_path: Path
     source = write_family(tmp_path / "mra", "mra", max_positions=16)
     with pytest.raises(ModelUnsupported, match=r"gives the same scores to every text with .*a MraFor"):
         building.build(source, tmp_path / "out", name="mra", engine="torch")
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("family", ["bert", "roberta", "electra"])
+def test_the_same_scores_of_a_decoder_were_put_down_to_weights(family: str, tmp_path: Path) -> None:
+    """transformers' pipeline gives them, too: the token that is classified comes first and reads no other."""
+    source = write_family(tmp_path / "model", family, max_positions=32, is_decoder=True)
+    pipeline = transformers.pipeline("text-classification", model=str(source), device="cpu", top_k=None)
+    one, other = pipeline(["a good film", "the waiter forgot our drinks"])
+    assert [label["score"] for label in one] == pytest.approx([label["score"] for label in other], abs=1e-6)
+    why = r"the same scores to every text with .*: config.json has is_decoder true, .* set it to false if"
+    with pytest.raises(ModelUnsupported, match=why):
+        load(str(source), precision="f32", threads=1, artefact_dir=tmp_path / "kept")
 
 
 @pytest.mark.filterwarnings("ignore")
