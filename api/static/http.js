@@ -28,7 +28,8 @@ export async function request(path, options = {}) {
   try {
     response = await fetch(path, { ...options, headers: headers(options.headers) });
   } catch {
-    throw new RequestError(0, options.signal?.aborted ? "The server took too long to answer, so the request was cancelled. Try again." : "The server does not answer.");
+    if (options.signal?.aborted) throw new RequestError(0, "The server took too long to answer, so the request was cancelled. Try again.");
+    throw new RequestError(0, "The server does not answer.", { code: "unreachable" });
   }
   if (response.ok) return response;
   const problem = await response.json().catch(() => ({}));

@@ -18,7 +18,7 @@ export class Try {
     this.race = race;
     this.models = models;
     this.running = false;
-    this.unanswered = false;
+    this.unreachable = false;
     $("#form").addEventListener("submit", (event) => {
       event.preventDefault();
       this.classify();
@@ -45,8 +45,8 @@ export class Try {
 
   /** The service is there: an error that says it is not is no longer true. */
   back() {
-    if (this.unanswered) $("#problem").hidden = true;
-    this.unanswered = false;
+    if (this.unreachable) $("#problem").hidden = true;
+    this.unreachable = false;
   }
 
   async classify() {
@@ -66,7 +66,7 @@ export class Try {
       if (problem.status === 401) this.askForKey();
       this.race.own(0);
       this.fail(inLines(problem, lines));
-      this.unanswered = problem.status === 0;
+      this.unreachable = problem.problem?.code === "unreachable";
     } finally {
       clearTimeout(working);
       this.running = false;

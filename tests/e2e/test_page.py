@@ -637,6 +637,8 @@ def test_a_request_without_an_answer_is_given_up(service: Service, viewer: Viewe
         page.inner_text("#problem")
         == "The server took too long to answer, so the request was cancelled. Try again."
     )
+    page.wait_for_timeout(1500)  # a frame later, which shows that the service is there
+    assert page.locator("#problem").is_visible()
 
 
 def test_fifty_at_once_are_compared_with_fifty_one_by_one(service: Service, viewer: Viewer) -> None:
