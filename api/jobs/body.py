@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from time import monotonic
 from typing import Annotated, Any, TypeVar
@@ -16,7 +16,7 @@ from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
-from api.asgi.http import CLOSE, RequestHeaders, is_json
+from api.asgi.http import CLOSE, RequestHeaders, is_json, next_part
 from api.asgi.json_reader import read_json
 from api.errors import Problem, invalid_body
 from api.jobs.schemas import JobFile
@@ -210,21 +210,21 @@ class Sender(Receiver):
 
     async def _receive_ahead(self) -> None:
         """Returns when all that came before the end of the connection has been received."""
-        if self._more:
-            beginning = bytearray()
-            while self._more and len(beginning) < SMALL:
-                if (message := await self.receive())["type"] == "http.disconnect":
-                    return
-                beginning += message.get("body", b"")
-                self._more = message.get("more_body", False)
-            self.small = self._plain and not self._more
-            self._ahead.put_nowait((bytes(beginning), self._more))
-            self._arrived.set()
-        await self._begun.wait()
-        while (message := await self.receive())["type"] != "http.disconnect":
+        with suppress(ClientDisconnect):
             if self._more:
-                self._more = message.get("more_body", False)
-                await self._ahead.put((message.get("body", b""), self._more))
+                beginning = bytearray()
+                while self._more and len(beginning) < SMALL:
+                    part, self._more = await next_part(self.receive)
+                    beginning += part
+                self.small = self._plain and not self._more
+                self._ahead.put_nowait((bytes(beginning), self._more))
+                self._arrived.set()
+            await self._begun.wait()
+            while True:
+                part, more = await next_part(self.receive)
+                if self._more:
+                    self._more = more
+                    await self._ahead.put((part, more))
 
     async def arrive(self) -> None:
         """Returns once the beginning of the body is here, or its client has left. Raises Problem 408."""

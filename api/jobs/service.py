@@ -166,7 +166,7 @@ class JobService:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
         self._uploads = CapacityLimiter(UPLOADS)
         self._small_uploads = CapacityLimiter(UPLOADS)
-        self._arriving = 0
+        self._beginnings = CapacityLimiter(WAITING_UPLOADS)
 
     async def stop(self) -> None:
         await self.watch.stop()
@@ -322,13 +322,14 @@ class JobService:
         QueueUnavailable, and Problem 503 if too many bodies wait, or 408 if the beginning takes too long.
         """
         waiting = [one.statistics().tasks_waiting for one in (self._uploads, self._small_uploads)]
-        if max(self._arriving, *waiting) >= WAITING_UPLOADS:
+        if max(self._beginnings.borrowed_tokens, *waiting) >= WAITING_UPLOADS:
             detail = "too many job uploads are waiting; try again shortly"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         watcher = asyncio.create_task(sender.watch()) if sender else None
         try:
             if sender:
-                await self._arrive(sender)
+                async with self._beginnings:
+                    await sender.arrive()
             limiter = self._small_uploads if sender and sender.small else self._uploads
             return await to_thread.run_sync(self._checked, function, *args, limiter=limiter)
         except REDIS_ERRORS as error:
@@ -336,13 +337,6 @@ class JobService:
         finally:
             if watcher is not None:
                 watcher.cancel()
-
-    async def _arrive(self, sender: Sender) -> None:
-        self._arriving += 1
-        try:
-            await sender.arrive()
-        finally:
-            self._arriving -= 1
 
     # -- reading and cancelling --------------------------------------------------------------------
 
