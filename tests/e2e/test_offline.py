@@ -156,6 +156,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Namespa
     written(namespace.folder)
     modules = ["transformers.models.distilbert.modeling_distilbert"]
     forker = Forker(modules, namespace.command, namespace.environment(SETTINGS))
+    wait_until(namespace.processes, "the process that forks", 60)  # it is not left by what it forks
     done = namespace.fork(forker, "tests.unit.model_store.checkpoints", "tiny", "pickled", **SETTINGS)
     assert done.returncode == 0, done.stdout
     yield namespace, forker
