@@ -233,8 +233,8 @@ class JobSettings(QueueSettings):
     """Whether refused texts (poison, inference_failed) are kept for a week, to show and retry them."""
     refuse_unknown: bool = False
     """Whether texts are refused of which the model does not know more than half of the pieces."""
-    max_waiting_jobs: int = Field(default=1000, ge=1)
-    """How many jobs may wait before new ones are refused with 429."""
+    max_waiting_jobs: int = Field(default=2000, ge=1)
+    """How many jobs may wait before new ones are refused with 429; half as many of one client."""
     max_jobs_bytes: int = Field(default=384 * 1024**2, ge=1024)
     """Texts and results that all jobs may keep in Redis."""
     max_client_jobs_bytes: int = Field(default=192 * 1024**2, ge=1024)

@@ -58,8 +58,9 @@ class JobUploader:
         409, 413, 422, 429, 503 or 507, and Redis errors. If it raises, nothing is kept.
         """
         known = self._store.record(job_id)
-        if known is None and self._store.waiting() >= self._settings.max_waiting_jobs:
-            raise self._too_many()
+        most = self._settings.max_waiting_jobs
+        if known is None and (crowd := self._store.crowded(submission.client, most)):
+            raise self._too_many(crowd)
         digest = sha256()
         texts = digested(texts, submission.model, digest.update)
         if known is not None:
@@ -71,9 +72,9 @@ class JobUploader:
             upload.check(size)
             self._fill(upload, texts)
             identity = _whole(digest.hexdigest(), submission)
-            outcome = self._store.create(upload, identity, self._settings.max_waiting_jobs)
-        if outcome.outcome == "full":
-            raise self._too_many()
+            outcome = self._store.create(upload, identity, most)
+        if outcome.outcome in ("full", "client_full"):
+            raise self._too_many(outcome.outcome)
         record = None if outcome.outcome == "lost" else self._store.record(job_id)
         if record is None:
             raise Problem(503, "Redis lost the job while it was created; try again")
@@ -121,14 +122,14 @@ class JobUploader:
             raise Problem(409, OTHER_JOB, code="idempotency_conflict", job=record.id)
         return record
 
-    def _too_many(self) -> Problem:
+    def _too_many(self, crowd: str) -> Problem:
         """A 429 whose Retry-After is the time until the first running job is expected to end."""
         running = self._store.records(self._store.running_ids())
         left_s = [record.remaining_s for record in running if record and record.remaining_s is not None]
         retry_after_s = min(max(min(left_s, default=RETRY_AFTER_S), 1.0), MAX_RETRY_AFTER_S)
         return Problem(
             429,
-            "too many jobs are waiting; try again later",
+            f"too many {'of your ' if crowd == 'client_full' else ''}jobs are waiting; try again later",
             code="too_many_jobs",
             retry_after_s=retry_after_s,
         )

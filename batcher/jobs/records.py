@@ -159,9 +159,9 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """The outcome of an upload: `full` if too many jobs wait, `lost` if the upload expired."""
+    """The outcome of an upload: `full` if too many jobs wait, or the client's do, `lost` if the upload expired."""
 
-    outcome: Literal["created", "exists", "full", "lost"]
+    outcome: Literal["created", "exists", "full", "client_full", "lost"]
     digest: str
 
 

@@ -244,9 +244,9 @@ class JobStore:
         rank = cast("int | None", self._client.zrank(f"{self._prefix}:jobs:queued", record.place))
         return None if rank is None else rank + 1
 
-    def waiting(self) -> int:
-        """The number of queued jobs."""
-        return self._client.zcard(f"{self._prefix}:jobs:queued")
+    def crowded(self, client: str, most_waiting: int) -> str:
+        """ "full" if so many jobs are queued, "client_full" if half of so many are this client's, else ""."""
+        return str(self._run("job_crowded", client, most_waiting).decode())
 
     def totals(self) -> Totals:
         """Counts over all jobs, in one round trip."""

@@ -49,9 +49,8 @@ LINES = {"content-type": "application/x-ndjson"}
 
 def settings(token_ms: float) -> dict[str, object]:
     """Those of a service for `run`."""
-    return {"model": MODELS, "api_keys": KEYS, "stub_token_ms": token_ms, "max_jobs_bytes": 1 << 30} | {
-        "max_client_jobs_bytes": 1 << 30
-    }
+    limits = {"max_job_body_bytes": 1 << 28, "max_jobs_bytes": 1 << 30, "max_client_jobs_bytes": 1 << 30}
+    return {"model": MODELS, "api_keys": KEYS, "stub_token_ms": token_ms, **limits}
 
 
 @dataclass

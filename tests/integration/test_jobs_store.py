@@ -30,7 +30,7 @@ def create(
     store: JobStore,
     job_id: str = JOB,
     digest: str = "d",
-    most: int = 10,
+    most: int = 100,
     submission: Submission = Submission(),  # noqa: B008
 ) -> str:
     """A job of seven texts in three chunks."""
@@ -69,7 +69,7 @@ def test_an_upload_becomes_a_job_with_its_input(store: JobStore) -> None:
     assert record.held_bytes == len('["0","1","2"]' + '["3",null,"5"]' + '["6"]')
     assert store.input(JOB, 1) == ["3", None, "5"]
     assert store.input(JOB, 3) is None
-    assert (store.waiting(), store.position(record)) == (1, 1)
+    assert (store.totals().queued, store.position(record)) == (1, 1)
     assert store.open_ids() == [JOB]
 
 
@@ -151,7 +151,7 @@ def test_the_same_call_twice_makes_one_job(store: JobStore) -> None:
     upload.add(encoded(["0"]))
     assert store.create(upload, "d", 10).outcome == "created"
     assert store.create(upload, "d", 10).outcome == "created"
-    assert store.waiting() == 1
+    assert store.totals().queued == 1
 
 
 def test_a_second_upload_finds_the_first_ones_job(store: JobStore, client: redis.Redis) -> None:
@@ -162,6 +162,18 @@ def test_a_second_upload_finds_the_first_ones_job(store: JobStore, client: redis
     assert (created.outcome, created.digest) == ("exists", "first")
     assert store.input(JOB, 0) == ["0", "1", "2"]
     assert not [key for key in keys(client) if b":upload:" in key]
+
+
+def test_half_of_the_places_are_left_to_other_clients(store: JobStore) -> None:
+    def submit(number: int, name: str) -> str:
+        return create(store, f"{number:032}", most=5, submission=Submission(client=name))
+
+    assert [submit(number, "one") for number in range(4)] == [*["created"] * 3, "client_full"]
+    assert (store.crowded("one", 5), store.crowded("other", 5)) == ("client_full", "")
+    assert [submit(number, "other") for number in range(4, 7)] == [*["created"] * 2, "full"]
+    assert store.crowded("third", 5) == "full"
+    store.start(f"{0:032}")
+    assert submit(7, "one") == "created"
 
 
 def test_no_more_jobs_wait_than_may(store: JobStore, client: redis.Redis) -> None:
@@ -288,7 +300,7 @@ def test_a_queued_job_is_cancelled_before_it_runs(store: JobStore) -> None:
     create(store)
     assert store.cancel(JOB) == "cancelled"
     assert store.start(JOB).status == "cancelled"
-    assert (store.waiting(), store.position(record_of(store))) == (0, None)
+    assert (store.totals().queued, store.position(record_of(store))) == (0, None)
 
 
 def test_a_script_forgotten_by_the_server_is_sent_again(store: JobStore, client: redis.Redis) -> None:
@@ -374,7 +386,7 @@ def test_a_job_that_is_gone_is_not_open(store: JobStore, client: redis.Redis) ->
     create(store)
     client.delete(*[key for key in keys(client) if b":job:" in key])
     assert store.open_ids() == []
-    assert store.waiting() == 0
+    assert store.totals().queued == 0
     gone = store.start(JOB)
     numbers = gone.number, gone.first, gone.chunks, gone.chunk_texts, gone.ran_ms
     assert (gone.status, *numbers) == ("gone", 0, 0, 0, 0, 0)

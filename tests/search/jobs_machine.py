@@ -7,6 +7,7 @@ may be cut off at any point and come back, while others begin at the same job, o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -111,7 +112,7 @@ class JobsMachine(RuleBasedStateMachine):
         job_id=ANY_JOB,
         version=VERSIONS,
         owner=st.sampled_from(["", "one", "two"]),
-        most=st.sampled_from([1, 9]),
+        most=st.sampled_from([1, 4, 9]),
         ending=st.sampled_from(["creates", "repeats", "drops", "leaves"]),
     )
     def upload(self, job_id: str, version: str, owner: str, most: int, ending: str) -> None:
@@ -131,12 +132,14 @@ class JobsMachine(RuleBasedStateMachine):
                 assert store.create(upload, version, most) == created
             return created
 
-        waiting, known = len(self.of_status("queued")), self.jobs.get(job_id)
+        queued, known = self.of_status("queued"), self.jobs.get(job_id)
+        own = [queued_id for queued_id in queued if self.jobs[queued_id].owner == owner]
+        full = "full" if len(queued) >= most else "client_full" if len(own) >= math.ceil(most / 2) else ""
         created = self.each(send)
         if created is None:
             return
         if not self.damaged:
-            expected = "exists" if known else "full" if waiting >= most else "created"
+            expected = "exists" if known else full or "created"
             assert created.outcome == expected
             assert created.digest == (known.version if known else version if expected == "created" else "")
         if created.outcome == "created":

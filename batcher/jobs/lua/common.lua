@@ -67,6 +67,17 @@ local function no_room(verdict, bytes, most, most_of_client)
     ': delete jobs that have ended, or submit fewer texts in a job'
 end
 
+-- 'full' if `most` jobs wait, 'client_full' if half of these places are this client's.
+local function crowded(client, most)
+  local waiting, own, places = redis.call('ZRANGE', index_of('queued'), 0, -1), 0, math.ceil(most / 2)
+  if #waiting >= most then return 'full' end
+  if #waiting < places then return nil end
+  for _, place in ipairs(waiting) do
+    if string.match(redis.call('HGET', SIZES, place) or '', '^%d+ (.*)$') == client then own = own + 1 end
+  end
+  return own >= places and 'client_full' or nil
+end
+
 -- Keeps the lists for `ttl` at least, and without end while there is a job that has not ended.
 local function keep_lists(ttl)
   local open = redis.call('ZCARD', index_of('queued')) + redis.call('ZCARD', index_of('running')) > 0

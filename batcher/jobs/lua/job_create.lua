@@ -3,7 +3,7 @@
 --       client, keep_input (1: keep the input after the job ends), trace, batch, webhook, file (JSON, or ''),
 --       queue (of the model; '': the first), bytes of the input, own lifetime in ms after its end ('': that of all jobs),
 --       name of the client's key ('': it has none).
--- Returns {'created' | 'exists' | 'full' | 'lost', digest of the existing job}.
+-- Returns {'created' | 'exists' | 'full' | 'client_full' | 'lost', digest of the existing job}.
 local id, upload, total, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[7])
 local job, member = job_key(id), 'upload:' .. id .. ':upload:' .. upload
 local staged = job .. ':upload:' .. upload
@@ -12,8 +12,8 @@ local outcome, digest = 'created', ARGV[6]
 local known = redis.call('HMGET', job, 'upload', 'digest')
 if known[1] then
   outcome, digest = known[1] == upload and 'created' or 'exists', known[2]
-elseif redis.call('ZCARD', index_of('queued')) >= tonumber(ARGV[8]) then
-  outcome, digest = 'full', ''
+elseif crowded(ARGV[10], tonumber(ARGV[8])) then
+  outcome, digest = crowded(ARGV[10], tonumber(ARGV[8])), ''
 elseif redis.call('EXISTS', staged) == 0 then
   outcome, digest = 'lost', ''
 end

@@ -19,7 +19,7 @@ async def test_the_same_key_twice_is_one_job(api: JobsApi) -> None:
     assert (first.status_code, second.status_code) == (202, 200)
     assert second.json()["id"] == first.json()["id"]
     assert second.headers["location"] == first.headers["location"]
-    assert api.store.waiting() == 1
+    assert api.store.totals().queued == 1
     assert len(api.queue.rq) == 1
 
 

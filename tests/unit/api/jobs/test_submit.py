@@ -144,7 +144,7 @@ async def test_too_many_waiting_jobs_are_refused_with_the_time_to_come_back(star
     answer = await api.submit("d")
     assert_problem(answer, 429, "too_many_jobs")
     assert answer.headers["retry-after"] == "20"
-    assert api.store.waiting() == 1
+    assert api.store.totals().queued == 1
 
 
 async def test_texts_that_redis_loses_meanwhile_are_not_the_clients_fault(
