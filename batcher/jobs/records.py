@@ -159,7 +159,7 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """The outcome of an upload: `full` if too many jobs wait, or the client's do, `lost` if the upload expired."""
+    """The outcome of an upload: `full` and `client_full` as in `JobStore.crowded`, `lost` if it expired."""
 
     outcome: Literal["created", "exists", "full", "client_full", "lost"]
     digest: str
