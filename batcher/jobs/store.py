@@ -245,7 +245,7 @@ class JobStore:
         return None if rank is None else rank + 1
 
     def crowded(self, client: str, most_waiting: int) -> str:
-        """`full` if so many jobs are queued, `client_full` if half of so many are of this client, or nothing."""
+        """`full` if so many jobs are queued, `client_full` if half as many are its own, or ""."""
         return str(self._run("job_crowded", client, most_waiting).decode())
 
     def totals(self) -> Totals:
