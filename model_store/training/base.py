@@ -63,7 +63,6 @@ def load_network(base: Path, labels: list[str], *, multi_label: bool, seed: int)
     The head is random, drawn from `seed`, and reads the mean of the tokens.
     """
     import torch
-    from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel, DistilBertForSequenceClassification
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -71,11 +70,12 @@ def load_network(base: Path, labels: list[str], *, multi_label: bool, seed: int)
     set_verbosity_error()  # it warns of the head, which is left out on purpose
     try:
         config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
-        if config.model_type not in ("bert", "distilbert"):
-            raise BadTraining(f"{base} is a {config.model_type}; a base must be a BERT or a DistilBERT.")
-        encoder = AutoModel.from_pretrained(base, local_files_only=True, dtype=torch.float32)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise BadTraining(f"{base} cannot be loaded: {str(error).splitlines()[0]}.") from error
+        if config.model_type in ("bert", "distilbert"):
+            encoder = AutoModel.from_pretrained(base, local_files_only=True, dtype=torch.float32)
+    except Exception as error:  # transformers has separate errors for every part of a config
+        raise BadTraining(f"{base} cannot be loaded: {first_line(error).rstrip('.')}.") from error
+    if config.model_type not in ("bert", "distilbert"):
+        raise BadTraining(f"{base} is a {config.model_type}; a base must be a BERT or a DistilBERT.")
     weights = encoder.state_dict()
     if config.model_type == "bert":
         weights = encoder_weights(weights, list(range(config.vocab_size)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from model_store.errors import BadTraining
 from model_store.evaluate import read_tsv
 from model_store.training import command
-from model_store.training.base import load_tokenizer
+from model_store.training.base import load_network, load_tokenizer
 from model_store.training.run import train
 from tests.unit.model_store.checkpoints import copy
 
@@ -50,6 +51,16 @@ def test_a_base_with_a_broken_file_is_refused_in_one_sentence(
     (base / name).write_text("{")
     with pytest.raises(BadTraining, match=r"The tokenizer of .*base cannot be loaded: "):
         load_tokenizer(base)
+
+
+def test_a_base_with_an_unknown_activation_is_refused_in_one_sentence(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    base = copy(checkpoint, tmp_path / "base")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "activation": "swoosh"}))
+    with pytest.raises(BadTraining, match=r"base cannot be loaded: KeyError: .*swoosh"):
+        load_network(base, ["a", "b"], multi_label=False, seed=1)
 
 
 def test_a_text_may_have_other_separators_of_lines(tmp_path: Path) -> None:
