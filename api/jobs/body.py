@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from time import monotonic
 from typing import Annotated, Any, TypeVar
+from weakref import WeakValueDictionary
 
-from anyio import fail_after, from_thread
+from anyio import CapacityLimiter, fail_after, from_thread
 from pydantic import BaseModel, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.requests import ClientDisconnect
@@ -170,20 +171,53 @@ def too_slow() -> Problem:
     return Problem(408, "the body arrives too slowly", headers=(CLOSE,))
 
 
+class Places:
+    """So many bodies at a time, and so many that wait; one client has three quarters of them at most."""
+
+    def __init__(self, most: int, waiting: int = 0) -> None:
+        self._limit = most + waiting
+        self._all, self._most_of_client = CapacityLimiter(most), most - most // 4
+        self._clients: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def place(self, client: str) -> AsyncIterator[None]:
+        """Waits for a place."""
+        async with self._of(client), self._all:
+            yield
+
+    def full(self, client: str) -> bool:
+        """Whether no more bodies of this client may wait."""
+        bodies, own = (
+            limiter.borrowed_tokens + limiter.statistics().tasks_waiting
+            for limiter in (self._all, self._of(client))
+        )
+        return bodies >= self._limit or own >= self._limit - self._limit // 4
+
+    def _of(self, client: str) -> CapacityLimiter:
+        return self._clients.setdefault(client, CapacityLimiter(self._most_of_client))
+
+
 class Sender(Receiver):
     """The client of an upload, whose body a thread reads.
 
     `left` says whether it has left; `whole` that the body has been read already, and `plain` that it is
-    neither compressed nor a table. `small` is a plain body that has arrived before a thread reads it.
+    neither compressed nor a table. `small`: it has arrived before a thread reads it, and is whole or plain.
     """
 
     def __init__(
-        self, receive: Receive, left: Callable[[], bool], *, whole: bool = False, plain: bool = False
+        self,
+        receive: Receive,
+        left: Callable[[], bool],
+        client: str = "",
+        *,
+        whole: bool = False,
+        plain: bool = False,
     ) -> None:
         super().__init__(receive)
+        self.client = client
         self._left = left
         self._plain = plain
-        self.small = False
+        self.small = whole
         self._more = not whole
         self._begun = asyncio.Event()
         self._arrived = asyncio.Event()

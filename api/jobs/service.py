@@ -25,6 +25,7 @@ from api.asgi.http import CLOSE, RequestHeaders, check_encoding, check_length, u
 from api.errors import Problem, ResponseCut
 from api.jobs.body import (
     FileQuery,
+    Places,
     Receiver,
     Sender,
     SubmitQuery,
@@ -164,9 +165,10 @@ class JobService:
         self.settings = settings
         self.uploader = JobUploader(store, queue, settings)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="jobs")
-        self._uploads = CapacityLimiter(UPLOADS)
-        self._small_uploads = CapacityLimiter(UPLOADS)
-        self._beginnings = CapacityLimiter(WAITING_UPLOADS)
+        self._uploads = Places(UPLOADS, WAITING_UPLOADS)
+        self._small_uploads = Places(UPLOADS, WAITING_UPLOADS)
+        self._beginnings = Places(WAITING_UPLOADS)
+        self._upload_threads = CapacityLimiter(2 * UPLOADS)
 
     async def stop(self) -> None:
         await self.watch.stop()
@@ -196,7 +198,7 @@ class JobService:
         """
         model = self._queue_of(query.model)
         plain = not query.filename and b"content-encoding" not in headers.by_name
-        sender = Sender(receive, headers.left, plain=plain)
+        sender = self.sender(headers, receive, plain=plain)
         body = self.blocks(headers, sender)
         if query.filename:
             rows = self.file_rows(sender, body, query.filename, query.hints(charset(headers)))
@@ -213,7 +215,7 @@ class JobService:
 
     async def preview(self, headers: RequestHeaders, receive: Receive, query: FileQuery) -> FilePreview:
         """How the file in a body would be read. Only its beginning is, unless it is a typed table."""
-        sender = Sender(receive, headers.left)
+        sender = self.sender(headers, receive)
         body = self.blocks(headers, sender)
         rows = self.file_rows(sender, body, query.filename, query.hints(charset(headers)))
         with refused():
@@ -315,23 +317,29 @@ class JobService:
         self._hooks.check_client(client, 1)
         return client
 
+    def sender(self, headers: RequestHeaders, receive: Receive, **body: bool) -> Sender:
+        """The client of an upload; `body` as for Sender."""
+        return Sender(receive, headers.left, self._keys.client(headers), **body)
+
     async def upload(self, sender: Sender | None, function: Callable[..., T], *args: object) -> T:
         """Calls a function that reads the body of `sender`, in one of the few threads for this.
 
-        Large bodies that arrive slowly do not keep small ones waiting. Raises what it raises,
-        QueueUnavailable, and Problem 503 if too many bodies wait, or 408 if the beginning takes too long.
+        Large bodies that arrive slowly do not keep small ones waiting, nor those of other clients. Raises
+        what it raises, QueueUnavailable, and Problem 503 if too many bodies wait, or 408 if the beginning
+        takes too long.
         """
-        waiting = [one.statistics().tasks_waiting for one in (self._uploads, self._small_uploads)]
-        if max(self._beginnings.borrowed_tokens, *waiting) >= WAITING_UPLOADS:
+        client = sender.client if sender else ""
+        if any(one.full(client) for one in (self._beginnings, self._uploads, self._small_uploads)):
             detail = "too many job uploads are waiting; try again shortly"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
         watcher = asyncio.create_task(sender.watch()) if sender else None
         try:
             if sender:
-                async with self._beginnings:
+                async with self._beginnings.place(client):
                     await sender.arrive()
-            limiter = self._small_uploads if sender and sender.small else self._uploads
-            return await to_thread.run_sync(self._checked, function, *args, limiter=limiter)
+            places = self._small_uploads if sender is None or sender.small else self._uploads
+            async with places.place(client):
+                return await to_thread.run_sync(self._checked, function, *args, limiter=self._upload_threads)
         except REDIS_ERRORS as error:
             raise _unavailable(error) from error
         finally:

@@ -1,14 +1,19 @@
-"""Job ownership with API keys."""
+"""Job ownership with API keys, and what one client leaves to others."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable
 from hashlib import sha256
 
 import httpx
 import pytest
 
+from api.jobs.body import SMALL
+from api.jobs.service import UPLOADS, WAITING_UPLOADS
 from tests.conftest import encoded
-from tests.unit.api.jobs.jobs_api import JobsApi, Start
+from tests.unit.api.jobs.jobs_api import NDJSON, JobsApi, Start
 from tests.unit.api.service import assert_problem
 
 
@@ -70,3 +75,26 @@ async def test_jobs_without_an_owner_are_anybodys(start: Start) -> None:
     upload.add(encoded(["a"]))
     api.store.create(upload, "d", 10)
     assert (await ask(api, "one", f"/{'a' * 32}")).status_code == 200
+
+
+async def test_large_slow_uploads_of_one_client_kept_those_of_others_waiting(start: Start) -> None:
+    api = await start(api_keys=digests("one", "two"))
+    go_on = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b'"a"\n' + b" " * 2 * SMALL
+        await go_on.wait()
+
+    def submit(content: AsyncIterator[bytes] | bytes, key: str) -> Awaitable[httpx.Response]:
+        return api.client.post("/jobs", content=content, headers={**NDJSON, "x-api-key": key})
+
+    count = WAITING_UPLOADS + 2 * UPLOADS
+    uploads = [asyncio.ensure_future(submit(slow(), "one")) for _ in range(count)]
+    await asyncio.sleep(0.5)
+    large = b'"a"\n' + b" " * 2 * SMALL
+    assert (await asyncio.wait_for(submit(large, "two"), 10)).status_code == 202
+    go_on.set()
+    statuses = Counter(one.status_code for one in await asyncio.gather(*uploads))
+    most = WAITING_UPLOADS + UPLOADS
+    assert set(statuses) == {202, 503}
+    assert UPLOADS < statuses[202] <= most - most // 4
