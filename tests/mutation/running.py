@@ -60,7 +60,17 @@ def copy_of_repository(folder: Path) -> Path:
 def record(folder: Path, records: Path) -> Covering:
     """Runs all tests in a copy, unless `records` has been written. Raises SystemExit if one fails."""
     if not records.exists():
-        command = [sys.executable, "-B", "-m", "pytest", *OPTIONS, "-n", str(RECORDING_PROCESSES)]
+        command = [
+            sys.executable,
+            "-B",
+            "-m",
+            "pytest",
+            *OPTIONS,
+            "--timeout",
+            "600",
+            "-n",
+            str(RECORDING_PROCESSES),
+        ]
         command += ["-p", "tests.mutation.covering", *TESTS]
         path = os.pathsep.join([str(folder), str(folder / "client")])
         with tempfile.TemporaryDirectory(prefix="mutation-records-") as name:
