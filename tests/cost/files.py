@@ -104,6 +104,30 @@ TABLES: Mapping[str, Callable[[int], bytes]] = {
     "a workbook": _workbook,
     "a workbook without an end": lambda size: _workbook(size)[:-100],
 }
+
+
+def _wide_workbook(size: int) -> bytes:
+    import openpyxl
+
+    book, written = openpyxl.Workbook(write_only=True), BytesIO()
+    sheet, columns = book.create_sheet(), range(min(size // 12, 16_000))
+    for row in (["text", *map(str, columns)], *[["a"] * (len(columns) + 1)] * 2):
+        sheet.append(row)
+    book.save(written)
+    return written.getvalue()
+
+
+def _wide_parquet(size: int) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    written = BytesIO()
+    pq.write_table(pa.table({name: ["a", "a"] for name in ("text", *map(str, range(size // 300)))}), written)
+    return written.getvalue()
+
+
+# Tables of the same two texts, by their format, beside which there are as many columns as possible.
+WIDE_TABLES: Mapping[str, Callable[[int], bytes]] = {"xlsx": _wide_workbook, "parquet": _wide_parquet}
 # By what it is sent as: the query and the content type.
 KINDS = {
     "csv": ("?filename=a.csv", ""),
@@ -134,6 +158,14 @@ def files(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, 
 def read_again(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
     """Bodies for a route that knows how to read them."""
     yield from ((name, make(size)) for name, make in FILES.items() if wanted(name))
+
+
+def tables_again(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, str, bytes]]:
+    """Bodies for jobs that are made of tables: a name, the format of the job, and the body."""
+    for form, wide in WIDE_TABLES.items():
+        for name, make in {**TABLES, "a wide table": wide}.items():
+            if wanted(name := f"{form}: {name}"):
+                yield name, form, make(size)
 
 
 def zipped(size: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes, int]]:

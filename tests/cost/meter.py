@@ -29,7 +29,7 @@ BEGUN_S = 0.05
 class Request:
     """One request of a cost test. `content` is the size of a compressed body's content.
 
-    `chunked`: the body is in the chunked coding already.
+    `chunked`: the body is in the chunked coding already. `tables`: how many processes read a table for it.
     """
 
     method: str
@@ -39,6 +39,7 @@ class Request:
     content: int = 0
     headers: tuple[tuple[str, str], ...] = ()
     chunked: bool = False
+    tables: int = 0
 
     @property
     def size(self) -> int:

@@ -14,7 +14,7 @@ from tests.cost.bodies import (
     in_chunks_of_a_byte,
     json_bodies,
 )
-from tests.cost.files import files, forms, read_again, zipped
+from tests.cost.files import files, forms, read_again, tables_again, zipped
 from tests.cost.meter import KIB, Request
 from tests.cost.routes import ApiRoute
 from tests.cost.stored import NO_ID, Stored, filled
@@ -22,6 +22,8 @@ from tests.cost.stored import NO_ID, Stored, filled
 Named = tuple[str, Request]
 JOBS, FILES, LABELLED = "/jobs", "/v1/files", "/jobs/{job_id}/labelled"
 PLAIN = "a plain request"
+# A workbook is compressed, and has so many times its own size at least.
+TABLE, PACKED = ".xlsx", 4
 # A head has 8 KiB and 100 headers; a target 8 KiB.
 HEAD, FIELDS = 6 * KIB, 90
 # A byte in a chunk has six, and these kinds of bodies are also sent so.
@@ -79,12 +81,12 @@ def _bodies(route: ApiRoute, size: int, stored: Stored, wanted: Chosen) -> Itera
     method, path = route.method, route.path
     if (method, path) == ("POST", JOBS):
         for name, query, kind, body in files(size, wanted):
-            yield name, Request(method, path + query, body, kind)
+            yield name, Request(method, path + query, body, kind, tables=query.endswith(TABLE))
         for name, packed, content in zipped(min(8 * size, LARGE_ZIP), wanted):
             yield name, Request(method, f"{path}?filename=a.txt", packed, "", content)
     elif path == f"{JOBS}/preview":
         for name, query, kind, body in files(size, wanted):
-            yield name, Request(method, path + query, body, kind)
+            yield name, Request(method, path + query, body, kind, tables=query.endswith(TABLE))
     elif path == LABELLED:
         for name, body in read_again(size, wanted):
             for target in stored.paths(path):  # of jobs of lines and of a table
@@ -92,6 +94,10 @@ def _bodies(route: ApiRoute, size: int, stored: Stored, wanted: Chosen) -> Itera
         for name, packed, content in zipped(min(8 * size, LARGE_ZIP), wanted):
             for target in stored.paths(path):
                 yield name, Request(method, target, packed, "", content)
+        for name, form, body in tables_again(size, wanted):  # one process reads, and another one writes
+            target = path.replace("{job_id}", stored.values[form][0])
+            content = PACKED * len(body) if form == "xlsx" else 0
+            yield name, Request(method, target, body, content=content, tables=2)
     elif (method, path) == ("POST", FILES):
         for name, kind, body in forms(size, wanted):
             yield name, Request(method, path, body, kind)

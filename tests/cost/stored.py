@@ -20,6 +20,7 @@ from batcher.core.commands import COUNTS
 from batcher.core.holds import MAX_HOLDS, ClientHolds, Hold
 from batcher.core.keys import prefix
 from batcher.publishing.shadow import MAX_LABELS, ComparisonStore
+from tests.cost.files import WIDE_TABLES
 from tests.service import Service, wait_until
 
 NAME = "default"
@@ -67,8 +68,12 @@ def store(service: Service, headers: Mapping[str, str]) -> Stored:
         small = http.post("/jobs?filename=a.txt", content="a").raise_for_status().json()["id"]
         rows = "text,more\na,b\na,b\n"  # those of "blank lines of a table"
         table = http.post("/jobs?filename=a.csv", content=rows).raise_for_status().json()["id"]
+        typed = {
+            form: http.post(f"/jobs?filename=a.{form}", content=wide(24)).raise_for_status().json()["id"]
+            for form, wide in WIDE_TABLES.items()
+        }
         batches = [f"/v1/batches/{one}" for one in (batch, gap)]
-        found = [*(f"/jobs/{one}" for one in (job, small, table)), *batches]
+        found = [*(f"/jobs/{one}" for one in (job, small, table, *typed.values())), *batches]
         ended = ("finished", "completed")
         wait_until(
             lambda: all(http.get(path).json()["status"] in ended for path in found), "jobs to end", 120
@@ -89,6 +94,7 @@ def store(service: Service, headers: Mapping[str, str]) -> Stored:
             "name": ("stub", "swagger/swagger-ui-bundle.js"),
             "version": (version,),
             "lane": ("bulk",),
+            **{form: (one,) for form, one in typed.items()},
         }
     )
 
