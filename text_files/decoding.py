@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any, Literal
 
-from text_files.errors import BadFile, EndsEarly
+from text_files.errors import BadFile, EndsEarly, OtherEncoding
 
 # The longest CSV record and field in characters. It also limits the lines of NDJSON and the strings of JSON.
 MAX_FIELD = 1024 * 1024
@@ -128,7 +128,7 @@ def decoded(blocks: Iterable[bytes], encoding: str) -> Iterator[str]:
             text = decoder.decode(block, final)
         except UnicodeDecodeError as error:
             line += error.object.count(b"\n", 0, error.start)
-            raise BadFile("string_unicode", f"not valid {encoding.upper()}", line=line) from None
+            raise OtherEncoding("string_unicode", f"not valid {encoding.upper()}", line=line) from None
         if text and not begun:
             text = text.removeprefix(MARK)
             begun = True

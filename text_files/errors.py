@@ -34,6 +34,10 @@ class EndsEarly(BadFile):
     """A compressed file without its end."""
 
 
+class OtherEncoding(BadFile):
+    """Bytes that are not characters in the encoding of the file."""
+
+
 def short(names: Sequence[str]) -> tuple[str, ...]:
     """The names that an error offers as a choice."""
     return tuple(name for name in names[:MAX_NAMES] if len(name) <= MAX_CHARS)

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from text_files.cells import Row, shown
-from text_files.decoding import HALF_PAIR
-from text_files.errors import BadFile, FileError
+from text_files.errors import BadFile, FileError, OtherEncoding
 from text_files.formats import FORMATS, FileFormat, Hints
 from text_files.preview import Preview, preview
 from text_files.rows import FileRows
@@ -96,7 +95,7 @@ class TextFile:
             advice = f" Choose one with --{'label-' if error.wanted in self._hints.also else ''}column."
             if form is not None and form.note:
                 advice = f"{advice[:-1]}, or read it with --no-header --column {form.headerless}."
-        elif error.kind == "string_unicode" and HALF_PAIR not in str(error):
+        elif isinstance(error, OtherEncoding):
             advice = " Name its encoding, e.g. --encoding windows-1252."
         return f"{self.name}{where}: {error}{'' if str(error).endswith('?') else '.'}{advice}"
 

@@ -111,6 +111,7 @@ SAID: list[tuple[str, str | bytes, str]] = [
         "good\nä\n".encode("latin-1"),
         ", line 2: not valid UTF-8. Name its encoding, e.g. --encoding windows-1252.",
     ),
+    ("a.ndjson", '"\\ud83d"\n', ", line 1: not valid Unicode: unpaired surrogate."),
     ("a.txt", b"\x89PNG\r\n\x1a\n\0\0", ": not a text file but a PNG image."),
     (
         "a.docx",
