@@ -113,6 +113,15 @@ def server_time_s(client: redis.Redis) -> float:
     return float(seconds) + micros / 1e6
 
 
+def replies_of(pipe: Any) -> list[Any]:
+    """Runs a pipeline and returns the replies to its commands, errors among them.
+
+    Without their frames, which would keep all commands, in a cycle, until garbage is collected.
+    """
+    found = pipe.execute(raise_on_error=False)
+    return [one.with_traceback(None) if isinstance(one, Exception) else one for one in found]
+
+
 class _SentinelRedis(redis.Redis):
     """A client of the master that also closes the clients of its sentinels."""
 

@@ -262,8 +262,8 @@ class JobRun:
             try:
                 while at < attempt.chunks:
                     pause = flushed + FLUSH_EVERY_S - loop.time()
-                    done, _ = await asyncio.wait([waiting], timeout=max(pause, 0.0))
-                    if done and (chunk := waiting.result()) is not None:
+                    await asyncio.wait([waiting], timeout=max(pause, 0.0))
+                    if waiting.done() and (chunk := waiting.result()) is not None:
                         held.append(chunk)
                         waiting = asyncio.ensure_future(anext(chunks, None))
                     last = at + len(held) == attempt.chunks
@@ -277,6 +277,7 @@ class JobRun:
             finally:
                 waiting.cancel()
                 await asyncio.gather(waiting, return_exceptions=True)
+                del waiting  # its error refers to this frame
 
     async def _flush(self, at: int, held: Sequence[ChunkResults], seconds: float) -> None:
         """Appends results. Runs every FLUSH_EVERY_S: it shows that the attempt lives, and may continue."""
@@ -346,11 +347,16 @@ class JobRun:
             while in_progress:
                 yield await self._first(in_progress)
         finally:
-            for task in in_progress:
-                task.cancel()
-            for ended in await asyncio.gather(*in_progress, return_exceptions=True):
-                if not isinstance(ended, BaseException):
-                    self._memory.give_back(ended[1])
+            await self._give_up(in_progress)
+
+    async def _give_up(self, in_progress: deque[asyncio.Task[tuple[ChunkResults, int]]]) -> None:
+        """Ends what is in progress, and forgets it: an error refers to the frames that wait for its task."""
+        for task in in_progress:
+            task.cancel()
+        for ended in await asyncio.gather(*in_progress, return_exceptions=True):
+            if not isinstance(ended, BaseException):
+                self._memory.give_back(ended[1])
+        in_progress.clear()
 
     async def _first(self, in_progress: deque[asyncio.Task[tuple[ChunkResults, int]]]) -> ChunkResults:
         """The results of the first chunk, once it has ended, which then takes no more memory."""
@@ -381,17 +387,24 @@ class JobRun:
         wanted = list(dict.fromkeys(text for text in texts if text is not None))
         size = self._request_texts
         parts = [wanted[at : at + size] for at in range(0, len(wanted), size)]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._request(part)) for part in parts]
+        try:
+            answers = await self._answers(parts)
+        except BaseException as error:
+            error.with_traceback(None)  # the frame of the group, which refers to it, would keep the texts
+            raise
         outcomes: dict[str, Result | MillraceError] = {}
         known = set[str]()
-        for task in tasks:
-            answer = task.result()
+        for answer in answers:
             outcomes.update(answer.by_text)
             outcomes.update(answer.failed)
             known |= answer.by_text.keys() - answer.computed.keys()
         found = [None if text is None else outcomes[text] for text in texts]
         return chunk_results(found, model, hits=sum(text in known for text in texts))
+
+    async def _answers(self, parts: Sequence[Sequence[str]]) -> list[LookupResult]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._request(part)) for part in parts]
+        return [task.result() for task in tasks]
 
     async def _request(self, texts: Sequence[str]) -> LookupResult:
         """Looks up the texts of one request, and again whenever the service would refuse a client's."""

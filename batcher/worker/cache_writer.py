@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from batcher.connection.clients import Redis, connect
+from batcher.connection.clients import Redis, connect, replies_of
 from batcher.connection.outage import REDIS_ERRORS, Outage
 from batcher.core.commands import spread
 from batcher.core.keys import cache_key, full_key
@@ -103,4 +103,4 @@ def remember(client: Redis, name: str, ttl_s: float, results: Iterable[tuple[str
     pipe = client.pipeline(transaction=False)
     for entry, prediction in results:
         pipe.set(cache_key(name, prediction.revision, entry), prediction.encode(), px=spread(ttl_s * 1000))
-    pipe.execute(raise_on_error=False)
+    replies_of(pipe)

@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from batcher.connection.clients import Redis
+from batcher.connection.clients import Redis, replies_of
 from batcher.connection.outage import REDIS_ERRORS, NoScriptError, Outage
 from batcher.core.commands import Claim, Claimed, Command, Complete, Completed, Release
 from batcher.core.keys import cache_prefix
@@ -81,8 +81,8 @@ class WorkerQueue:
         pipe = self._client.pipeline(transaction=False)
         for command in commands:
             pipe.execute_command(*command.words(self.prefix, known=True))
-        replies = pipe.execute(raise_on_error=False)
-        answers = [self._read(*pair) for pair in zip(commands, replies, strict=True)]
+        replies = replies_of(pipe)
+        answers = [self._read(command, replies.pop(0)) for command in commands]
         if self._on_round_trip is not None:
             self._on_round_trip(commands, time.perf_counter() - began, answers)
         return answers
@@ -95,7 +95,10 @@ class WorkerQueue:
         if isinstance(reply, NoScriptError):
             reply = self._client.execute_command(*command.words(self.prefix, known=False))
         if isinstance(reply, Exception):
-            raise reply
+            try:
+                raise reply
+            finally:
+                del reply  # it refers to this frame
         return command.read(reply)
 
     def wait(self, block_s: float) -> bool:
@@ -110,7 +113,7 @@ class WorkerQueue:
         pipe = self._client.pipeline(transaction=False)
         self._listen(pipe, block_s)
         pipe.execute_command(*command.words(self.prefix, known=True))
-        woken, reply = pipe.execute(raise_on_error=False)
+        woken, reply = replies_of(pipe)
         claimed: Claimed = self._read(command, reply)
         if isinstance(woken, Exception) and not claimed.entries:
             raise woken

@@ -74,6 +74,7 @@ class Faults:
             self._count(failed)
         elif classifies:
             self.failed_batches = 0
+        failed.clear()  # whose errors refer to this frame, and it to all texts
         return done, failures
 
     def _self_test(self, classifies: bool) -> None:

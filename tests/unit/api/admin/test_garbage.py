@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 from collections.abc import AsyncIterator, Iterator, MutableMapping
-from contextlib import contextmanager
-from itertools import chain
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -22,11 +18,10 @@ from tests.cost.requests import HEADS
 from tests.cost.routes import every_route
 from tests.cost.stored import filled
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, Start
+from tests.unit.garbage import LARGE, collected_by_hand, large_garbage
 
-# The size of bodies, and of what counts as a part of one: parts of the framework are smaller.
-SIZE, LARGE = 32_000, 15_000
-# A buffer of the fake Redis, which an unknown script's error keeps.
-READ_BYTES = 64 * 1024
+# The size of bodies.
+SIZE = 32_000
 # The file routes, with a query.
 READING = ("/jobs", "/jobs?filename=a.csv", "/jobs?filename=a.json", "/jobs/preview?filename=a", "/v1/files")
 
@@ -85,37 +80,6 @@ async def status(
 
     await api.app(scope, receive, send)
     return next(iter(statuses), 0)
-
-
-@contextmanager
-def collected_by_hand() -> Iterator[None]:
-    """What is made meanwhile is the youngest generation; the rest is what a process has imported."""
-    gc.collect(1)
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-def large_garbage() -> list[str]:
-    """The large objects among the youngest that only garbage refers to, and the frames that are garbage."""
-    gc.set_debug(gc.DEBUG_SAVEALL)
-    try:
-        gc.collect(0)
-        held = chain.from_iterable([one, *gc.get_referents(one)] for one in gc.garbage)
-        large = {
-            id(one): f"{type(one).__name__} of {sys.getsizeof(one)} bytes"
-            for one in held
-            if isinstance(one, bytes | bytearray | str | list | dict)
-            and sys.getsizeof(one) > LARGE
-            and not (isinstance(one, bytearray) and len(one) == READ_BYTES)
-        }
-        frames = {str(one.f_code) for one in gc.garbage if isinstance(one, FrameType)}
-        return [*large.values(), *sorted(frames)] if large else []
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
 
 
 def test_what_only_a_cycle_keeps_is_found() -> None:

@@ -123,11 +123,12 @@ class Waiting:
 
     def close(self) -> None: ...
 
-    def execute(self, raise_on_error: bool) -> None:
+    def execute(self, raise_on_error: bool) -> list[bool]:
         assert self.gate.wait(5)
         if self.error is not None:
             raise self.error
         self.written += 1
+        return [True]
 
 
 RESULT = [(IDS[0], prediction("one"))]
