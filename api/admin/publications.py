@@ -145,7 +145,7 @@ def _add_compare(router: APIRouter, console: Console, models: ServedModels) -> N
         candidate = publications.candidates.get(model)
         number = candidate.number if candidate else published.last
         pair = model, published.current, number
-        counts = await console.call(console.stores.comparisons.read, pair)
+        counts = await console.call(console.stores.comparisons.read, pair, query.labels)
         if not counts and not (candidate and candidate.shadow):
             detail = "no publication was compared with the one that answers: publish one as a shadow first"
             raise Problem(404, detail, code="no_revision")

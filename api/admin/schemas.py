@@ -146,6 +146,7 @@ class TryOut(_Strict):
 
 
 class CompareQuery(_Closed):
-    """The model whose comparison is wanted."""
+    """The model whose comparison is wanted, by default with the counts of all pairs of labels."""
 
     model: _Model = ""
+    labels: bool = True

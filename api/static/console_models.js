@@ -22,7 +22,7 @@ export async function showModels() {
   const { models } = await ask("GET", "models");
   const rows = Object.entries(models).filter(([name]) => name).map(async ([name, { current, candidate }]) => {
     const shadowed = candidate?.mode === "shadow";
-    const compared = shadowed ? await ask("GET", `models/comparison?${new URLSearchParams({ model: name })}`) : null;
+    const compared = shadowed ? await ask("GET", `models/comparison?${new URLSearchParams({ model: name, labels: false })}`) : null;
     return { name, current, candidate, compared };
   });
   publications.show(await Promise.all(rows));

@@ -15,7 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import redis
 
@@ -41,6 +41,7 @@ KEEP_S = 30 * 86_400
 SHADOW_S = 600
 _MATRIX = "labels:"
 _TIMES = ("current_us", "candidate_us", "current_text_us", "candidate_text_us")
+_COUNTS = [b"texts", b"agree", b"scores", b"difference", b"failed", b"dropped", *map(str.encode, _TIMES)]
 Report = Callable[[int, Counter[str]], Awaitable[bool]]
 
 
@@ -193,12 +194,9 @@ def _scores(prediction: Prediction) -> dict[str, int]:
 
 def label_pairs(counts: Mapping[str, int]) -> Mapping[tuple[str, str], int]:
     """How often the label of the revision that answers, the first, became that of the candidate."""
-    found = {}
-    for name, count in counts.items():
-        if name.startswith(_MATRIX):
-            current, candidate = json.loads(name.removeprefix(_MATRIX))
-            found[str(current), str(candidate)] = count
-    return found
+    names = [name for name in counts if name.startswith(_MATRIX)]
+    pairs = json.loads(f"[{','.join([name.removeprefix(_MATRIX) for name in names])}]")
+    return {(str(one), str(other)): counts[name] for name, (one, other) in zip(names, pairs, strict=True)}
 
 
 def report(counts: Mapping[str, int]) -> dict[str, Any]:
@@ -206,7 +204,7 @@ def report(counts: Mapping[str, int]) -> dict[str, Any]:
     texts = counts.get("texts", 0)
     scores = counts.get("scores", 0)
     matrix: dict[str, dict[str, int]] = {}
-    for (current, candidate), count in sorted(label_pairs(counts).items()):
+    for (current, candidate), count in label_pairs(counts).items():
         matrix.setdefault(current, {})[candidate] = count
     times = {name: counts.get(name, 0) / texts / 1000 if texts else None for name in _TIMES}
     return {
@@ -214,7 +212,7 @@ def report(counts: Mapping[str, int]) -> dict[str, Any]:
         "agree": counts.get("agree", 0),
         "agreement": counts.get("agree", 0) / texts if texts else None,
         "mean_difference": counts.get("difference", 0) * SCORE_STEP / scores if scores else None,
-        "labels": matrix,
+        "labels": {label: dict(sorted(row.items())) for label, row in sorted(matrix.items())},
         "batch_ms": {"current": times["current_us"], "candidate": times["candidate_us"]},
         "text_ms": {"current": times["current_text_us"], "candidate": times["candidate_text_us"]},
         "failed": counts.get("failed", 0),
@@ -247,10 +245,13 @@ class ComparisonStore:
 
         self._client.transaction(update, last)
 
-    def read(self, pair: tuple[str, int, int]) -> Mapping[str, int]:
-        """The sums over all processes; empty if nothing was compared."""
-        raw = cast("dict[bytes, bytes]", self._client.hgetall(self._key(pair)))
-        return {name.decode(): int(count) for name, count in raw.items()}
+    def read(self, pair: tuple[str, int, int], labels: bool = True) -> Mapping[str, int]:
+        """The sums over all processes, with those of all pairs of `labels`; empty if nothing was compared."""
+        key, client = self._key(pair), self._client
+        raw: Any = (
+            client.hgetall(key) if labels else dict(zip(_COUNTS, client.hmget(key, _COUNTS), strict=True))
+        )
+        return {name.decode(): int(count) for name, count in raw.items() if count}
 
     def _key(self, pair: tuple[str, int, int]) -> str:
         model, current, candidate = pair

@@ -52,6 +52,18 @@ def test_what_is_sent_again_is_added_once_and_shadows_add_up(fake_redis: FakeRed
     assert report({})["agreement"] is None
 
 
+def test_all_pairs_of_labels_were_read_each_time_the_console_was_shown(fake_redis: FakeRedis) -> None:
+    """200 labels have 40,000 pairs: 0.1 s for each look."""
+    store = ComparisonStore(fake_redis.sync, "default")
+    assert store.read(PAIR, labels=False) == {}
+    counts = compare(prediction({"a": 0.7, '"b": \u00e4': 0.3}), prediction({"a": 0.4, '"b": \u00e4': 0.6}))
+    store.add(PAIR, "one", 1, counts)
+    whole, few = store.read(PAIR), store.read(PAIR, labels=False)
+    assert label_pairs(whole) == {("a", '"b": \u00e4'): 1}
+    assert few == {name: count for name, count in whole.items() if not name.startswith("labels:")}
+    assert report(few) == report(whole) | {"labels": {}}
+
+
 @pytest.mark.parametrize("by", ["text", "client"])
 def test_a_greater_share_has_all_of_a_smaller_one(by: str) -> None:
     shares = (0.001, 0.05, 0.2, 0.5, 0.999, 1.0)
