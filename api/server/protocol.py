@@ -111,7 +111,6 @@ class Connection(LimitedProtocol):
                     self.parser, head = without_upgrade(self.parser, self)
                     data = head + data[offer.args[0] :]
                     continue
-                self._unsupported_upgrade_warning()
             return
 
     @property

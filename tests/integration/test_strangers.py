@@ -243,6 +243,14 @@ async def test_a_request_may_be_split_anywhere(app: ASGIApp, raw: bytes) -> None
         assert await said(Connection, app, [raw[:at], raw[at:]]) == whole, raw[:at]
 
 
+async def test_operators_were_told_to_install_a_library_for_websockets(
+    app: ASGIApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By two warnings for each CONNECT."""
+    assert await said(Connection, app, SAME["a tunnel to a URL"].parts) == "405"
+    assert not [record for record in caplog.records if record.name.startswith("uvicorn")]
+
+
 async def test_a_trailer_is_no_header_of_its_request() -> None:
     """A proxy that removes a header may pass a trailer of that name on."""
     seen: list[Any] = []

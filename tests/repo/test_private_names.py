@@ -32,7 +32,7 @@ LEANT_ON = {
     "uvicorn.protocols.http.httptools_impl": "STATUS_LINE HttpToolsProtocol",
     "uvicorn.protocols.http.httptools_impl:HttpToolsProtocol": """
         app_state connection_lost connection_made connections cycle data_received eof_received flow headers
-        _start_asgi_task _unset_keepalive_if_required _unsupported_upgrade_warning
+        _start_asgi_task _unset_keepalive_if_required
         expect_100_continue limit_concurrency logger
         loop on_body on_header on_headers_complete on_message_complete on_url parser pause_writing pipeline
         resume_writing scope send_400_response shutdown timeout_keep_alive_task transport url""",
