@@ -77,7 +77,7 @@ def _answer(order: dict[str, Any], blocks: Iterable[bytes], *, apart: bool) -> G
                 else:
                     break
             if failed:
-                raise failed[0]
+                raise failed.pop()  # in a cycle with the list, it would keep the file
             said = process.stderr.read()
             status = process.wait()
         finally:

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -24,6 +26,7 @@ pa = pytest.importorskip("pyarrow")
 pytest.importorskip("openpyxl")
 
 from model_store.training.table import Columns, read_table  # noqa: E402
+from tests.unit.garbage import LARGE, collected_by_hand, large_garbage  # noqa: E402
 from tests.unit.text_files.typed_files import (  # noqa: E402
     arrow,
     arrow_stream,
@@ -35,7 +38,7 @@ from tests.unit.text_files.typed_files import (  # noqa: E402
 from text_files import formats, isolated, sheets  # noqa: E402
 from text_files.errors import BadFile, FileError  # noqa: E402
 from text_files.formats import Hints  # noqa: E402
-from text_files.isolated import label_isolated  # noqa: E402
+from text_files.isolated import label_isolated, read_isolated  # noqa: E402
 from text_files.output import Output, OutputFormat  # noqa: E402
 from text_files.rows import FileRows  # noqa: E402
 from text_files.source import TextFile  # noqa: E402
@@ -498,6 +501,23 @@ def test_a_reader_could_not_end_while_the_other_process_computed() -> None:
     assert next(blocks) == b""
     waits.set()
     assert table_of(b"".join(blocks))["label"].to_pylist() == ["POSITIVE", None]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_file_that_could_not_be_read_stayed_in_memory_until_garbage_was_collected(apart: bool) -> None:
+    def broken() -> Iterator[bytes]:
+        block = bytes(LARGE)
+        yield block
+        raise OSError("the client has left")
+
+    with collected_by_hand():
+        with suppress(OSError):
+            if apart:
+                list(label_isolated("a.xlsx", Hints(), (2 * LARGE, broken()), [], "xlsx"))
+            else:
+                list(read_isolated("a.xlsx", Hints(), broken(), whole=True))
+        found = large_garbage()
+    assert not found, "\n".join(found)
 
 
 def test_what_reads_for_the_api_imports_no_library_of_tables() -> None:
