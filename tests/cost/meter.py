@@ -19,8 +19,8 @@ from tests.service import Service, wait_until
 KIB, MIB = 1024, 1024**2
 KEY = "k" * 43
 HEADERS = {"authorization": f"Bearer {KEY}"}
-# A process that has nothing to do uses less than this of a fifth of a second.
-LOOK_S, IDLE_S = 0.2, 0.03
+# A process that has nothing to do uses less than this of a fifth of a second, and runs at few of the looks.
+LOOK_S, IDLE_S, LOOKS = 0.2, 0.03, 10
 # A request is being worked on once it has used so much.
 BEGUN_S = 0.05
 
@@ -199,9 +199,22 @@ class Meter:
         return self.cpu_s() - left_s - IDLE_S
 
     def _idle(self) -> bool:
-        began_s = self.cpu_s()
-        time.sleep(LOOK_S)
-        return self.cpu_s() - began_s < IDLE_S
+        """Whether it neither works nor waits for a processor, of which a busy machine gives it little."""
+        began_s, runs = self.cpu_s(), 0
+        for _ in range(LOOKS):
+            time.sleep(LOOK_S / LOOKS)
+            runs += self._runs()
+        return self.cpu_s() - began_s < IDLE_S and runs < LOOKS / 2
+
+    def _runs(self) -> bool:
+        """Whether a thread of the process, or of one that reads a table for it, could run now."""
+        api = psutil.Process(self.service.api.pid)
+        for pid in (api.pid, *(child.pid for child in api.children())):
+            for stat in Path("/proc", str(pid), "task").glob("*/stat"):
+                with suppress(OSError):  # it has ended since
+                    if stat.read_text().rpartition(")")[2].split()[0] == "R":
+                        return True
+        return False
 
     def _tidy(self, answer: httpx.Response) -> None:
         """Deletes what the request has stored, because new jobs do not run, and would reach their limits."""
