@@ -7,8 +7,9 @@ value. Standard library only.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,7 @@ def _architecture(config: dict[str, Any]) -> str:
 def _checkpoint(path: Path, architecture: str, config: dict[str, Any]) -> Checkpoint:
     file = path / CONFIG
     check_sizes(config, file)
+    _check_numbers(config, file)
     if (quantized := config.get("quantization_config")) is not None:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else None
         raise ModelUnsupported(
@@ -335,6 +337,8 @@ _MIN = {
 }
 _MAX = 2**31 - 1
 _MAX_OF = {"num_hidden_layers": 1000, "n_layers": 1000, "num_labels": 100_000}
+# How the names end of what is added to a variance before a norm divides by its root.
+_EPSILON = ("eps", "epsilon")
 MULTI_LABEL = "multi_label_classification"
 # Beyond this and its reciprocal, all scores are equal or 0 and 1.
 _MIN_TEMPERATURE = 1e-6
@@ -348,6 +352,24 @@ def check_sizes(config: dict[str, Any], file: Path) -> None:
             raise ModelUnsupported(
                 f"{file} has {key} {shown(value)}; it must be a whole number from {least} to {most}."
             )
+
+
+def _check_numbers(config: dict[str, Any], file: Path) -> None:
+    """Refuses numbers that are infinite or NaN, as JSON of Python may have them, and negative epsilons."""
+    for key, value in named_values(config):
+        if type(value) is float and not math.isfinite(value):
+            raise ModelUnsupported(f"{file} has {key} {shown(value)}; it must be a finite number.")
+        if key.endswith(_EPSILON) and type(value) in (int, float) and value < 0:
+            raise ModelUnsupported(f"{file} has {key} {shown(value)}; it must be at least 0, such as 1e-5.")
+
+
+def named_values(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All values of a config but labels, by the names of their keys, such as rope_parameters.rope_type."""
+    for key, value in config.items():
+        if isinstance(value, dict) and key != "id2label":
+            yield from named_values(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def read_labels(config: dict[str, Any], file: Path) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from transformers.utils.logging import disable_progress_bar
 
 from model_store.artefact import Manifest
-from model_store.checkpoint import CONFIG, read_json
+from model_store.checkpoint import CONFIG, named_values, read_json
 from model_store.classifier import Arithmetic
 from model_store.engines.card import CardPasses
 from model_store.engines.encoder import packed_encoder
@@ -62,21 +61,12 @@ def constructed(path: Path) -> Any:
             return AutoModelForSequenceClassification.from_config(config)
     except Exception as error:  # transformers has separate errors for every part of a config
         words = str(error.args[0]).split() if isinstance(error, KeyError) and error.args else []
-        settings = _settings(read_json(path / CONFIG))
+        settings = named_values(read_json(path / CONFIG))
         unknown = (f"it does not know {shown(value)} as {key}" for key, value in settings if value in words)
         why = next(unknown, first_line(error.__cause__ or error))
         raise ModelUnsupported(
             f"transformers cannot construct the model of {path / CONFIG} ({why})."
         ) from error
-
-
-def _settings(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All values of a config but labels, by the names of their keys, such as rope_parameters.rope_type."""
-    for key, value in config.items():
-        if isinstance(value, dict) and key != "id2label":
-            yield from _settings(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _mismatch(path: Path, model: Any) -> str:

@@ -64,6 +64,12 @@ def read(path: Path, **changed: Any) -> Checkpoint:
         ({"max_position_embeddings": -5}, "has max_position_embeddings -5; it must be"),
         ({"model_type": "roberta", "max_position_embeddings": 2}, "can read 0 tokens of a text"),
         ({"model_type": "roberta", "pad_token_id": None}, "has pad_token_id None; roberta numbers positions"),
+        ({"layer_norm_eps": float("inf")}, "has layer_norm_eps inf; it must be a finite number"),
+        ({"layer_norm_eps": float("nan")}, "has layer_norm_eps nan; it must be a finite number"),
+        ({"layer_norm_eps": -1}, "has layer_norm_eps -1; it must be at least 0, such as 1e-5"),
+        ({"layer_norm_epsilon": -0.5}, r"has layer_norm_epsilon -0\.5; it must be at least 0"),
+        ({"text_config": {"rms_norm_eps": float("-inf")}}, r"has text_config\.rms_norm_eps -inf; it must be"),
+        ({"rope_parameters": {"rope_theta": float("nan")}}, r"has rope_parameters\.rope_theta nan; it must"),
         ({"rope_parameters": [1]}, "has a value of the wrong kind"),
     ],
 )
@@ -71,6 +77,17 @@ def test_a_value_that_no_model_can_have_is_refused(tmp_path: Path, changed: Any,
     """Such configs ended `locate` and workers with a traceback, took all memory, or were served."""
     with pytest.raises(ModelUnsupported, match=why):
         check_source(str(write(tmp_path / "model", **changed)), tmp_path)
+
+
+def test_a_number_too_large_for_a_float_is_infinite_and_an_infinite_limit_in_a_list_is_fine(
+    tmp_path: Path,
+) -> None:
+    """Scores with `layer_norm_eps` 1e400 were the same for every text, which was put down to the weights."""
+    file = write(tmp_path / "model", time_step_limit=[0.0, float("inf")]) / "config.json"
+    read_checkpoint(file.parent)
+    file.write_text(file.read_text().replace("{", '{"layer_norm_eps": 1e400, ', 1))
+    with pytest.raises(ModelUnsupported, match="has layer_norm_eps inf; it must be a finite number"):
+        read_checkpoint(file.parent)
 
 
 def test_labels_of_any_language_and_number_are_fine(tmp_path: Path) -> None:
