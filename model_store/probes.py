@@ -5,8 +5,9 @@
 `reference` holds the scores of the checkpoint in torch f32, with padding only if the model ignores it.
 `answers` are the scores that the artefact must give: the reference for float weights; for int8 weights, its
 own answers in f32 arithmetic, which the gate has compared with the reference. `rounding` is the largest
-change of a score when the output of every layer is rounded to bf16, which estimates the error of bf16 for
-this model; it is UNBOUNDED for one that chooses by what it computes, as a mixture of experts does.
+change of a score when the output of every layer and every sum is rounded to bf16, which estimates the error
+of bf16 for this model; it is UNBOUNDED for one that chooses by what it computes, as a mixture of experts
+does.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ CHOOSES = "it chooses by what it computes, as mixtures of experts do, and roundi
 _ONE_BY_ONE, EVERY = 32, 64
 _BEYOND = (80, 96, 112, 128, 176, 256, 352, 512, 720, 1024)
 # Up to so many texts with so many tokens are tried of each short length: what rounding costs differs most
-# between texts of a token or two. The one with the least certain answer shows errors best.
-_CANDIDATES, _TRIED_TOKENS = 16, 48
+# between texts of a token or two, so that more pieces are tried alone. The one with the least certain answer
+# shows errors best.
+_CANDIDATES, _TRIED_TOKENS, _PIECES = 16, 48, 128
 # Distance of special ids within the texts that have some.
 _SPECIAL_STEP = 9
 # Lengths of texts, without special tokens, that are run together to see whether they change each other; that
@@ -107,11 +109,15 @@ class Source:
 
     def candidates(self, most: int) -> list[list[int]]:
         """Texts of all lengths to try, several of each short one; `chosen` chooses one of each."""
-        return [
+        texts = [
             self.text(length)
             for length in self.lengths(most)
             for _ in range(min(_CANDIDATES, max(1, _TRIED_TOKENS // length)))
         ]
+        pieces = sorted({*self._pieces})
+        alone = self._random.sample(pieces, min(_PIECES, len(pieces)))
+        texts += [[*self._before, piece, *self._after] for piece in alone]
+        return sorted((text for text in texts if len(text) <= most), key=len)
 
     def with_each(self, special: Sequence[int], most: int) -> Iterator[list[int]]:
         """Texts of a few lengths, and short ones with each `special` id once and twice, first and last.

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 _ROUNDED = 32
 # Scores of a text in padded rows that differ by at most this from those without padding are the same.
 _SAME = 1e-5
+# Sums are not layers: those of embeddings, and of what goes into a layer and comes out of it.
+_SUMS = {"add", "add_"}
+_LEAST = torch.finfo(torch.bfloat16).min
 # Functions that find places by the values there.
 _CHOOSING = {"topk", "argmax", "argmin", "max", "min", "sort", "argsort"}
 
@@ -95,10 +98,10 @@ class Reference:
         return True
 
     def rounding(self, batches: Sequence[Sequence[Sequence[int]]], exact: Scores) -> float:
-        """The largest change of a score when weights and the output of every layer are rounded to bf16.
+        """The largest change of a score when weights, the output of every layer and sums are rounded to bf16.
 
         `exact` are the scores of the texts in `batches`, which are ordered by length. Engines in bf16 compute
-        like this, except that they keep sums in f32. UNBOUNDED for a model that chooses by what it computes:
+        like this. UNBOUNDED for a model that chooses by what it computes:
         rounding may change the choice, and no sample of texts shows by how much. The model remains rounded.
         """
         for parameter in self._model.parameters():
@@ -109,25 +112,26 @@ class Reference:
             one.register_forward_hook(lambda _module, _inputs, output: _rounded(output)) for one in leaves
         ]
         try:
-            with _Choices() as choices:
+            with _Rounding() as rounding:
                 got = np.concatenate([self(batch) for batch in short if batch])
         finally:
             for hook in hooks:  # models share modules: the gelu of every XLM is one
                 hook.remove()
-        return UNBOUNDED if choices.found else float(np.abs(got - exact[: len(got)]).max())
+        return UNBOUNDED if rounding.chooses else float(np.abs(got - exact[: len(got)]).max())
 
 
-class _Choices(TorchFunctionMode):
-    """Notices whether a model chooses by what it computes, as a mixture of experts does."""
+class _Rounding(TorchFunctionMode):
+    """Rounds sums, and notices if a model `chooses` by what it computes, as a mixture of experts does."""
 
-    found = False
+    chooses = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in _CHOOSING and _is_float(args[0]):
+        name = getattr(func, "__name__", "")
+        if name in _CHOOSING and _is_float(args[0]):
             places = output if isinstance(output, tuple) else (output,)
-            self.found = self.found or any(one.dtype == torch.int64 for one in places)
-        return output
+            self.chooses = self.chooses or any(one.dtype == torch.int64 for one in places)
+        return _rounded(output) if name in _SUMS else output
 
 
 def _is_float(value: Any) -> bool:
@@ -135,7 +139,7 @@ def _is_float(value: Any) -> bool:
 
 
 def _rounded(value: Any) -> Any:
-    """Rounds floats to bf16, and returns them as f32."""
+    """Rounds floats to bf16, and returns them as f32. What masks a token stays finite."""
     if _is_float(value):
-        return value.bfloat16().float()
+        return value.clamp(_LEAST, -_LEAST).bfloat16().float()
     return value
