@@ -241,7 +241,9 @@ FAMILIES = {
     "longformer": {"attention_window": 8}, "luke": {"entity_vocab_size": 8, "entity_emb_size": 8},
     "markuplm": {}, "mpnet": {}, "roberta": {}, "roberta-prelayernorm": {}, "xlm-roberta": {},
     "xlm-roberta-xl": {}, "xmod": {"languages": ["en_XX"], "default_language": "en_XX"},
-    "lilt": {"hidden_size": 48}, "bert": {}, "ernie": {}, "electra": {}, "gpt2": {}, "xlm": {},
+    "lilt": {"hidden_size": 48},
+    "layoutlmv3": {"coordinate_size": 2, "shape_size": 4, "visual_embed": False},
+    "bert": {}, "ernie": {}, "electra": {}, "gpt2": {}, "xlm": {},
 }  # fmt: skip
 
 
@@ -263,6 +265,10 @@ def test_the_limit_is_the_last_length_that_transformers_accepts(family: str, tmp
         model(input_ids=torch.full((1, most), 5))
         with pytest.raises((IndexError, RuntimeError)):
             model(input_ids=torch.full((1, most + 1), 5))
+
+
+def test_every_family_that_counts_from_padding_is_among_these() -> None:
+    assert FAMILIES.keys() >= {*reading._AFTER_PADDING}
 
 
 def test_a_limit_that_is_too_high_for_the_family_is_found_while_building(

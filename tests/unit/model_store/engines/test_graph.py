@@ -82,6 +82,16 @@ def test_every_packed_family_equals_torch_in_f32(architecture: str, tmp_path: Pa
     assert max(np.abs(one - wanted[3:4]).max() for one in alone) < 1e-5, "alone in a row"
 
 
+@pytest.mark.parametrize("architecture", ["Roberta", "MPNet"])
+def test_positions_follow_the_padding_of_the_config_and_in_mpnet_that_of_its_code(
+    architecture: str, tmp_path: Path
+) -> None:
+    path = write_checkpoint(tmp_path / "model", architecture, pad_token_id=0)
+    wanted = transformers_logits(path, batch())
+    for logits in (graph_logits(path, batch()), torch_logits(path, batch(), "packed")):
+        assert np.abs(logits - wanted).max() < 1e-5
+
+
 @pytest.mark.parametrize(
     "change",
     [
