@@ -31,7 +31,7 @@ from model_store.errors import EngineUnavailable, GateFailed, NotConverted, Unpr
 from model_store.phases import phase
 from model_store.prepare import EngineChoice, PrecisionChoice, choose, locate, prepare, remember, remembered
 from model_store.probes import CHOOSES, EVERY, UNBOUNDED, Probes, read_probes
-from model_store.proof import SAME_ANSWERS, limits, prove
+from model_store.proof import BF16_MAX, SAME_ANSWERS, limits, prove
 from model_store.rows import RowClassifier
 from model_store.tokens import Tokens, in_groups
 
@@ -215,8 +215,10 @@ def _reason(error: Exception) -> str:
 def _choose(path: Path, manifest: Manifest, options: LoadOptions, memory: Path) -> Choice:
     """The arithmetic to try first: the requested one, the remembered one, or the faster one."""
     first, *others = arithmetics(manifest.engine, options.precision)
-    if (first != "f32" or others) and read_probes(path).rounding >= UNBOUNDED:
-        return Choice("f32", CHOOSES if options.precision == "bf16" else "")
+    rounding = read_probes(path).rounding
+    if (first != "f32" or others) and rounding > BF16_MAX:
+        why = CHOOSES if rounding >= UNBOUNDED else f"rounding to bf16 changes a score by {rounding:.2f}"
+        return Choice("f32", why if options.precision == "bf16" else "")
     if not others:
         return Choice(first)
     match remembered(memory):

@@ -51,7 +51,7 @@ class Limits:
 # The gate of a build: how much int8 weights in f32 arithmetic may differ from the checkpoint in torch f32.
 INT8_GATE = Limits(answers=0.3, batched=SAME_ANSWERS, margin=0.3)
 _F32 = 1e-4
-_BF16_MIN, _BF16_MAX = 0.01, 0.1
+_BF16_MIN, BF16_MAX = 0.01, 0.1
 _INT8 = 0.1
 
 
@@ -62,7 +62,7 @@ def limits(weights: Weights, arithmetic: Arithmetic, rounding: float) -> Limits:
     rounding every layer of this model, within bounds; int8 also in activations that round to another of 256
     steps.
     """
-    bf16 = min(max(2 * rounding, _BF16_MIN), _BF16_MAX)
+    bf16 = min(max(2 * rounding, _BF16_MIN), BF16_MAX)
     if weights == "int8":
         return Limits(_INT8, SAME_ANSWERS if arithmetic == "f32" else bf16 + SAME_ANSWERS)
     return Limits(_F32, _F32) if arithmetic == "f32" else Limits(bf16, bf16)
