@@ -34,7 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def test_a_family_is_answered_as_transformers_answers(family: str, how: str, tmp_path: Path) -> None:
     found = compare(write_family(tmp_path / "model", family, max_positions=32), tmp_path / "kept", family)
     assert found.right, found
-    assert found.how.startswith(how), found
+    assert found.how == how, "another filler than the family's pad would let fewer texts share a batch"
     assert found.spread > 1, "the model must tell texts apart"
 
 

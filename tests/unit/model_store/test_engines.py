@@ -17,6 +17,7 @@ from model_store import Classifier, load
 from model_store.errors import EngineUnavailable
 from model_store.hardware import affinity
 from model_store.rows import RowClassifier
+from tests.families.checkpoints import write_family
 from tests.lazy import torch, transformers
 from tests.unit.model_store.checkpoints import write_checkpoint
 
@@ -149,6 +150,23 @@ def test_several_labels_at_once_and_temperature(tmp_path: Path) -> None:
     wanted = 1 / (1 + np.exp(-reference(path, loaded, [TEXT, *SHORT]) / 2.0))
     assert np.abs(scores(loaded, [TEXT, *SHORT]) - wanted).max() < ERROR["f32"]
     loaded.close()
+
+
+def test_token_types_go_only_to_a_model_that_takes_them(checkpoint: Path, tmp_path: Path) -> None:
+    from model_store.engines.pytorch import PaddedModel, read_model
+
+    bert = write_checkpoint(tmp_path / "bert", "Bert")
+    given = [PaddedModel(read_model(path), token_types=True).token_types for path in (checkpoint, bert)]
+    assert given == [False, True]
+
+
+def test_what_a_decoder_would_keep_for_the_next_token_is_not_computed(tmp_path: Path) -> None:
+    from model_store.engines.pytorch import PaddedModel, read_model
+
+    model = read_model(write_family(tmp_path / "model", "qwen2"))
+    ids = torch.tensor([[5, 6]])
+    assert model(ids).past_key_values is not None
+    assert PaddedModel(model, token_types=False).model(ids).past_key_values is None
 
 
 def test_what_cannot_be_packed_says_so(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from model_store.errors import (
 from model_store.pickles import convert_pickle
 from tests.forkserver import CONTEXT
 from tests.lazy import torch
-from tests.unit.model_store.checkpoints import copy
+from tests.unit.model_store.checkpoints import copy, write_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
@@ -146,6 +146,14 @@ assert model.classify(model.tokenize(["good"]))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sealed_roberta_has_the_positions_of_its_family(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "model", "Roberta")
+    assert main(["seal", str(path), "--probes"]) == 0
+    served = load(str(path), engine="openvino", precision="f32", threads=1, artefact_dir=tmp_path / "kept")
+    served.close()
+    assert (served.info.layout, served.info.fallback_reason) == ("packed", "")
 
 
 def test_probes_that_the_seal_does_not_pin_are_computed_again(checkpoint: Path, tmp_path: Path) -> None:

@@ -16,7 +16,13 @@ from model_store.artefact import identity
 from model_store.checkpoint import TOKENIZER_FILES, VOCABULARIES, read_checkpoint
 from model_store.errors import ModelUnsupported
 from model_store.rows import Tokenizer
-from model_store.tokenizer_files import check_tokenizer, require_vocabulary, write_tokenizer
+from model_store.tokenizer_files import (
+    check_tokenizer,
+    read_tokenizer,
+    require_same,
+    require_vocabulary,
+    write_tokenizer,
+)
 from tests.families.tokenizers import KINDS
 from tests.families.tokenizers import write_tokenizer as write_small
 from tests.lazy import transformers
@@ -95,6 +101,20 @@ def test_a_setting_that_tokenizer_json_cannot_have_is_refused_with_a_text(tmp_pa
     path = small(tmp_path / "model", "wordpiece", split_special_tokens=True)
     with pytest.raises(ModelUnsupported, match=r"transformers reads 'a \[\w+\] b"):
         write_tokenizer(read_checkpoint(path), tmp_path)
+
+
+def test_a_tokenizer_that_cuts_another_end_of_a_long_text_is_refused(tmp_path: Path) -> None:
+    """Where the limit is beyond all other texts that are compared."""
+    path = small(tmp_path / "model", "wordpiece", model_max_length=500)
+    config = json.loads((path / "config.json").read_text("utf-8")) | {"max_position_embeddings": 512}
+    (path / "config.json").write_text(json.dumps(config), "utf-8")
+    checkpoint = read_checkpoint(path)
+    write_tokenizer(checkpoint, tmp_path)
+    tokenizer = read_tokenizer(checkpoint)
+    require_same(checkpoint, tokenizer, tmp_path / "tokenizer.json")
+    tokenizer.truncation_side = "left"
+    with pytest.raises(ModelUnsupported, match="transformers reads 'first half"):
+        require_same(checkpoint, tokenizer, tmp_path / "tokenizer.json")
 
 
 def with_dropout(path: Path, dropout: float) -> Path:
@@ -188,6 +208,8 @@ def test_a_text_without_a_token_was_an_error(tmp_path: Path) -> None:
     path = write_family(tmp_path / "model", "qwen2")
     model = load(str(path), engine="torch", precision="f32", threads=1, artefact_dir=tmp_path / "kept")
     empty, other = model.tokenize(["", "a good film"])
+    padding = json.loads((path / "config.json").read_text("utf-8"))["pad_token_id"]
+    assert (list(empty.ids), padding) == ([padding], 1)
     assert not RustTokenizer.from_file(str(path / "tokenizer.json")).encode("").ids
     alone = [model.classify([text])[0] for text in (empty, other)]
     assert np.abs(np.array(model.classify([empty, other])) - alone).max() < 1e-4
