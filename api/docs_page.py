@@ -79,7 +79,7 @@ def docs_routes(app: FastAPI, describe: Callable[[dict[str, Any]], None], *, key
 
     URLs in the page are relative, because a proxy may mount the service under a path.
     """
-    router = APIRouter()
+    router = APIRouter(include_in_schema=False)
     content = (files("api") / "static/docs.html").read_bytes()
 
     @cache
@@ -116,7 +116,7 @@ _PAGE_HEADERS = {"cache-control": "no-cache", "content-security-policy": PAGE_PO
 
 def ui_routes(page: bool, console: bool = True) -> APIRouter:
     """Serves the static files, and if `page` is true the two pages: without `console`, only the first."""
-    router = APIRouter()
+    router = APIRouter(include_in_schema=False)
     files = StaticFiles(packages=[("api", "static")])
 
     @router.get(STATIC)

@@ -66,10 +66,9 @@ def app() -> PredictMiddleware:
 def assemble(parts: Parts) -> PredictMiddleware:
     """The application of these parts, as `create_app` returns it."""
     app = _framework(parts)
-    for router in _routers(parts):
-        app.include_router(router)
-    for router in _hidden_routers(app, parts):
-        app.include_router(router, include_in_schema=False)
+    for router in (*_routers(parts), *_hidden_routers(app, parts)):
+        # `include_router` would make each route once more, at the first request.
+        app.router.routes.extend(router.routes)
     others: ASGIApp = app
     if parts.has("dialects"):
         others = parts.dialects.wrap(app)

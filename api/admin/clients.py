@@ -21,7 +21,7 @@ Clients = dict[str, Any]
 
 
 def client_routes(console: Console, quotas: Mapping[str, int]) -> APIRouter:
-    router = APIRouter(prefix="/admin")
+    router = APIRouter(prefix="/admin", include_in_schema=False)
     holds = console.stores.holds
 
     @router.get("/clients")

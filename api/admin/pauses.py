@@ -22,7 +22,7 @@ Pauses = dict[str, Any]
 
 def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     """A pause of a lane holds for all models, and for publications that jobs still use."""
-    router = APIRouter(prefix="/admin/pauses")
+    router = APIRouter(prefix="/admin/pauses", include_in_schema=False)
     first = models.first
 
     @router.get("")

@@ -33,7 +33,7 @@ SWEPT_S = 1.5
 
 
 def publication_routes(console: Console, models: ServedModels) -> APIRouter:
-    router = APIRouter(prefix="/admin/models")
+    router = APIRouter(prefix="/admin/models", include_in_schema=False)
     _add_show(router, console, models)
     _add_move(router, console, models)
     _add_try_out(router, console, models)

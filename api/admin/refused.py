@@ -28,7 +28,7 @@ Change = Callable[["_Model", Sequence[Record]], Awaitable[Record]]
 
 
 def refused_routes(console: Console, models: ServedModels, shows_texts: bool) -> APIRouter:
-    router = APIRouter(prefix="/admin/refused")
+    router = APIRouter(prefix="/admin/refused", include_in_schema=False)
 
     @router.get("")
     async def list_refused(query: Annotated[RefusedPage, Query()]) -> Record:

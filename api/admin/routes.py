@@ -46,7 +46,7 @@ def admin_routers(
 
     `forget_here` empties the memory of this process; the others follow within two seconds.
     """
-    router = APIRouter()
+    router = APIRouter(include_in_schema=False)
     if jobs is not None:
         _add_jobs(router, jobs)
     add_history(router, console)
@@ -94,7 +94,7 @@ def _matches(record: JobRecord, query: JobsQuery) -> bool:
 
 def session_routes(console: Console, access: AdminAccess, page: bool) -> APIRouter:
     """`page` says whether there is a console to which a link can lead."""
-    router = APIRouter()
+    router = APIRouter(include_in_schema=False)
     sessions = console.stores.sessions
 
     @router.post(LINKS, status_code=201)

@@ -61,7 +61,7 @@ def _no_route(scope: Scope) -> Problem:
         error = {"message": detail, "type": "invalid_request_error", "param": None, "code": "not_found"}
         return Problem(400, detail, code="not_found", error=error)
     shown = [route for route in scope["app"].routes if isinstance(route, Route) and route.include_in_schema]
-    paths = {"/docs", *(route.path for route in shown), *scope["app"].openapi()["paths"]}
+    paths = {"/docs", *(route.path for route in shown)}
     known = sorted(one for one in paths if "{" not in one)
     last = f"/{path.rpartition('/')[2]}"
     # Services whose clients ask for models elsewhere list them in another form.

@@ -30,13 +30,10 @@ def every_route() -> list[ApiRoute]:
     return sorted({found for found in _routes(app.routes) if found.method != "HEAD"})
 
 
-def _routes(routes: Iterable[Any], prefix: str = "") -> Iterator[ApiRoute]:
+def _routes(routes: Iterable[Any]) -> Iterator[ApiRoute]:
     for route in routes:
-        if (inner := getattr(route, "original_router", None)) is not None:
-            yield from _routes(inner.routes, prefix)
-        else:
-            query = tuple(_query(route))
-            yield from (ApiRoute(method, prefix + route.path, query) for method in sorted(route.methods))
+        query = tuple(_query(route))
+        yield from (ApiRoute(method, route.path, query) for method in sorted(route.methods))
 
 
 def _query(route: Any) -> Iterator[tuple[str, tuple[str, ...]]]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 
 import pytest
@@ -190,9 +191,10 @@ async def test_the_mill_is_shown_as_the_hub_sees_it(start: Start) -> None:
 
 
 async def test_every_route_is_counted_by_its_own_name(service: Service) -> None:
-    declared = {route.path for route in service.app.app.routes if isinstance(route, APIRoute)}
+    routes = [route for route in service.app.app.routes if isinstance(route, APIRoute)]
+    declared = {route.path for route in routes if not route.path.startswith("/admin")}  # refused before
     for path in declared:
-        await service.client.request("TRACE", path.replace("{job_id}", "x").replace("{name}", "page.css"))
+        await service.client.request("TRACE", re.sub(r"\{[^}]*\}", "0" * 32, path))
     await service.client.get("/wp-admin/setup.php")
     counted = {
         labels.rpartition(",")[0]

@@ -21,9 +21,7 @@ PAGE = Path(__file__).parents[4] / "docs/console.md"
 def admin_routes(found: Iterable[Any]) -> Iterator[APIRoute]:
     """Every route under /admin that the application has."""
     for route in found:
-        if inner := getattr(route, "original_router", None):
-            yield from admin_routes(inner.routes)
-        elif isinstance(route, APIRoute) and route.path.startswith("/admin"):
+        if isinstance(route, APIRoute) and route.path.startswith("/admin"):
             yield route
 
 
