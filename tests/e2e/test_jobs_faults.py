@@ -21,9 +21,9 @@ from tests.service import ForkedProcess, Process, Service, millrace, wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.redis]
 
-COUNT = 6000
+COUNT = 3000
 # About three seconds of one worker: long enough to be killed in the middle.
-SLOW = {"stub_token_ms": 0.025}
+SLOW = {"stub_token_ms": 0.05}
 ENDED = ("finished", "failed", "cancelled")
 PAIR = list[dict[str, Any]]
 
