@@ -41,6 +41,18 @@ def gone(processes: list[psutil.Process]) -> bool:
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
 
 
+def assert_stops(service: Up, how: signal.Signals) -> None:
+    """A signal stops everything in order."""
+    offspring = service.offspring()
+    service.kill(how)
+    service.kill(how)  # as programs do that pass a signal to a process and to its group: still one wish
+    assert service.wait() == 0
+    assert gone(offspring)
+    assert service.said().rstrip().endswith("stopped")
+    assert "was killed" not in service.said()
+    assert not (service.data_dir / "redis.sock").exists()
+
+
 def test_the_line_that_it_prints_answers_and_hits_the_second_time(running_up: Up) -> None:
     printed = re.search(r"curl -X POST (\S+) -d '(.*)'", running_up.said())
     assert printed is not None
@@ -74,6 +86,7 @@ def test_with_several_shards_each_has_its_part(up: Callable[..., Up]) -> None:
             sizes.append(len(list(client.scan_iter("millrace:cache:*"))))
     assert sum(sizes) == 30
     assert min(sizes) > 0
+    assert_stops(service, signal.SIGHUP)
 
 
 def test_while_the_model_is_prepared_it_says_what_it_waits_for(up: Callable[..., Up]) -> None:
@@ -81,38 +94,26 @@ def test_while_the_model_is_prepared_it_says_what_it_waits_for(up: Callable[...,
     assert re.search(r"^waiting for \d+ s: the worker is preparing its model", service.said(), re.MULTILINE)
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_told_to_stop_it_stops_everything_in_order(up: Callable[..., Up], how: signal.Signals) -> None:
+def test_told_to_stop_it_stops_everything_in_order(up: Callable[..., Up]) -> None:
+    """At SIGTERM; other tests end with SIGINT and SIGHUP, because each start takes three seconds."""
     service = up("--workers", "2")
-    offspring = service.offspring()
-    assert len(offspring) >= 5  # Redis, API, two workers, the reaper
-    service.kill(how)
-    service.kill(how)  # as programs do that pass a signal to a process and to its group: still one wish
-    assert service.wait() == 0
-    assert gone(offspring)
-    assert service.said().rstrip().endswith("stopped")
-    assert "killed" not in service.said()
-    assert not (service.data_dir / "redis.sock").exists()
+    assert len(service.offspring()) >= 5  # Redis, API, two workers, the reaper
+    assert_stops(service, signal.SIGTERM)
 
 
-def test_killed_itself_it_leaves_nothing_running(up: Callable[..., Up]) -> None:
-    service = up("--workers", "2")
-    offspring = service.offspring()
-    service.kill(signal.SIGKILL)
-    wait_until(lambda: gone(offspring), "its processes to be gone", 15)
-
-
-def test_started_again_at_once_after_a_kill_it_knows_what_it_knew(
+def test_killed_itself_it_leaves_nothing_running_and_a_start_at_once_knows_what_it_knew(
     up: Callable[..., Up], tmp_path: Path
 ) -> None:
-    first = up(data_dir=tmp_path / "data")
+    first = up("--workers", "2", data_dir=tmp_path / "data")
     assert first.predict(*TEXTS).headers["x-cache"] == "MISS"
     wait_until(
         lambda: cached(first) == len(TEXTS), "the worker to write the cache, which it does beside the answer"
     )
+    offspring = first.offspring()
     first.kill(signal.SIGKILL)  # its Redis still holds the directory for a moment
     second = up(data_dir=tmp_path / "data")
     assert second.predict(*TEXTS).headers["x-cache"] == "HIT"
+    wait_until(lambda: gone(offspring), "the processes of the first to be gone", 15)
 
 
 def test_a_killed_part_comes_back(up: Callable[..., Up]) -> None:
@@ -132,6 +133,7 @@ def test_a_killed_part_comes_back(up: Callable[..., Up]) -> None:
 
         wait_until(answered, f"an answer after {part} was killed", 60)
     assert service.running
+    assert_stops(service, signal.SIGINT)
 
 
 def test_a_second_one_on_the_same_directory_is_refused(up: Callable[..., Up], running_up: Up) -> None:
