@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -55,11 +55,21 @@ async def until(service: Service, true: Any) -> dict[str, Any]:
     raise AssertionError(now)
 
 
+class NoStore:
+    """A store that keeps nothing."""
+
+    def remembered(self) -> list[bytes]:
+        return []
+
+    def remember(self, line: bytes) -> None: ...
+
+
 class NoJobs:
     """A job service without jobs that counts how often it is asked."""
 
     shown_owner = ""
     asked = 0
+    store = NoStore()
 
     async def newest(
         self, status: str | None, limit: int, cursor: str, owner: str
@@ -67,8 +77,8 @@ class NoJobs:
         self.asked += 1
         return [], None
 
-    async def remembered(self) -> list[bytes]:
-        return []
+    async def call(self, function: Callable[..., Any], *args: object) -> Any:
+        return function(*args)
 
 
 @dataclass
@@ -88,6 +98,9 @@ async def made() -> AsyncIterator[Made]:
     stats = Stats(Metrics(10.0), hub, cast(JobService, jobs), lifecycle)
     async with stats.running():
         yield Made(stats, hub, jobs, lifecycle)
+        # An error that nobody looks at is reported by the next collection of garbage, within another test.
+        assert stats._restoring is not None
+        await stats._restoring
 
 
 async def test_a_frame_tells_of_queue_workers_and_their_batches(start: Start) -> None:
