@@ -1,15 +1,22 @@
-"""What fakeredis lacks: a transport for asyncio connections, one database for all threads, full memory."""
+"""What fakeredis lacks: a transport for asyncio connections, one database for all threads, full memory.
+
+And scripts that are compiled once: it would compile each again for each run, and then look for garbage.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import cache
+from threading import RLock
+from types import SimpleNamespace
 from typing import Any
 
 import redis
 from fakeredis import FakeServer
 from fakeredis._helpers import SimpleError
 from fakeredis.aioredis import AsyncFakeSocket, FakeWriter
+from fakeredis.commands_mixins import scripting_mixin
 from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
 
 # Commands of the scripts that write, and may use memory or not.
@@ -73,8 +80,63 @@ def encoded(message: Any, error_line: Callable[[Exception], str] = _error_line) 
     return b"$-1\r\n" if message is None else b"$%d\r\n%b\r\n" % (len(message), message)
 
 
+# As in Redis: fakeredis compares the names of all variables at each call of a script instead.
+_NO_GLOBALS = """
+setmetatable(_G, {__newindex = function(_, name)
+    error('Script attempted to create global variable ' .. tostring(name))
+end})
+"""
+_make_runtime: Callable[..., Any] = ScriptingCommandsMixin._get_server_runtime
+_running = RLock()
+
+
+@cache
+def _interpreter(server_type: str) -> SimpleNamespace:
+    """What fakeredis makes for a server, for all servers of a type."""
+    made = SimpleNamespace(server_type=server_type)
+    _make_runtime(SimpleNamespace(load_lua_modules=set()), made)
+    made._lua_runtime.execute(_NO_GLOBALS)
+    return made
+
+
+@cache
+def _compiled(server_type: str, source: bytes) -> Any:
+    return _interpreter(server_type)._lua_runtime.eval(b"function(KEYS, ARGV)\n" + source + b"\nend")
+
+
+class _ScriptRun:
+    """One run of a script, in the place of the interpreter that each server would have."""
+
+    def __init__(self, server: Any) -> None:
+        self._made = _interpreter(server.server_type)
+        self._type = server.server_type
+        self._socket: list[Any] = [None]
+        self._given = list[Any]()
+        self.table_from = self._made._lua_runtime.table_from
+        server._lua_expected_globals = self._made._lua_expected_globals
+        server._lua_current_socket = self._socket
+        server._lua_set_keys_argv = lambda *given, kept=self._given: kept.extend(given)
+
+    def execute(self, source: bytes | str) -> Any:
+        """The result of a script. Those of several servers run one after the other, or within each other."""
+        if isinstance(source, str):  # to collect garbage
+            return None
+        with _running:
+            current = self._made._lua_current_socket
+            outer, current[0] = current[0], self._socket[0]
+            try:
+                return _compiled(self._type, source)(*self._given)
+            finally:
+                current[0] = outer
+
+
 def install() -> None:
-    """Gives every asyncio connection of fakeredis a transport, and every server its first database."""
+    """Gives every asyncio connection of fakeredis a transport, and every server its first database.
+
+    All servers have one interpreter of scripts.
+    """
+    ScriptingCommandsMixin._get_server_runtime = lambda _, server: _ScriptRun(server)  # type: ignore[method-assign]
+    vars(scripting_mixin)["_check_for_lua_globals"] = lambda *_: None
     FakeWriter.transport = property(lambda writer: FakeTransport(writer._socket))  # type: ignore[attr-defined]
     start = FakeServer.__init__
 
