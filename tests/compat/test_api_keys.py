@@ -11,10 +11,12 @@ import pytest
 
 from api.dialect_names import DIALECTS
 from tests.compat.service import Service, running
+from tests.lazy import Lazy, require_modules
 
 np = pytest.importorskip("numpy", reason="numpy is not installed")
-hub = pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed (compat-tests)")
-openai = pytest.importorskip("openai", reason="openai is not installed (compat-tests)")
+require_modules("huggingface_hub", "openai")
+hub: Any = Lazy("huggingface_hub")
+openai: Any = Lazy("openai")
 triton = pytest.importorskip(
     "tritonclient.http", reason="tritonclient[http] is not installed (compat-tests)", exc_type=ImportError
 )
