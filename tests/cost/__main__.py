@@ -7,6 +7,7 @@ their name, in a copy of the repository instead, and ends with status 1 if the t
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 import pytest
@@ -18,6 +19,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.cost", description=__doc__)
     parser.add_argument("--planted", nargs="?", const="", help="a repair to take out; all by default")
     args = parser.parse_args()
+    os.environ["COST_LARGE"] = "1"
     if args.planted is not None:
         return find([one.name for one in PLANTED if args.planted in one.name])
     return pytest.main(["-n", "0", "-s", "-m", "long or not long", "tests/cost"])
