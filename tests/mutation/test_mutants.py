@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ast
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.mutation import running, tests_of
 from tests.mutation.__main__ import LIVES, label
+from tests.mutation.covering import Covering
 from tests.mutation.mutants import (
     FIELDS,
     ROOT,
@@ -86,37 +86,35 @@ def test_every_mutant_that_is_explained_is_still_one() -> None:
 
 
 @pytest.fixture(scope="module")
-def one_process() -> Iterator[None]:
-    """Few tests are recorded in the time that a second process takes to start."""
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Covering]:
+    """A copy of the repository, and what a few of its tests run: one recording, in one process."""
+    folder = tmp_path_factory.mktemp("recorded")
+    tests = ("tests/unit/batcher/test_shards.py", "tests/integration/test_queue_findings.py")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(running, "RECORDING_PROCESSES", 1)
-        yield
+        patch.setattr(running, "TESTS", ("-k", "test_shards or finding_25 or finding_30", *tests))
+        copy = copy_of_repository(folder / "copy")
+        return copy, record(copy, folder / "records")
 
 
-@pytest.mark.usefixtures("one_process")
-def test_a_mutant_is_found_and_the_original_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mutant_is_found_and_the_original_passes(recorded: tuple[Path, Covering]) -> None:
     """Nothing else of `make test` runs the tests of a copy."""
-    monkeypatch.setattr(running, "TESTS", ("tests/unit/batcher/test_shards.py",))
-    folder = copy_of_repository(tmp_path)
-    covering = record(folder, tmp_path / "records")
+    folder, covering = recorded
     text = (ROOT / "batcher/shards.py").read_text()
     mutants = python_mutants("batcher/shards.py", text)
     mutant = next(one for one in mutants if "while following <= shards" in one.applied(text))
     tests = covering.tests_of(mutant)
     assert tests
     assert {test.partition("::")[0] for test in tests} == {"tests/unit/batcher/test_shards.py"}
-    assert len(tests) < len(covering.seconds), "only those that run the line"
+    of_module = [test for test in covering.seconds if test.startswith("tests/unit/batcher/test_shards.py")]
+    assert len(tests) < len(of_module), "only those that run the line"
     assert first_failure(folder, tests) == ""
     (folder / mutant.file).write_text(mutant.applied(text))
     assert first_failure(folder, tests) in tests
 
 
-@pytest.mark.usefixtures("one_process")
-def test_a_script_has_the_tests_that_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    findings = "tests/integration/test_queue_findings.py"
-    monkeypatch.setattr(running, "TESTS", ("-k", "finding_25 or finding_30", findings))
-    covering = record(copy_of_repository(tmp_path), tmp_path / "records")
-    assert covering.seconds
+def test_a_script_has_the_tests_that_run_it(recorded: tuple[Path, Covering]) -> None:
+    _, covering = recorded
     for file in ("batcher/core/lua/cancel.lua", "batcher/core/lua/common.lua"):
         mutant = next(lua_mutants(file, (ROOT / file).read_text()))
         assert "finding_30" in " ".join(covering.tests_of(mutant)), file
