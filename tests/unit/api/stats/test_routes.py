@@ -98,7 +98,7 @@ async def made() -> AsyncIterator[Made]:
     stats = Stats(Metrics(10.0), hub, cast(JobService, jobs), lifecycle)
     async with stats.running():
         yield Made(stats, hub, jobs, lifecycle)
-        # An error that nobody looks at is reported by the next collection of garbage, within another test.
+        # An error that nothing looks at is reported by the next collection of garbage, within another test.
         assert stats._restoring is not None
         await stats._restoring
 
