@@ -98,6 +98,17 @@ CROSSINGS ?=
 crossings: $(STAMP) ## draw services, routes and what happens meanwhile for ten minutes, and check every promise (CROSSINGS="--minutes 60 --seed 7")
 	$(BIN)/python -m tests.crossings $(CROSSINGS)
 
+# How much of what is drawn `make long` tries, e.g. make long HOSTILE_CASES=2000 ROLLING_ANSWERS=40
+HOSTILE_CASES ?= 100
+ROLLING_ANSWERS ?= 8
+LONG := faults/test_hostile_input.py faults/test_hostile_heads.py faults/test_rolling_update.py faults/test_memory.py \
+	e2e/test_jobs_chaos.py proof/test_levels.py unit/model_store/engines/test_families.py
+
+.PHONY: long
+long: $(STAMP) ## run the long forms of hostile input, rolling updates, kills during a job, memory, instruction sets and int8 (HOSTILE_CASES=2000)
+	HOSTILE_CASES=$(HOSTILE_CASES) ROLLING_ANSWERS=$(ROLLING_ANSWERS) \
+		$(BIN)/python -m pytest -n 2 --dist loadfile -m "long or not long" $(addprefix tests/,$(LONG))
+
 .PHONY: page
 page: $(STAMP) ## run the long forms of the page's tests: 200 presses of a button, five seconds at rest, and pictures of all states in build/page
 	$(BIN)/python -m pytest -n 0 -m long tests/e2e/test_page.py tests/e2e/test_page_states.py

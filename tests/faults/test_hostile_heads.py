@@ -131,7 +131,7 @@ def cost_s(service: Service, raw: bytes) -> tuple[int, float]:
 
 
 @pytest.mark.parametrize(("method", "path"), [*OPERATIONS, *BEYOND])
-@settings(FUZZ, max_examples=int(os.environ.get("HOSTILE_CASES", "20")))
+@settings(FUZZ, max_examples=int(os.environ.get("HOSTILE_CASES", "8")))
 @example(heads=[[BACKTRACKING]], job_id="x", query="", times=1, body=b'{"text": ["a"]}')
 @given(
     heads=st.lists(lines, max_size=4),

@@ -31,7 +31,7 @@ USERS = 6
 # Between two requests of a user, who would otherwise take all of the processor from what is tested.
 PAUSE_S = 0.05
 # Answers of every dialect while workers of both revisions run, at each step; more in a long run.
-ANSWERS = int(os.environ.get("ROLLING_ANSWERS", "4"))
+ANSWERS = int(os.environ.get("ROLLING_ANSWERS", "2"))
 SEED = int(os.environ.get("ROLLING_SEED", "1"))
 # What the service may say in place of an answer.
 HONEST = {429, 503, 504}

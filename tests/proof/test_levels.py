@@ -27,6 +27,8 @@ SETTINGS = [
     *(Setting(*engine, "padded", affinity() + 1) for engine in ENGINES if engine != ("torch", "bf16")),
     *(Setting("openvino", precision, "packed", 2) for precision in ("bf16", "int8")),
 ]
+# Each engine and precision, and both layouts of what rounds the most; a long run has the others, too.
+FEW = [one for one in SETTINGS if (one.layout == "packed" and one.threads == 1) or one.precision == "int8"]
 # Words; the rows of 17 to 32 tokens among them are the ones that int8 with bf16 arithmetic gets wrong on AMX.
 TEXTS = probe_texts([1, 3, 8, 14, 16, 20, 24, 29, 33, 48, 64, 110])
 # A processor that supports f16 in oneDNN says so; this is how a limit that had no effect is found out.
@@ -44,13 +46,16 @@ def reference(checkpoint: Path, kept: Path) -> Scores:
 
 @pytest.mark.timeout(600)  # seconds of work, but every process of a busy machine waits for its turn
 @pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.isa)
+@pytest.mark.parametrize(
+    "settings", [FEW, pytest.param(SETTINGS, marks=pytest.mark.long)], ids=["few", "all"]
+)
 def test_answers_are_right_and_the_same_in_any_batch(
-    level: Level, checkpoint: Path, kept: Path, reference: Scores
+    level: Level, settings: list[Setting], checkpoint: Path, kept: Path, reference: Scores
 ) -> None:
     if reason := level.missing(flags()):
         pytest.skip(reason)
     wrong = []
-    for answers in measured(level.environment, str(checkpoint), SETTINGS, TEXTS, kept):
+    for answers in measured(level.environment, str(checkpoint), settings, TEXTS, kept):
         assert answers.capability == level.aten.upper(), "the limit of torch's kernels had no effect"
         assert ("FP16" in answers.openvino) == (level.isa in WITH_F16), "the limit of oneDNN had no effect"
         error = answers.error(reference)
