@@ -41,6 +41,29 @@ COMMANDS = {
     "config": "show every setting: its value, where that comes from, its unit and what it means",
     "completion": "print the script that completes commands and options in bash, zsh or fish",
 }
+# What a command is given in the example that its --help shows.
+EXAMPLES = {
+    "up": "--model ./my-model --workers 2",
+    "api": "--host 0.0.0.0 --port 8000",
+    "worker": "--model ./my-model",
+    "serve": "--workers 2",
+    "predict": '"I love you." "I hate you."',
+    "classify": "reviews.csv --column review -o labelled.csv",
+    "train": "labelled.csv --label-column topic -o topics",
+    "evaluate": "test.csv --model topics --against default",
+    "sample": "reviews.csv -n 100 -o to-label.csv",
+    "pull": "winegarj/distilbert-base-uncased-finetuned-sst2@main",
+    "push": "topics my-org/topics --private",
+    "top": "--url http://10.0.0.7:8000",
+    "status": "--url http://10.0.0.7:8000",
+    "trace": "0123456789abcdef",
+    "publish": "./my-new-model --share 0.05",
+    "compare": "--model topics",
+    "forget": "client ada",
+    "key": "new ada",
+    "config": "--json",
+    "completion": "bash",
+}
 # Commands that run until they are stopped: their errors are faults, which need a traceback.
 _PROCESSES = ("up", "api", "worker", "jobs", "serve")
 
@@ -147,10 +170,14 @@ def command_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argum
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    return parser, {
+    parser.add_argument_group("example", "%(prog)s classify reviews.csv -o labelled.csv")
+    parsers = {
         name: commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
         for name, summary in COMMANDS.items()
     }
+    for name, made in parsers.items():
+        made.add_argument_group("example", f"%(prog)s {EXAMPLES.get(name, '')}")
+    return parser, parsers
 
 
 class _Version(argparse.Action):

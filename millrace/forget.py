@@ -20,10 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="file that contains the text and nothing else; -: standard input, so that the text does not "
         "appear in the process list",
     )
+    text.add_argument_group("example", "%(prog)s text.txt")
     client = kinds.add_parser("client", help="forget a client", description="Forgets a client.")
     client.add_argument("client", metavar="CLIENT", help="name of its key, or its address")
+    client.add_argument_group("example", "%(prog)s ada")
     revision = kinds.add_parser("revision", help="forget a revision", description="Forgets a revision.")
     revision.add_argument("revision", metavar="REVISION", help="the revision, or its first digits")
+    revision.add_argument_group("example", "%(prog)s e9f88bea64d5")
     for one in (text, client, revision):
         add_client_arguments(one, AdminClient)
 

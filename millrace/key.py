@@ -14,6 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     new.add_argument(
         "name", metavar="NAME", help="name of the client, used for its jobs, limits, metrics and log lines"
     )
+    new.add_argument_group("example", "%(prog)s ada")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,10 +15,7 @@ from millrace.service_client import ServiceClient, add_client_arguments, add_mod
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = (
-        'millrace predict "I love you." prints the best label of the text, and head -20 reviews.txt | '
-        "millrace predict those of 20 lines. For a file of more texts there is `millrace classify`."
-    )
+    parser.epilog = "For a file of many texts there is `millrace classify`."
     parser.add_argument(
         "texts", nargs="*", metavar="TEXT", help="texts (default: a text per line of the input)"
     )

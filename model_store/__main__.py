@@ -36,10 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m model_store", description=__doc__)
+    parser.add_argument_group("example", "%(prog)s info ./my-model")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(name: str, command: Command, summary: str) -> argparse.ArgumentParser:
+    def add(name: str, command: Command, summary: str, example: str) -> argparse.ArgumentParser:
         added = subparsers.add_parser(name, help=summary, description=summary)
+        added.add_argument_group("example", f"%(prog)s {example}")
         added.set_defaults(run=command)
         return added
 
@@ -49,22 +51,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-Add = Callable[[str, Command, str], argparse.ArgumentParser]
+Add = Callable[[str, Command, str, str], argparse.ArgumentParser]
 
 
 def _add_sources(add: Add) -> None:
-    add_pull(add("pull", commands.pull, "fetch a pinned checkpoint from the Hugging Face Hub"))
+    pull = "fetch a pinned checkpoint from the Hugging Face Hub"
+    add_pull(add("pull", commands.pull, pull, "SamLowe/roberta-base-go_emotions@main"))
 
-    convert = add("convert-pickle", commands.convert_pickle, "convert a pickle checkpoint to safetensors")
+    summary = "convert a pickle checkpoint to safetensors"
+    convert = add("convert-pickle", commands.convert_pickle, summary, "./my-model")
     convert.add_argument("directory", type=Path)
 
-    random = add("random", commands.random, "write a checkpoint with random weights, for benchmarks")
+    summary = "write a checkpoint with random weights, for benchmarks"
+    random = add("random", commands.random, summary, "--config bert-base --out ./random")
     shapes = f"shape of the model: {', '.join(SHAPES)} (default: distilbert-base)"
     random.add_argument("--config", default="distilbert-base", help=shapes)
     random.add_argument("--out", type=Path, required=True, help="directory to write, empty or new")
     random.add_argument("--seed", type=int, default=0, help="seed of the weights (default: 0)")
 
-    seal = add("seal", commands.seal, "record the digests of a checkpoint, so that changes are detected")
+    summary = "record the digests of a checkpoint, so that changes are detected"
+    seal = add("seal", commands.seal, summary, "./my-model")
     seal.add_argument("directory", type=Path)
     seal.add_argument(
         "--probes",
@@ -74,11 +80,13 @@ def _add_sources(add: Add) -> None:
 
 
 def _add_artefacts(add: Add) -> None:
-    locate = add("locate", commands.locate, "check that a model can be read, and print its directory")
+    summary = "check that a model can be read, and print its directory"
+    locate = add("locate", commands.locate, summary, "./my-model")
     locate.add_argument("reference", metavar="MODEL", help=_MODEL)
     add_artefact_dir(locate)
 
-    build = add("build", commands.build, "build a checkpoint into an artefact for one engine")
+    summary = "build a checkpoint into an artefact for one engine"
+    build = add("build", commands.build, summary, "--model ./my-model --out ./artefact")
     build.add_argument(
         "--out", type=Path, required=True, help="the artefact directory; it is replaced if it exists"
     )
@@ -92,7 +100,8 @@ def _add_artefacts(add: Add) -> None:
     build.add_argument("--force", action="store_true", help="keep the artefact even if it fails the check")
     _add_model(build)
 
-    verify = add("verify", commands.verify, "compare every file of a model with its recorded digest")
+    summary = "compare every file of a model with its recorded digest"
+    verify = add("verify", commands.verify, summary, "./my-model --run")
     verify.add_argument("reference", metavar="MODEL", help="a directory, default, or org/name@commit")
     verify.add_argument(
         "--run",
@@ -102,14 +111,17 @@ def _add_artefacts(add: Add) -> None:
     )
     add_engine(verify)
     add_artefact_dir(verify)
-    info = add("info", commands.info, "labels, parameters, size, revision, engine and token limit")
+    info = add(
+        "info", commands.info, "labels, parameters, size, revision, engine and token limit", "./my-model"
+    )
     # The same as --model. SUPPRESS keeps the value of --model if this argument is omitted.
     info.add_argument("model", nargs="?", default=argparse.SUPPRESS, help=_MODEL)
     _add_model(info)
 
 
 def _add_answers(add: Add) -> None:
-    evaluate = add("evaluate", commands.evaluate, "accuracy, F1, calibration and speed on labelled texts")
+    summary = "accuracy, F1, calibration and speed on labelled texts"
+    evaluate = add("evaluate", commands.evaluate, summary, "--data test.tsv --model ./my-model")
     evaluate.add_argument(
         "--data", type=Path, required=True, metavar="TSV", help="lines of text<TAB>label below a header"
     )
@@ -122,7 +134,7 @@ def _add_answers(add: Add) -> None:
     )
     _add_model(evaluate)
 
-    predict = add("predict", commands.predict, "classify texts without a server")
+    predict = add("predict", commands.predict, "classify texts without a server", '"I love you."')
     predict.add_argument("text", nargs="+")
     _add_model(predict)
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from millrace.__main__ import COMMANDS, main
+from millrace.__main__ import COMMANDS, command_parsers, main
+from model_store import __main__ as model_store
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,6 +35,27 @@ def test_every_command_explains_its_options(name: str, capsys: pytest.CaptureFix
         main([name, "--help"])
     assert ended.value.code == 0
     assert f"usage: millrace {name}" in capsys.readouterr().out
+
+
+def with_subcommands(parser: ArgumentParser) -> Iterator[ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        for one in action.choices.values() if isinstance(action.choices, dict) else ():
+            yield from with_subcommands(one)
+
+
+def test_every_help_shows_an_example_that_its_parser_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None did. Text is broken at 80 columns, which an example does not survive."""
+    monkeypatch.setenv("COLUMNS", "80")
+    parser, parsers = command_parsers()
+    for name in COMMANDS:
+        import_module(f"millrace.{name}").add_arguments(parsers[name])
+    every = [*with_subcommands(parser), *with_subcommands(model_store._parser())]
+    assert len(every) > 35
+    for one in every:
+        shown = re.search(rf"\nexample:\n  ({re.escape(one.prog)}(?: .+)?)\n", one.format_help())
+        assert shown, f"{one.prog} --help"
+        one.parse_args(shlex.split(shown[1].removeprefix(one.prog)))
 
 
 def test_help_keeps_the_case_of_names(capsys: pytest.CaptureFixture[str]) -> None:
