@@ -77,7 +77,7 @@ class Manifest:
 
     `identity` is the digest of the checkpoint's files; `revision` also covers the kind of weights. `proof`
     is the outcome of the gate on the sealed probes, which every int8 build must pass. `text_windows` is the
-    setting in the model's config (see `model_store.windows`).
+    setting in the model's config (see `model_store.windows`), and `examples` are texts of its card.
     """
 
     name: str
@@ -97,6 +97,7 @@ class Manifest:
     proof: Verdict | None = None
     text_windows: str = ""
     inputs: Inputs = PLAIN
+    examples: tuple[str, ...] = ()
     format: int = FORMAT
 
 

@@ -17,6 +17,7 @@ from model_store.classifier import Engine, Weights
 from model_store.drift_reference import REFERENCE
 from model_store.errors import GateFailed, ModelCorrupt, ModelError, ModelUnsupported, first_line
 from model_store.inputs import Inputs
+from model_store.model_card import examples
 from model_store.phases import phase
 from model_store.probes import write_probes
 from model_store.probing import compute_probes, gate_int8, sealed_probes
@@ -69,6 +70,7 @@ def build(
             temperature=checkpoint.temperature,
             text_windows=checkpoint.text_windows,
             inputs=inputs,
+            examples=examples(source),
             engine=engine,
             weights=weights,
             rows=checkpoint.packable,

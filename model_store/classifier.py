@@ -51,6 +51,7 @@ class ModelInfo:
     of the proof. `reference` is the distribution of texts and predictions of its evaluation, if there is one.
     `windows` says how longer texts are read; None: they are cut at `max_tokens`. `device` names the card that
     computes; it is empty for the processor. A batch of `full_tokens` tokens is large enough to use it well.
+    `examples` are texts to try it with.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ModelInfo:
     windows: Windows | None = None
     device: str = ""
     full_tokens: int = 512
+    examples: tuple[str, ...] = ()
 
     def under(self, setting: str, **changes: Any) -> Self:
         """This model under a setting that changes its answers: another revision of another identity."""

@@ -27,6 +27,7 @@ from huggingface_hub.utils import build_hf_headers, httpx  # type: ignore[attr-d
 from model_store.artefact import FileDigest, check_seal, digest, seal
 from model_store.checkpoint import CONFIG, PICKLES, TOKENIZER_FILES, WEIGHTS, WEIGHTS_INDEX, read_checkpoint
 from model_store.errors import ModelError, PullFailed, PushFailed
+from model_store.model_card import CARD
 from model_store.pickles import convert_pickle
 
 ORIGIN = "origin.json"
@@ -35,7 +36,7 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,39}")
 _SHARD = re.compile(r"(model|pytorch_model)-\d+-of-\d+\.(safetensors|bin)")
 # Files of a checkpoint that are uploaded beside its config, weights and tokenizer.
-_OTHERS = ("README.md", "report.html", "metrics.json", "reference.json")
+_OTHERS = (CARD, "report.html", "metrics.json", "reference.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +100,10 @@ def pull(snapshot: Snapshot, to: Path, *, convert: bool = False) -> None:
 
 
 def _needed(snapshot: Snapshot, *, convert: bool) -> list[str]:
-    """The names of the config, the tokenizer files and one kind of weights."""
+    """The names of the config, the tokenizer files, the card and one kind of weights."""
     if CONFIG not in snapshot.files:
         raise PullFailed(f"{snapshot.reference} has no {CONFIG}, so it is not a transformers model.")
-    small = [name for name in (CONFIG, *TOKENIZER_FILES) if name in snapshot.files]
+    small = [name for name in (CONFIG, *TOKENIZER_FILES, CARD) if name in snapshot.files]
     if WEIGHTS in snapshot.files:
         return [*small, WEIGHTS]
     if WEIGHTS_INDEX in snapshot.files:

@@ -70,6 +70,7 @@ class StubClassifier:
             parameters=0,
             tolerance=0.0,
             identity=revision,
+            examples=() if self._signed else ("I hate you.", "I love you."),
         )
 
     def tokenize(self, texts: Sequence[str]) -> list[Tokens]:

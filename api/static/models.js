@@ -1,9 +1,7 @@
-// Which model the form asks: a choice where several are served, with the labels that it answers with.
+// Which model the form asks: a choice where several are served, with its labels and the examples of its card.
 
 import { $, Rows, h, say } from "./dom.js";
 
-// What the form begins with suits the built-in model only.
-const EXAMPLES_OF = "NEGATIVE, POSITIVE";
 const SHOWN = 12;
 
 export class Models {
@@ -38,9 +36,7 @@ export class Models {
     const kind = model.name === "default" ? "English sentiment: " : "";
     say($("#labels"), `${kind}${model.multi_label ? "any of" : "one of"} ${names}`);
     const texts = $("#texts");
-    if (names !== EXAMPLES_OF && texts.value === texts.defaultValue) {
-      texts.value = texts.defaultValue = "";
-      texts.placeholder = "Your texts";
-    }
+    const examples = (model.examples ?? []).join("\n");
+    if (texts.value === texts.defaultValue && texts.value !== examples) texts.value = texts.defaultValue = examples;
   }
 }

@@ -40,7 +40,7 @@ class ModelRecord:
     With `multi_label`, a text may have several labels, or none. `max_tokens` are read at once, and a text of
     `most_tokens` is read whole, in windows; 0 if the worker does not say. `long_s` has the seconds of single
     long texts by their tokens, as the last worker measured them when it started; none of models that read
-    short ones only.
+    short ones only. `examples` are texts to try it with, if its card has any.
     """
 
     name: str
@@ -52,6 +52,7 @@ class ModelRecord:
     multi_label: bool = False
     most_tokens: int = 0
     long_s: tuple[tuple[int, float], ...] = ()
+    examples: tuple[str, ...] = ()
 
     @property
     def longest(self) -> int:
@@ -221,8 +222,8 @@ def _fallback(workers: int, first: str) -> Fallback | None:
 def _model_record(fields: dict[str, str]) -> ModelRecord | None:
     try:
         labels = _labels(fields["labels"], fields.get("label_list", "null"))
-        long_s = json.loads(fields.get("long_s", "[]"))
-        return _MODEL.validate_python({**fields, "labels": labels, "long_s": long_s})
+        listed = {name: json.loads(fields.get(name, "[]")) for name in ("long_s", "examples")}
+        return _MODEL.validate_python({**fields, "labels": labels, **listed})
     except (KeyError, ValueError):
         return None
 

@@ -239,4 +239,5 @@ def model_record(info: ModelInfo, long_s: Sequence[tuple[int, float]] = ()) -> d
         "engine": info.engine,
         "precision": info.precision,
         "long_s": json.dumps(long_s),
+        "examples": json.dumps(info.examples),
     }

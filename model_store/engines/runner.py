@@ -52,6 +52,7 @@ def open_verified(
         reference=read_reference(path),
         device=runner.device,
         full_tokens=CARD_TOKENS if runner.device else BATCH_TOKENS,
+        examples=manifest.examples,
     )
     tokenizer = Tokenizer(path / TOKENIZER, manifest.max_tokens, threads=bool(runner.device))
     return RowClassifier(info, tokenizer, runner, probes, manifest)

@@ -31,6 +31,7 @@ from model_store.figures import (
     label_matrix,
     right_texts,
 )
+from model_store.model_card import CARD
 from model_store.rows import sigmoid, softmax
 from model_store.training.data import Data, Order, encode, read_data
 from model_store.training.recipes import Options, options
@@ -132,7 +133,7 @@ class _Run:
         # First the weights, whose error is the clearest one if the disk is full.
         export(network, work, work, temperature=result.temperature, thresholds=result.thresholds or None)
         self._tokenizer.save_pretrained(work)
-        (work / "README.md").write_text(card(result), "utf-8")
+        (work / CARD).write_text(card(result), "utf-8")
         (work / "report.html").write_text(page(result, serve_command(self._order.out)), "utf-8")
         (work / "metrics.json").write_text(json.dumps(result.as_dict(), indent=2) + "\n", "utf-8")
         _write_reference(work, self._data, scores, self._options.max_tokens)

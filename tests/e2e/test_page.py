@@ -290,9 +290,14 @@ def test_one_of_several_models_is_chosen(start_service: StartService, viewer: Vi
     page.wait_for_selector("#choice:not([hidden])")
     assert page.locator("#models option").all_inner_texts() == ["stub", "other"]
     assert page.inner_text("#labels") == "one of NEGATIVE, POSITIVE"
+    assert page.input_value("#texts") == "I hate you.\nI love you."
     page.select_option("#models", "other")
     assert page.inner_text("#labels") != "one of NEGATIVE, POSITIVE"
+    assert page.input_value("#texts") == "", "its card has no examples"
     page.fill("#texts", "one text")
+    page.select_option("#models", "stub")
+    assert page.input_value("#texts") == "one text"
+    page.select_option("#models", "other")
     page.click("#classify")
     page.wait_for_selector("#answers li")
     pairs = made.http.post("/models/other/predict", json={"text": ["one text"]}).json()["predictions"][0]

@@ -24,8 +24,8 @@ Pull = Callable[..., subprocess.CompletedProcess[str]]
 @pytest.fixture
 def hub(checkpoint: Path) -> Iterator[Hub]:
     files = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
-    unneeded = {"README.md": b"# card", "training_args.bin": b"x", "onnx/model.onnx": b"x"}
-    with running(Hub(files | unneeded)) as hub:
+    more = {"README.md": b"# card", "training_args.bin": b"x", "onnx/model.onnx": b"x"}
+    with running(Hub(files | more)) as hub:
         yield hub
 
 
@@ -53,6 +53,7 @@ def test_a_pinned_model_is_pulled_sealed_and_served(
     assert {path.name for path in target(tmp_path).iterdir()} == {
         *(path.name for path in checkpoint.iterdir()),
         "origin.json",
+        "README.md",
         "SHA256SUMS",
     }
     assert (target(tmp_path) / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
