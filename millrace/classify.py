@@ -7,8 +7,6 @@ import contextlib
 import os
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,7 +14,7 @@ from millrace.errors import CommandError, saying
 from millrace.job_client import JobClient, add_job_arguments
 from text_files.errors import BadFile
 from text_files.formats import FileFormat, stem
-from text_files.output import OUTPUTS, Output, OutputFormat, best_of, like
+from text_files.output import OUTPUTS, Output, OutputFormat, like
 from text_files.preview import Preview
 from text_files.source import TextFile, hints, opened
 from text_files.typed import TYPED
@@ -142,10 +140,10 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, tar
         raise CommandError(
             f"the job {ended}{': ' if reason else ''}{reason}; repeat the command to start it again."
         )
-    counts = _write(target, source, client, job)
+    _write(target, source, client, job)
     if not args.keep:
         client.delete(job)
-    print(_summary(counts, time.monotonic() - began, target), file=sys.stderr)
+    print(_summary(job, time.monotonic() - began, target), file=sys.stderr)
     if unknown := job.get("unknown"):  # an earlier version does not say
         print(
             f"The model does not know more than half of the pieces of {unknown} of {job['total']} texts, "
@@ -158,13 +156,15 @@ def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, tar
     return failed
 
 
-def _summary(counts: Counter[str], seconds: float, target: Target) -> str:
+def _summary(job: dict[str, Any], seconds: float, target: Target) -> str:
     """How many texts have each label, how long that took, and where it is."""
-    shown = [f"{count:,} {label}" for label, count in counts.most_common(LABELS)]
-    if rest := sum(sorted(counts.values(), reverse=True)[LABELS:]):
+    predictions = job["total"] - job["failed"]
+    labels = job.get("labels", [])[:LABELS]  # an earlier version does not say
+    shown = [f"{one['texts']:,} {one['label']}" for one in labels]
+    if labels and (rest := predictions - sum(one["texts"] for one in labels)):
         shown.append(f"{rest:,} others")
     where = "" if target.path == "-" else f" -> {target.path}"
-    return f"{counts.total():,} predictions: {', '.join(shown) or 'none'}; {seconds:.1f} s{where}"
+    return f"{predictions:,} predictions{': ' if shown else ''}{', '.join(shown)}; {seconds:.1f} s{where}"
 
 
 def _part(target: Target) -> tuple[Path, Path]:
@@ -190,36 +190,28 @@ def _check_writable(target: Target) -> None:
         part.unlink()
 
 
-def _write(target: Target, source: TextFile, client: JobClient, job: dict[str, Any]) -> Counter[str]:
-    """Writes the results. A file is replaced once it is complete, a device or pipe never.
-
-    Returns how many texts have each label.
-    """
+def _write(target: Target, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
+    """Writes the results. A file is replaced once it is complete, a device or pipe never."""
     if target.path == "-":
-        counts = _join(sys.stdout.buffer, target.output, source, client, job)
+        _join(sys.stdout.buffer, target.output, source, client, job)
         sys.stdout.buffer.flush()
-        return counts
+        return
     path, part = _part(target)
     try:
         with saying(f"cannot write {target.path}"):
             with part.open("wb") as file:
-                counts = _join(file, target.output, source, client, job)
+                _join(file, target.output, source, client, job)
             if part != path:
                 os.replace(part, path)
-            return counts
     finally:
         if part != path:
             part.unlink(missing_ok=True)
 
 
-def _join(
-    file: BinaryIO, output: Output, source: TextFile, client: JobClient, job: dict[str, Any]
-) -> Counter[str]:
-    counts = Counter[str]()
+def _join(file: BinaryIO, output: Output, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
     try:
-        rows = zip(source.rows(), _counted(client.results(job, source), counts), strict=True)
+        rows = zip(source.rows(), client.results(job, source), strict=True)
         file.writelines(output.blocks(source.names(), rows))
-        return counts
     except UnicodeEncodeError as error:
         part = ascii(error.object[error.start : error.end])
         raise CommandError(
@@ -229,11 +221,3 @@ def _join(
         raise CommandError(
             f"{source.name} changed while it was being classified: repeat the command."
         ) from None
-
-
-def _counted(results: Iterable[Any], counts: Counter[str]) -> Iterator[Any]:
-    """The same results, whose best labels are counted."""
-    for result in results:
-        if label := best_of(result)[0]:
-            counts[label] += 1
-        yield result

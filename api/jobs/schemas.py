@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Literal
@@ -14,6 +15,8 @@ from batcher.jobs.records import JobRecord, JobStatus
 from batcher.webhook_security import parse_url
 from text_files.formats import FormatName
 
+# Most labels whose texts are counted in an answer.
+MAX_LABELS = 20
 # Why a job cannot go on.
 WaitsFor = Literal["no_worker", "paused"]
 
@@ -57,6 +60,13 @@ class JobFile(BaseModel):
     note: str = Field("", description="What may be wrong with that")
 
 
+class LabelCount(BaseModel):
+    """How many texts of a job have this label as their best one."""
+
+    label: str
+    texts: int
+
+
 class FilePreview(BaseModel):
     """How a file would be read, and its first rows; `column` is the index of the one that holds the texts."""
 
@@ -78,6 +88,9 @@ class Job(BaseModel):
     truncated_tokens: int = Field(description="Number of their tokens that the model did not read")
     unknown: int = Field(
         description="Number of texts of which the model does not know more than half of the pieces"
+    )
+    labels: list[LabelCount] = Field(
+        description=f"How many texts have each label so far: the {MAX_LABELS} most frequent, most first"
     )
     created_at: datetime
     started_at: datetime | None
@@ -136,6 +149,10 @@ def job_body(record: JobRecord, position: int | None = None, waits_for: WaitsFor
     """The response body of GET /jobs/{id}."""
     running = record.status == "running" and record.rate > 0
     facts = {
+        "labels": [
+            {"label": label, "texts": texts}
+            for label, texts in Counter(record.labels).most_common(MAX_LABELS)
+        ],
         "created_at": _time(record.created_ms),
         "started_at": _time(record.started_ms) if record.started_ms else None,
         "finished_at": _time(record.finished_ms) if record.finished_ms else None,

@@ -4,8 +4,11 @@ import { $, Rows, age, h, say, short } from "./dom.js";
 import { RequestError, request, upload } from "./http.js";
 import { choices, preview, show } from "./preview.js";
 import { leastCertain, stemOf } from "./sample.js";
+import { tally } from "./try.js";
 
 const UNDO_MS = 5000;
+// The other labels are added up.
+const LABELS = 5;
 
 export class Jobs {
   /** `models` knows which model the files are for. */
@@ -114,10 +117,11 @@ class Job {
     this.facts = h("span", { class: "quiet end" });
     this.how = h("div", { class: "quiet" });
     this.progress = h("progress", { "aria-label": `Job ${title(job)}` });
+    this.labels = h("div", { class: "bars" });
     this.save = h("button", { class: "small", type: "button", onclick: () => jobs.save(this.job, labelled) }, "Results as CSV");
     this.sample = h("button", { class: "small", type: "button", title: "A file to label: train or measure a model with it", onclick: () => jobs.save(this.job, leastCertain) }, "Least certain texts");
     this.stop = h("button", { class: "small", type: "button", onclick: () => this.cancelOrRemove(jobs) });
-    this.element = h("li", { "data-job": job.id }, h("div", { class: "line" }, this.name, this.status, this.facts), this.how, this.progress, h("div", { class: "row" }, this.save, this.sample, this.stop));
+    this.element = h("li", { "data-job": job.id }, h("div", { class: "line" }, this.name, this.status, this.facts), this.how, this.progress, this.labels, h("div", { class: "row" }, this.save, this.sample, this.stop));
   }
 
   get open() {
@@ -133,6 +137,8 @@ class Job {
     say(this.how, [`submitted ${new Date(job.created_at).toLocaleTimeString()}`, job.file?.description, job.file?.note].filter(Boolean).join(" · "));
     this.progress.max = job.total;
     this.progress.value = job.done;
+    if (this.done !== job.done) this.labels.replaceChildren(...tally(counted(job), job.done - job.failed));
+    this.done = job.done;
     this.save.hidden = !job.done;
     this.sample.hidden = job.status !== "finished";
     say(this.stop, this.open ? "Cancel" : this.removing ? "Undo" : "Remove");
@@ -163,6 +169,13 @@ async function labelled(job, file) {
         return results(""); // its texts were not kept
       });
   return { name: `${stemOf(job)}-${job.status === "finished" ? "labelled" : "partial"}.csv`, blob: await response.blob() };
+}
+
+/** How many texts have each of the most frequent labels, and the others. */
+function counted(job) {
+  const shown = (job.labels ?? []).slice(0, LABELS).map(({ label, texts }) => [label, texts]);
+  const others = shown.reduce((left, [, texts]) => left - texts, job.done - job.failed);
+  return shown.length && others ? [...shown, ["other labels", others]] : shown;
 }
 
 const title = (job) => job.file?.name ?? job.id.slice(0, 8);

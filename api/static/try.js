@@ -184,9 +184,14 @@ const bestOf = (pairs) => pairs.reduce((one, other) => (other.score > one.score 
 function summary(predictions) {
   const counts = new Map();
   for (const { label } of predictions.map(bestOf)) counts.set(label, (counts.get(label) ?? 0) + 1);
-  return [...counts].sort(([, one], [, other]) => other - one).flatMap(([label, count]) => [
+  return tally([...counts].sort(([, one], [, other]) => other - one), predictions.length);
+}
+
+/** A bar for each label and its number of texts. */
+export function tally(counts, total) {
+  return counts.flatMap(([label, count]) => [
     h("span", { class: "label" }, label),
-    h("span", { class: "bar best" }, h("i", { style: { width: `${(100 * count) / predictions.length}%` } })),
+    h("span", { class: "bar best" }, h("i", { style: { width: `${(100 * count) / total}%` } })),
     h("span", { class: "number" }, short(count)),
   ]);
 }

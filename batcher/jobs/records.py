@@ -62,6 +62,8 @@ class JobRecord:
     queue: str = ""
     # name@revision of all models that have answered its texts.
     models: Annotated[list[str], BeforeValidator(_lines)] = field(default_factory=list)
+    # How many texts have each label; of a model with hundreds of labels, those that its texts had first.
+    labels: Mapping[str, int] = field(default_factory=dict)
     # Bytes of results, and those of errors among them.
     output_bytes: int = 0
     failed_bytes: int = 0
@@ -103,6 +105,8 @@ class JobRecord:
 
 
 _RECORD = TypeAdapter(JobRecord)
+# The field of a label begins with it; the label as JSON follows.
+_LABEL = "label "
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,4 +196,6 @@ def read_record(job_id: str, raw: Mapping[bytes, bytes]) -> JobRecord | None:
     if b"status" not in raw:
         return None
     fields = {name.decode(): value.decode() for name, value in raw.items() if value}
-    return _RECORD.validate_python({**fields, "id": job_id})
+    counts = [(name.removeprefix(_LABEL), count) for name, count in fields.items() if name.startswith(_LABEL)]
+    labels = {json.loads(label): count for label, count in counts}
+    return _RECORD.validate_python({**fields, "id": job_id, "labels": labels})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from batcher.core.snapshot import ModelRecord
 from batcher.errors import MillraceError
 from batcher.jobs.records import Counts
 from batcher.lookup.queue import Result
+from text_files.output import best_of
 
 TOO_LONG = b'{"error":{"code":"text_too_long","detail":"the text is longer than this service accepts"}}'
 
@@ -79,6 +81,13 @@ def decode_models(encoded: bytes, entries: int) -> list[str]:
 def names_of(chunks: Sequence[bytes]) -> list[str]:
     """The names of all models that have answered texts of these chunks."""
     return [name for name in dict.fromkeys(name for raw in chunks for name in json.loads(raw)[0]) if name]
+
+
+def labels_of(chunks: Sequence[bytes]) -> str:
+    """`COUNT LABEL` in lines, most first: how many texts have each label as their best one, as JSON."""
+    lines = (line for chunk in chunks for line in chunk.split(b"\n") if line.startswith(b"[{"))
+    counts = Counter(best_of(json.loads(line))[0] for line in lines)
+    return "\n".join(f"{count} {json.dumps(label)}" for label, count in counts.most_common())
 
 
 def _model_name(name: str, revision: str) -> str:

@@ -55,7 +55,7 @@ from batcher.jobs.records import (
     read_attempt,
     read_record,
 )
-from batcher.jobs.results import decode_models, names_of
+from batcher.jobs.results import decode_models, labels_of, names_of
 from batcher.jobs.upload import UNBOUNDED, Budget, FileStore, Submission, Upload
 from batcher.settings import USAGE_DAYS, JobSettings
 
@@ -73,6 +73,8 @@ MAX_STALLED = 5
 SILENT_S = 1.5
 # After this long, any process begins it.
 LOST_S = 20.0
+# Most fields of a record: 50 or fewer facts, and the labels that its texts had first.
+MAX_FIELDS = 250
 # How many digits of the token of a claim identify the process.
 PROCESS_DIGITS = 16
 # A job with at most so many texts left is a small one: large ones never keep it waiting.
@@ -177,7 +179,7 @@ class JobStore:
         """
         args = [attempt.token, at, *counts, round(rate, 1), model, self._ttl_ms]
         args += ["\n".join(names_of(models)), self._budget.total, self._budget.client]
-        args += [ran_ms, self.usage_days * DAY_MS, len(chunks)]
+        args += [ran_ms, self.usage_days * DAY_MS, labels_of(chunks), MAX_FIELDS, len(chunks)]
         status: bytes = self._run("job_append", attempt.job_id, *args, *chunks, *models)
         return status.decode()
 

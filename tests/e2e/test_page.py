@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -403,6 +404,10 @@ def test_a_table_comes_back_with_all_its_columns(service: Service, viewer: Viewe
     assert lines[0] == "id;text;label;score;error"
     assert lines[1].startswith('1;"good; ""very"" good";')
     assert len(lines) == 303
+    found = Counter(row["label"] for row in csv.DictReader(lines, delimiter=";"))
+    assert page.locator("#jobs .bars .label").all_inner_texts() == [label for label, _ in found.most_common()]
+    shown = page.locator("#jobs .bars .number").all_inner_texts()
+    assert shown == [str(count) for _, count in found.most_common()]
     # After a reload the file is not at hand any more, but its texts are kept.
     viewer.open(service)
     finished(page, "reviews.csv")
@@ -687,6 +692,7 @@ def test_problems_come_first(service: Service, viewer: Viewer) -> None:
     frame["now"]["shed"] = 120.4
     frame["workers"] = [{**frame["workers"][0], "id": "w1", "silent_s": 2.0}]
     job = {"id": "a" * 32, "status": "finished", "total": 9, "done": 9, "failed": 2, "rate": None}
+    job["labels"] = [{"label": label, "texts": 1} for label in ("__proto__", "<b>", "c", "d", "e", "f")]
     more = {"position": None, "error": None, "created_at": "2026-11-22T12:00:00Z", "remaining_s": None}
     frame["jobs"] = [{**job, **more, "file": {"name": "reviews.csv", "description": "CSV"}}]
     body = f"event: history\ndata: {{}}\n\nevent: frame\ndata: {json.dumps(frame)}\n\n"
@@ -703,6 +709,9 @@ def test_problems_come_first(service: Service, viewer: Viewer) -> None:
     shown = page.inner_text('#banners [data-problem="jobs"] p')
     assert shown == "reviews.csv: 2 of 9 texts; the column error of its results says why"
     assert page.inner_text("#workers .badge") == "silent 2 s"
+    shown = page.locator("#jobs .bars .label").all_inner_texts()
+    assert shown == ["__proto__", "<b>", "c", "d", "e", "other labels"]
+    assert page.locator("#jobs .bars .number").all_inner_texts() == ["1"] * 5 + ["2"]
 
 
 def test_an_api_key_turns_the_comparison_off(service: Service, viewer: Viewer) -> None:

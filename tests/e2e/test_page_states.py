@@ -34,6 +34,7 @@ JOB: Frame = {
     "total": 900,
     "done": 300,
     "failed": 0,
+    "labels": [{"label": "POSITIVE", "texts": 180}, {"label": "NEGATIVE", "texts": 120}],
     "rate": 120.0,
     "position": None,
     "error": None,

@@ -14,6 +14,7 @@ from batcher.jobs.records import Attempt, Counts, JobRecord
 from batcher.jobs.results import encode_models
 from batcher.jobs.store import PROCESS_DIGITS, JobStore
 from batcher.jobs.upload import UNBOUNDED, Budget, NoRoom, Submission, encode_text
+from batcher.messages import fragment
 from tests.conftest import encoded
 from tests.servers import RedisServer
 
@@ -243,6 +244,43 @@ def test_an_append_that_is_sent_twice_counts_once(store: JobStore) -> None:
     assert (record_of(store).done, record_of(store).failed) == (6, 1)
     assert (record_of(store).truncated, record_of(store).truncated_tokens) == (2, 18)
     assert record_of(store).unknown == 2
+
+
+def labelled(*labels: str) -> bytes:
+    """A chunk of results with these labels, among others; "-" is an error."""
+    scored = {label: fragment(("another", label), (0.4, 0.6)) for label in labels}
+    return b"\n".join(b'{"error":{}}' if label == "-" else scored[label] for label in labels)
+
+
+def test_a_chunk_that_two_attempts_computed_counts_once(store: JobStore) -> None:
+    """The first was killed, or only slow, after it had appended a chunk, or before."""
+    create(store)
+    killed = store.start(JOB)
+    append(store, killed, 0, labelled("__proto__", "", "__proto__"))
+    assert record_of(store).labels == {"__proto__": 2, "": 1}
+    again = store.start(JOB)
+    assert append(store, killed, 1, labelled("x", "x", "x")) == "superseded"
+    for _ in range(2):  # its reply was lost
+        assert append(store, again, 1, labelled("-", "two\nlines", "7 ünï"), labelled("7 ünï")) == "running"
+    assert record_of(store).labels == {"__proto__": 2, "": 1, "two\nlines": 1, "7 ünï": 2}
+    store.end(again, "finished")
+    store.delete(JOB)
+    create(store)
+    assert record_of(store).labels == {}
+
+
+def test_a_record_has_few_of_thousands_of_labels(store: JobStore) -> None:
+    upload = store.upload(JOB, 1000)
+    for _ in range(2):
+        upload.add(encoded(["a text"] * 1000))
+    store.create(upload, "d", 10)
+    attempt = store.start(JOB)
+    append(store, attempt, 0, labelled("often", "often", *map(str, range(998))))
+    append(store, attempt, 1, labelled(*["often"] * 999, "new"))
+    labels = record_of(store).labels
+    assert labels.pop("often") == 1001
+    assert 200 <= len(labels) < 250
+    assert set(labels.values()) == {1}
 
 
 def test_results_are_taken_in_order_only(store: JobStore) -> None:

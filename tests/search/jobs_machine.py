@@ -6,8 +6,8 @@ may be cut off at any point and come back, while others begin at the same job, o
 
 from __future__ import annotations
 
-import json
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +21,7 @@ from batcher.jobs import store as store_module
 from batcher.jobs.records import OPEN, Attempt, Counts, JobRecord
 from batcher.jobs.store import JobStore, jobs_prefix
 from batcher.jobs.upload import Submission, encode_text
+from batcher.messages import fragment
 
 NAME = "search"
 P = jobs_prefix(NAME)
@@ -38,7 +39,7 @@ def texts_of(version: str, chunk: int) -> list[str]:
 
 def results_of(texts: Sequence[str]) -> bytes:
     """The results of texts depend on the texts, and on nothing else."""
-    return b"\n".join(json.dumps([text.upper()]).encode() for text in texts)
+    return b"\n".join(fragment([text.upper()], [1.0]) for text in texts)
 
 
 @dataclass
@@ -389,6 +390,7 @@ def check_job(store: JobStore, record: JobRecord | None, job: Job | None) -> Non
     lines = [line for chunk in store.output(record, 0, TOTAL) for line in chunk]
     texts = [text for chunk in range(CHUNKS) for text in texts_of(job.version, chunk)]
     assert b"\n".join(lines) == results_of(texts[: record.done]), "results of other texts"
+    assert record.labels == Counter(text.upper() for text in texts[: record.done]), "labels counted twice"
     expected = (job.status, job.done, job.failed, job.attempt, job.version, TOTAL, job.owner)
     found = (
         record.status,

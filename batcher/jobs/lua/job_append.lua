@@ -4,8 +4,9 @@
 -- ARGV: id, token of the attempt, first (number of the first chunk), failed and truncated (entries among them), tokens
 --       that were left out of the truncated ones, bytes of the failed ones, tokens that were read, texts that a cache
 --       knew, unknown (entries), rate, model, ttl_ms, names of the models that answered (in lines), most bytes of all
---       jobs, most bytes of one client's jobs, ms that the job has run, for how many ms usage is kept, how many chunks,
---       the chunks, and for each of them the models that answered its texts, unless they are not known.
+--       jobs, most bytes of one client's jobs, ms that the job has run, for how many ms usage is kept, labels of the
+--       texts (lines of `COUNT LABEL`), most fields of a record, how many chunks, the chunks, and for each of them the
+--       models that answered its texts, unless they are not known.
 -- Returns the status of the job | 'gone' | 'superseded'.
 local id, token, first, ttl = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[13])
 local job = job_key(id)
@@ -16,11 +17,11 @@ local status, total, place = fields[1], tonumber(fields[3]), fields[6]
 if not status then return 'gone' end
 if fields[2] ~= token then return 'superseded' end
 if status ~= 'running' then return status end
-local held, added = redis.call('LLEN', output), tonumber(ARGV[19])
-local last = 19 + added
+local held, added = redis.call('LLEN', output), tonumber(ARGV[21])
+local last = 21 + added
 if added > 0 and held == first then
   local written = tonumber(fields[8])
-  for i = 20, #ARGV do written = written + #ARGV[i] end
+  for i = 22, #ARGV do written = written + #ARGV[i] end
   local done = math.min(total, (held + added) * tonumber(fields[4]))
   -- A job of an earlier version has 100 bytes for each result.
   local reserved = math.floor((tonumber(fields[9]) or total * 100) * (total - done) / total)
@@ -32,7 +33,7 @@ if added > 0 and held == first then
     finish(id, 'failed', ttl, 'results_too_large', no_room(verdict, written / done, ARGV[15], ARGV[16]))
     return 'failed'
   end
-  redis.call('RPUSH', output, unpack(ARGV, 20, last))
+  redis.call('RPUSH', output, unpack(ARGV, 22, last))
   if #ARGV > last then
     -- Chunks of an attempt that did not say have none, and those of an earlier job with this id do not count.
     if held == 0 then redis.call('UNLINK', models) end
@@ -52,6 +53,12 @@ if added > 0 and held == first then
     redis.call('HINCRBY', job, 'truncated_tokens', ARGV[6])
   end
   if ARGV[10] ~= '0' then redis.call('HINCRBY', job, 'unknown', ARGV[10]) end
+  for texts, label in string.gmatch(ARGV[19], '(%d+) ([^\n]+)') do
+    local field = 'label ' .. label
+    if redis.call('HEXISTS', job, field) == 1 or redis.call('HLEN', job) < tonumber(ARGV[20]) then
+      redis.call('HINCRBY', job, field, texts)
+    end
+  end
   account(place, '', needs)
   count('texts', done - tonumber(fields[5]), ttl)
   count('failed_texts', ARGV[4], ttl)

@@ -28,7 +28,9 @@ RESULT = [{"label": "POSITIVE", "score": 0.9}, {"label": "NEGATIVE", "score": 0.
 
 class FinishedJobs(JobClient):
     def submit(self, source: TextFile) -> dict[str, Any]:
-        return {"id": "1", "status": "finished", "total": len(list(source.texts())), "failed": 0}
+        total = len(list(source.texts()))
+        labels = [{"label": "POSITIVE", "texts": total}]
+        return {"id": "1", "status": "finished", "total": total, "failed": 0, "labels": labels}
 
     def follow(self, job: dict[str, Any], source: TextFile | None = None) -> dict[str, Any]:
         return job
@@ -112,6 +114,31 @@ def test_the_last_line_says_what_was_done(
         rf"2 predictions: 2 POSITIVE; \d+\.\d s -> {re.escape(str(out))}",
         capsys.readouterr().err.splitlines()[-1],
     )
+
+
+@pytest.mark.parametrize(
+    ("more", "summary"),
+    [
+        (
+            {"labels": [{"label": label, "texts": 1000 - at} for at, label in enumerate("abcdef")]},
+            "5,999 predictions: 1,000 a, 999 b, 998 c, 997 d, 996 e, 1,009 others; ",
+        ),
+        ({}, "5,999 predictions; "),
+    ],
+)
+def test_the_last_line_adds_up_rare_labels(
+    monkeypatch: pytest.MonkeyPatch,
+    source: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: dict[str, Any],
+    summary: str,
+) -> None:
+    """An earlier version of the service does not count labels."""
+    job = {"id": "1", "status": "finished", "total": 6001, "failed": 2, **more}
+    monkeypatch.setattr(FinishedJobs, "submit", lambda *_: job)
+    monkeypatch.setattr(FinishedJobs, "results", lambda *_: repeat(RESULT, 2))
+    assert main(["classify", str(source)]) == 1
+    assert capsys.readouterr().err.splitlines()[-2].startswith(summary)
 
 
 def test_a_file_of_the_users_was_replaced_by_what_is_written_first(source: Path, tmp_path: Path) -> None:

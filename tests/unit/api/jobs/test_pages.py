@@ -42,6 +42,7 @@ RECORD = JobRecord(
     truncated=0,
     truncated_tokens=0,
     unknown=0,
+    labels={str(number): number for number in range(1, 25)},
     queue="",
     models=(),
 )
@@ -59,6 +60,11 @@ def test_a_running_job_tells_how_long_it_will_take() -> None:
     assert (body.rate, body.remaining_s, body.position) == (2.0, 3.0, None)
     assert body.started_at is not None
     assert body.started_at.isoformat() == "2023-11-14T22:13:21.500000+00:00"
+
+
+def test_a_job_has_its_most_frequent_labels() -> None:
+    shown = job_body(RECORD).labels
+    assert [(one.label, one.texts) for one in shown] == [(str(number), number) for number in range(24, 4, -1)]
 
 
 def test_a_queued_job_tells_its_position_and_no_rate() -> None:
