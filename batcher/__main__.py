@@ -51,7 +51,7 @@ def main(settings: WorkerSettings | None = None) -> int:
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
         signal.signal(stop_signal, lambda *_: worker.stop())
     try:
-        worker.warm_up()
+        served.warm_up()
     except Exception as error:
         log.error("warming up the model failed: %s", error, extra={"action": "worker.unable"})
         return EXIT_BROKEN if lacks_memory(error) else EXIT_UNABLE

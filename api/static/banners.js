@@ -10,6 +10,11 @@ export class Banners {
   take(frame) {
     this.rows.show([...problems(frame)]);
   }
+
+  /** What was wrong is not known to be so any more. */
+  clear() {
+    this.rows.show([]);
+  }
 }
 
 function* problems({ ready, reason, pauses, now, shards, workers, jobs }) {

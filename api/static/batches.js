@@ -36,11 +36,22 @@ export class Batches {
     return fresh;
   }
 
+  /** Shows the batch of an answer at once. The worker reports it, with its tokens, a second or two later. */
+  answered(size, modelMs) {
+    this.element.querySelector(".empty, .answered")?.remove();
+    this.element.prepend(h("li", { class: "answered" }, h("span"), facts(size, modelMs)));
+    this.trim();
+  }
+
+  trim() {
+    while (this.element.children.length > SHOWN) this.element.lastElementChild.remove();
+  }
+
   /** Adds rows above the others, which stay as they are, open or not. */
   show(fresh) {
-    this.element.querySelector(".empty")?.remove();
+    this.element.querySelector(".empty, .answered")?.remove();
     this.element.prepend(...fresh.map(row));
-    while (this.element.children.length > SHOWN) this.element.lastElementChild.remove();
+    this.trim();
     this.widths = [...fresh.map((one) => one.computed), ...this.widths].slice(0, SHOWN);
     this.element.style.setProperty("--widest", Math.max(WIDEST_TOKENS, ...this.widths));
   }
@@ -48,7 +59,6 @@ export class Batches {
 
 function row({ size, tokens, computed, reason, queueMs, modelMs }) {
   const padding = computed > tokens ? `, ${Math.round(100 * (1 - tokens / computed))} % padding` : "";
-  const texts = `${size} ${size === 1 ? "text" : "texts"}`;
   const block = h("span", { class: "block" }, h("i", { style: { width: `${(100 * tokens) / computed}%` } }));
   block.style.setProperty("--tokens", computed);
   return h(
@@ -57,8 +67,12 @@ function row({ size, tokens, computed, reason, queueMs, modelMs }) {
     h(
       "details",
       {},
-      h("summary", {}, h("span", { class: "room" }, block), h("span", { class: "facts" }, h("b", {}, texts), ` · ${milliseconds(modelMs)}`)),
+      h("summary", {}, h("span", { class: "room" }, block), facts(size, modelMs)),
       h("p", { class: "quiet" }, `${tokens} tokens${padding}; ${REASONS[reason] ?? reason}; waited ${milliseconds(queueMs)}, ran ${milliseconds(modelMs)}`),
     ),
   );
+}
+
+function facts(size, modelMs) {
+  return h("span", { class: "facts" }, h("b", {}, `${size} ${size === 1 ? "text" : "texts"}`), ` · ${milliseconds(modelMs)}`);
 }

@@ -19,7 +19,7 @@ const batches = new Batches($("#batches"));
 const workers = new Workers($("#workers"));
 const models = new Models();
 const jobs = new Jobs(models);
-const form = new Try(race, models);
+const form = new Try(race, models, batches);
 const charts = [
   new Chart($("#chart-texts"), ["worked", "answered"], short, "texts per second"),
   new Chart($("#chart-p99"), ["p99_ms"], milliseconds, "time within which 99 of 100 requests are answered"),
@@ -74,6 +74,7 @@ follow({
     $("#compare").hidden = hasKey();
   },
   lost(problem) {
+    if (problem.problem.code === "unreachable") banners.clear();
     if (problem.status === 401) form.askForKey();
     setState("gone", problem.status === 401 ? "An API key is required" : `${problem.message} Trying again …`);
     race.still();

@@ -13,10 +13,9 @@ const WORKING_MS = 300;
 const BUDGET_MS = 12000;
 
 export class Try {
-  /** `race` shows the visitor's own texts in the picture; `models` knows which model is chosen. */
-  constructor(race, models) {
-    this.race = race;
-    this.models = models;
+  /** `race` and `batches` show the visitor's own texts, too; `models` knows which model is chosen. */
+  constructor(race, models, batches) {
+    Object.assign(this, { race, models, batches });
     this.running = false;
     this.unreachable = false;
     $("#form").addEventListener("submit", (event) => {
@@ -107,7 +106,7 @@ export class Try {
     this.race.answered(batch, texts.length);
     if (batch) {
       say($('[data-figure="batch"]'), short(batch)); // the event stream has it a second later
-      $("#batches .empty")?.remove();
+      this.batches.answered(batch, stages.model?.dur);
     }
     $("#waterfall").replaceChildren(...waterfall(stages));
     $("#timing").hidden = false;

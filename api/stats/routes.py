@@ -42,6 +42,8 @@ MAX_STREAM_S = 3600.0
 MAX_VIEWERS = 200
 # How long a viewer waits for the history of earlier processes.
 RESTORE_S = 1.0
+# After a worker has prepared its model, it may be so long until this process hears that it is ready.
+READY_S = 2.0
 # How many of the newest jobs are shown.
 JOBS = 8
 # The rates before the first second.
@@ -77,6 +79,7 @@ class Stats:
         self._jobs: list[dict[str, Any]] | None = None
         self._workers: list[dict[str, Any]] = []
         self._starting: Sequence[Preparing] = ()
+        self._started_at = -READY_S
         self._reading: asyncio.Task[None] | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
@@ -215,10 +218,14 @@ class Stats:
             ]
 
     async def _read_starting(self) -> None:
-        self._starting = ()
+        found: Sequence[Preparing] = ()
         if self.preparing is not None and not self.hub.snapshot.workers:
             with contextlib.suppress(MillraceError, Problem):
-                self._starting = await self.preparing()
+                found = await self.preparing()
+        if found:
+            self._started_at = time.monotonic()
+        if found or time.monotonic() >= self._started_at + READY_S:
+            self._starting = found
 
     async def _read_jobs(self) -> None:
         """Reads the newest jobs. They are None if Redis does not answer.

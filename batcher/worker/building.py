@@ -161,6 +161,7 @@ class LoadedModels:
 
     def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings
+        self._began = time.monotonic()
         self.models = [_build(settings, *one) for one in _load_all(settings).items()]
         shards = settings.queue_shards
         clients = connect_shards(shards, timeout_s=1.0)
@@ -173,6 +174,12 @@ class LoadedModels:
             Repeated("listing", LIST_EVERY_S, self._listing.list),
             Repeated("publishing", LOOK_S, Publishing(self, store).look_again),
         )
+
+    def warm_up(self) -> None:
+        """Measures what the forward passes of each model cost. Raises whatever a model raises."""
+        reference = next((one.reference for one in self._settings.model if one.reference != ELSEWHERE), "")
+        with announced(self._settings, reference, "measuring what batches cost", self._began):
+            self.worker.warm_up()
 
     @property
     def names(self) -> Sequence[str]:
@@ -252,15 +259,17 @@ def _build(settings: WorkerSettings, name: str, classifier: Classifier) -> Loade
 
 
 @contextlib.contextmanager
-def announced(settings: WorkerSettings, reference: str) -> Iterator[Callable[[str], None]]:
+def announced(
+    settings: WorkerSettings, reference: str, doing: str = "reading its files", began: float | None = None
+) -> Iterator[Callable[[str], None]]:
     """While it is open, a thread publishes what the loading of a model does, which may take minutes.
 
-    Yields what is called with each phase, which is repeated at the first shard. No outage of Redis delays
-    the loading.
+    Yields what is called with each phase after `doing`, which is repeated at the first shard. No outage of
+    Redis delays the loading.
     """
     loaded = threading.Event()
-    phases = ["reading its files"]
-    facts = settings, reference, time.monotonic(), phases, loaded
+    phases = [doing]
+    facts = settings, reference, began or time.monotonic(), phases, loaded
     thread = threading.Thread(target=_announce, args=facts, name="preparing", daemon=True)
     thread.start()
     try:
@@ -273,7 +282,7 @@ def announced(settings: WorkerSettings, reference: str) -> Iterator[Callable[[st
 def _announce(
     settings: WorkerSettings, reference: str, began: float, phases: list[str], loaded: threading.Event
 ) -> None:
-    if loaded.wait(ANNOUNCE_S):
+    if loaded.wait(max(began + ANNOUNCE_S - time.monotonic(), 0)):
         return
     shard = settings.queue_shards[0]
     worker = process_name().rpartition("-")[0]

@@ -90,6 +90,9 @@ def test_a_text_is_computed_first_and_known_the_second_time(service: Service, vi
     assert stages == ["cache", "queue", "tokenize", "model", "other"]
     assert "in a batch of 3" in page.inner_text("#outcome")
     assert page.inner_text('[data-figure="batch"]') == "3", "it lagged the answer by up to two seconds"
+    assert page.inner_text("#batches li:first-child").startswith("3 texts · "), "so did the list"
+    page.wait_for_selector("#batches .answered", state="detached")
+    assert page.inner_text("#batches li:first-child summary").startswith("3 texts · ")
 
     page.click("#classify")
     page.wait_for_selector('#outcome [data-cache="HIT"]')
@@ -712,6 +715,26 @@ def test_problems_come_first(service: Service, viewer: Viewer) -> None:
     shown = page.locator("#jobs .bars .label").all_inner_texts()
     assert shown == ["__proto__", "<b>", "c", "d", "e", "other labels"]
     assert page.locator("#jobs .bars .number").all_inner_texts() == ["1"] * 5 + ["2"]
+
+
+def test_the_last_problem_stayed_while_the_service_was_gone(service: Service, viewer: Viewer) -> None:
+    """The page said "this process is stopping" during the whole outage."""
+    frame = service.http.get("/stats").json() | {"ready": False, "reason": "this process is stopping"}
+    body = f"event: history\ndata: {{}}\n\nevent: frame\ndata: {json.dumps(frame)}\n\n"
+    page, gone = viewer.page, list[bool]()
+
+    def answer(route: Route) -> None:
+        if gone:
+            route.abort()
+        else:
+            route.fulfill(body=body, content_type="text/event-stream")
+
+    page.route("**/stats", answer)
+    page.goto(service.base_url)
+    page.wait_for_selector("#banners li")
+    gone.append(True)
+    page.wait_for_selector("#banners li", state="detached")
+    assert page.get_attribute("#state", "data-state") == "gone"
 
 
 def test_an_api_key_turns_the_comparison_off(service: Service, viewer: Viewer) -> None:

@@ -13,6 +13,7 @@ from batcher.admin.console import Preparing, PreparingStore
 from batcher.models import ModelSpec
 from batcher.settings import WorkerSettings
 from batcher.worker import building
+from batcher.worker.several import SeveralWorkers
 from model_store.phases import begin, phase
 from model_store.stub import StubClassifier
 from tests.service import wait_until
@@ -47,6 +48,24 @@ def test_a_worker_that_loads_a_model_says_what_it_does_until_it_is_loaded(
     building.load_one(WorkerSettings(), ModelSpec("", "/models/topics"))
     assert [(one.reference, one.phase) for one in seen] == [("/models/topics", "proving")]
     assert seen[0].seconds >= 0
+    assert store.read() == []
+
+
+def test_a_worker_that_measured_its_speed_was_not_mentioned(
+    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page said that no worker was running."""
+    store = PreparingStore(client, "default")
+    seen: list[Preparing] = []
+
+    def slow(self: SeveralWorkers) -> None:
+        seen.extend(wait_until(store.read, "an announcement"))
+
+    monkeypatch.setattr(SeveralWorkers, "warm_up", slow)
+    served = building.LoadedModels(WorkerSettings(model="stub"))
+    served.warm_up()
+    served.close()
+    assert [(one.reference, one.phase) for one in seen] == [("stub", "measuring what batches cost")]
     assert store.read() == []
 
 

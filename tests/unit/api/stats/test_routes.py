@@ -150,17 +150,21 @@ async def test_status_right_after_readiness_said_that_no_worker_runs(made: Made)
     await stream.aclose()
 
 
-async def test_a_start_was_shown_as_if_no_worker_ran(made: Made) -> None:
-    """The page said "no worker is running" for the 20 s in which one loaded its model."""
-    starting = Preparing("w1", "default", 12.4, "reading its files")
+async def test_a_start_was_shown_as_if_no_worker_ran(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page said "no worker is running" for the 20 s in which one loaded its model, and one more."""
+    starting = [Preparing("w1", "default", 12.4, "reading its files")]
 
     async def preparing() -> list[Preparing]:
-        return [starting]
+        return [*starting]
 
     stats = replace(made.stats, preparing=preparing)
     made.hub.snapshot = replace(RUNNING, workers=0)
     said = "the worker has been preparing default for 12 s: reading its files"
     assert json.loads(await stats.frame())["reason"] == said
+    starting.clear()
+    assert json.loads(await stats.frame())["reason"] == said, "the worker is about to be ready"
+    monkeypatch.setattr("api.stats.routes.READY_S", 0.0)
+    assert json.loads(await stats.frame())["reason"] == "no worker is running"
     made.hub.snapshot = RUNNING
     assert json.loads(await stats.frame())["reason"] == ""
 
