@@ -30,7 +30,7 @@ SUMS = "SHA256SUMS"
 PROBES = "probes.json"
 TOKENIZER = "tokenizer.json"
 # Increase this when the same checkpoint is built into different files.
-FORMAT = 5
+FORMAT = 6
 # Increase this when an artefact built from the same checkpoint gives different answers.
 ANSWERS = 3
 
