@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -202,3 +203,19 @@ def test_deliver_says_what_it_skips_and_why(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     skipped = [line.split(":")[0] for line in done.stdout.splitlines() if line]
     assert skipped == ["skipped  images", "skipped  kind"]
+
+
+def test_images_were_built_with_a_docker_that_had_no_daemon(tmp_path: Path) -> None:
+    """Beside a podman that ran: `make deliver` said that the images could be built, and failed."""
+    for tool in ("docker", "podman"):
+        (tmp_path / tool).write_text(f'#!/bin/sh\necho "{tool} $1"\n[ {tool} = podman ]\n')
+        (tmp_path / tool).chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "scripts/build-images"],
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TAG": "1", "ENGINE": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["podman build", "millrace-api:1", "podman build", "millrace-worker:1"]
