@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pydantic_core import from_json
+
 from batcher.core.snapshot import ModelRecord
 from batcher.errors import MillraceError
 from batcher.jobs.records import Counts
@@ -86,7 +88,7 @@ def names_of(chunks: Sequence[bytes]) -> list[str]:
 def labels_of(chunks: Sequence[bytes]) -> str:
     """`COUNT LABEL` in lines, most first: how many texts have each label as their best one, as JSON."""
     lines = (line for chunk in chunks for line in chunk.split(b"\n") if line.startswith(b"[{"))
-    counts = Counter(best_of(json.loads(line))[0] for line in lines)
+    counts = Counter(best_of(from_json(line))[0] for line in lines)
     return "\n".join(f"{count} {json.dumps(label)}" for label, count in counts.most_common())
 
 
