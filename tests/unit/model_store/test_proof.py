@@ -131,6 +131,13 @@ def test_texts_of_each_length_keep_their_special_tokens() -> None:
     assert len(Source(tokens(), [tokens(10, 11)]).text(1)) == 1
 
 
+def test_only_short_texts_have_the_padding_that_takes_a_position_from_others() -> None:
+    source = Source(Tokens([1, 2], 0, 0), [Tokens([1, 10, 11, 12, 2], 0, 0)], (5, 7), unnumbered=7)
+    assert {5, 7} < {*source.text(32)}
+    assert 5 in source.text(128)
+    assert 7 not in source.text(128)
+
+
 def test_short_texts_have_several_candidates_and_the_least_certain_is_a_probe() -> None:
     """Texts of one or two tokens lost twice as much in bf16 as three candidates of each length showed."""
     source = Source(Tokens([1, 2], 0, 0), [Tokens([1, 10, 11, 12, 2], 0, 0)])

@@ -18,6 +18,7 @@ from model_store.errors import ModelUnsupported
 from model_store.rows import Tokenizer
 from model_store.tokenizer_files import (
     check_tokenizer,
+    read_token_types,
     read_tokenizer,
     require_same,
     require_vocabulary,
@@ -115,6 +116,15 @@ def test_a_tokenizer_that_cuts_another_end_of_a_long_text_is_refused(tmp_path: P
     tokenizer.truncation_side = "left"
     with pytest.raises(ModelUnsupported, match="transformers reads 'first half"):
         require_same(checkpoint, tokenizer, tmp_path / "tokenizer.json")
+
+
+def test_a_tokenizer_that_gives_the_tokens_of_one_text_several_types_is_refused() -> None:
+    def tokenizer(text: str) -> dict[str, list[int]]:
+        ids = [1, *range(5, 5 + len(text.split())), 2]
+        return {"input_ids": ids, "token_type_ids": [number % 2 for number in ids]}
+
+    with pytest.raises(ModelUnsupported, match="gives the tokens of one text several types"):
+        read_token_types(tokenizer)
 
 
 def with_dropout(path: Path, dropout: float) -> Path:
