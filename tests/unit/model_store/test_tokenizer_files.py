@@ -18,6 +18,7 @@ from model_store.errors import ModelUnsupported
 from model_store.rows import Tokenizer
 from model_store.tokenizer_files import (
     check_tokenizer,
+    copy_tokenizer,
     read_token_types,
     read_tokenizer,
     require_same,
@@ -125,6 +126,12 @@ def test_a_tokenizer_that_gives_the_tokens_of_one_text_several_types_is_refused(
 
     with pytest.raises(ModelUnsupported, match="gives the tokens of one text several types"):
         read_token_types(tokenizer)
+
+
+def test_an_unknown_side_of_truncation_is_refused_by_name(tmp_path: Path) -> None:
+    checkpoint = read_checkpoint(small(tmp_path / "model", "wordpiece", truncation_side="middle"))
+    with pytest.raises(ModelUnsupported, match="has truncation_side 'middle'; it must be left or right"):
+        copy_tokenizer(checkpoint, tmp_path)
 
 
 def with_dropout(path: Path, dropout: float) -> Path:
