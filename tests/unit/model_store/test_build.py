@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -183,21 +182,15 @@ def test_the_same_scores_of_a_decoder_were_put_down_to_weights(family: str, tmp_
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("family", "changed"),
-    [
-        ("bert", {"layer_norm_eps": float("nan")}),  # in packed rows
-        ("qwen2", {"rms_norm_eps": float("nan")}),
-        ("qwen2", {"rms_norm_eps": -1e9}),  # the root of a negative number
-    ],
-)
-def test_no_setting_passed_for_a_model_whose_scores_are_no_numbers(
-    family: str, changed: dict[str, float], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("family", ["bert", "qwen2"], ids=["packed", "padded"])
+def test_no_setting_passed_for_a_model_whose_scores_are_no_numbers(family: str, tmp_path: Path) -> None:
     """Although the engine was right: it gave none either."""
     source = write_family(tmp_path / "model", family, max_positions=16)
-    config = json.loads((source / "config.json").read_text("utf-8"))
-    (source / "config.json").write_text(json.dumps(config | changed), "utf-8")
+    tensors = {
+        name: value * 1e30 if "norm" in name.lower() else value
+        for name, value in load_file(source / "model.safetensors").items()
+    }
+    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
     why = (
         r"transformers itself gives scores that are not numbers with .*, such as to a text of \d tokens: its"
     )
