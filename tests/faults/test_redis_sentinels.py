@@ -82,16 +82,20 @@ class Pods:
         return ""
 
     def follow(self, master: str) -> bool:
-        """Whether all that run have `master`, and its sentinels know one another."""
+        """Whether all servers that run have `master`, and their sentinels know all others."""
         hosts = {host for host, _ in self.running}
         if any(self.role(host) != ("master" if host == master else master) for host in hosts):
             return False
-        with contextlib.suppress(redis.RedisError), self.client(master, 26379, "sentinel") as sentinel:
-            (facts,) = sentinel.execute_command("SENTINEL", "MASTERS")
+        return all(self._known(host) == (2, 2) for host in hosts)
+
+    def _known(self, host: str) -> tuple[int, int]:
+        """How many other sentinels and replicas a sentinel knows: without them, it elects no master."""
+        with contextlib.suppress(redis.RedisError, ssl.SSLError), self.client(host, 26379, "sentinel") as one:
+            (facts,) = one.execute_command("SENTINEL", "MASTERS")
             said = dict(zip(facts[::2], facts[1::2], strict=True)) if isinstance(facts, list) else facts
             said = {str(name, "ascii") if isinstance(name, bytes) else name: said[name] for name in said}
-            return (int(said["num-other-sentinels"]), int(said["num-slaves"])) == (2, 2)
-        return False
+            return int(said["num-other-sentinels"]), int(said["num-slaves"])
+        return 0, 0
 
     def close(self) -> None:
         for process in self.running.values():
