@@ -22,6 +22,21 @@ def test_a_password_of_odd_characters_is_decoded() -> None:
     assert (kwargs["username"], kwargs["password"], kwargs["db"]) == ("user", "p@ss/word", 3)
 
 
+@pytest.mark.parametrize(
+    ("scheme", "reply", "is_lost"),
+    [
+        ("redis", "READONLY You can't write against a read only replica.", True),
+        ("redis", "MOVED 1 other:6379", False),
+        ("redis+cluster", "MOVED 1 other:6379", True),
+        ("redis+cluster", "WRONGTYPE Operation against a key", False),
+    ],
+)
+def test_only_a_client_of_a_cluster_follows_its_slots(scheme: str, reply: str, is_lost: bool) -> None:
+    client = connect_async(f"{scheme}://host:6379", timeout_s=1, retries=0, key="{millrace}")
+    error = client.connection_pool.connection_kwargs["parser_class"].parse_error(reply)
+    assert isinstance(error, redis.ConnectionError) == is_lost
+
+
 @pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
 @pytest.mark.parametrize("make", [connect, connect_async])
 def test_each_new_connection_parsed_the_metadata_of_redis_py(

@@ -30,6 +30,7 @@ def test_two_results_are_compared_by_label() -> None:
     assert found["mean_difference"] == pytest.approx(0.3)
     assert found["batch_ms"] == {"current": 2.0, "candidate": 3.0}
     assert found["text_ms"] == {"current": 0.5, "candidate": 3.0}
+    assert report(compare(other, one))["text_ms"] == {"current": 3.0, "candidate": 0.5}
 
 
 def test_other_labels_cannot_be_compared() -> None:
