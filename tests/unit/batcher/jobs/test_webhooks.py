@@ -6,6 +6,7 @@ import base64
 import contextlib
 import hmac
 import json
+import re
 import socket
 import ssl
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +31,8 @@ from batcher.jobs.webhooks import PAUSES_S, Delivery, WebhookSender, send
 from batcher.settings import JobSettings
 from batcher.webhook_security import Target, parse_secrets, parse_url, signed_headers
 from tests.conftest import FakeRedis, encoded
+
+ROOT = Path(__file__).parents[4]
 
 JOB = "a" * 32
 KEY = base64.b64encode(b"k" * 32).decode()
@@ -163,6 +167,14 @@ def test_the_example_of_the_specification() -> None:
 def test_a_key_that_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="whsec_"):
         parse_secrets(value)
+
+
+def test_the_pauses_between_attempts_are_the_documented_ones() -> None:
+    text = " ".join((ROOT / "docs/webhooks.md").read_text("utf-8").split())
+    (listed,) = re.findall(r"it is sent again after (.*?), as long as the job exists", text)
+    units = {"s": 1, "min": 60, "h": 3600}
+    pauses = re.findall(r"(\d+) (s|min|h)\b", listed)
+    assert [int(number) * units[unit] for number, unit in pauses] == [*PAUSES_S]
 
 
 def test_failed_attempts_are_repeated_with_growing_pauses_and_then_given_up(
