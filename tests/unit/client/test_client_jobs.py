@@ -9,7 +9,16 @@ from typing import Any
 
 import httpx
 import pytest
-from millrace_client import AsyncClient, JobError, Options, Prediction, Progress, RequestError, TextError
+from millrace_client import (
+    AsyncClient,
+    Client,
+    JobError,
+    Options,
+    Prediction,
+    Progress,
+    RequestError,
+    TextError,
+)
 
 from api.settings import ApiSettings
 from batcher.settings import JobSettings
@@ -48,6 +57,11 @@ async def working(api: JobsApi) -> AsyncIterator[None]:
 
 def assert_predicted(results: list[Any], texts: list[str]) -> None:
     assert [one.scores["POSITIVE"] for one in results] == [round(score(text), 7) for text in texts]
+
+
+def test_a_single_string_is_no_job_of_its_letters() -> None:
+    with Client("http://127.0.0.1:1") as client, pytest.raises(TypeError, match=r"pass \[text\]"):
+        client.jobs.create("good")
 
 
 async def test_few_texts_are_sent_to_predict(fake_redis: FakeRedis) -> None:
