@@ -78,6 +78,16 @@ async def test_keys_of_clients_and_of_operators_are_apart(start: Start) -> None:
     assert (await ask(api, "GET", "/jobs", authorization="Bearer one")).status_code == 200
 
 
+async def test_no_other_site_reads_with_an_operators_key_what_clients_may_read(start: Start) -> None:
+    api = await start(api_keys=keys(web="one"))
+    assert (await ask(api, "GET", "/stats", **ADMIN)).status_code == 200
+    for foreign in ({"origin": "https://evil.example"}, {"sec-fetch-site": "cross-site"}):
+        answer = await ask(api, "GET", "/stats", **ADMIN, **foreign)
+        assert (answer.status_code, answer.json()["code"]) == (403, "cross_site"), foreign
+    answer = await ask(api, "GET", "/stats", **ADMIN, host="rebound.example")
+    assert (answer.status_code, answer.json()["code"]) == (403, "host_not_allowed")
+
+
 @pytest.mark.parametrize("path", ["/admin", "/admin/", "/admin/nothing", "/admin/forget/"])
 async def test_a_path_that_is_no_route_is_closed_too(api: AdminApi, path: str) -> None:
     assert (await ask(api, "GET", path)).status_code == 401
