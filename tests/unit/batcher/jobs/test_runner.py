@@ -227,7 +227,7 @@ def test_a_job_tries_again_after_the_time_that_it_was_told_within_bounds(
 
 def test_a_job_cancelled_while_it_runs_asks_for_nothing_more(bench: Bench) -> None:
     bench.job(WORDS * 100, chunk_texts=4)
-    bench.hub.pause_s, bench.hub.leaves_s = 0.2, 0.01
+    bench.hub.pause_s, bench.hub.leaves_s = 60.0, 0.01  # far longer than it takes to cancel
     seen, left = 0, list[int]()
 
     async def stop() -> None:
