@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -338,7 +339,7 @@ _MIN = {
 _MAX = 2**31 - 1
 _MAX_OF = {"num_hidden_layers": 1000, "n_layers": 1000, "num_labels": 100_000}
 # How the names end of what is added to a variance before a norm divides by its root.
-_EPSILON = ("eps", "epsilon")
+_EPSILON = re.compile(r"(?:^|[._])eps(?:ilon)?$")
 MULTI_LABEL = "multi_label_classification"
 # Beyond this and its reciprocal, all scores are equal or 0 and 1.
 _MIN_TEMPERATURE = 1e-6
@@ -359,7 +360,7 @@ def _check_numbers(config: dict[str, Any], file: Path) -> None:
     for key, value in named_values(config):
         if type(value) is float and not math.isfinite(value):
             raise ModelUnsupported(f"{file} has {key} {shown(value)}; it must be a finite number.")
-        if key.endswith(_EPSILON) and type(value) in (int, float) and value < 0:
+        if _EPSILON.search(key) and type(value) in (int, float) and value < 0:
             raise ModelUnsupported(f"{file} has {key} {shown(value)}; it must be at least 0, such as 1e-5.")
 
 

@@ -12,7 +12,7 @@ MAX_EXAMPLES = 5
 MAX_CHARS = 300
 _WIDGET = re.compile(r"^widget:[ \t]*\n((?:[ \t-].*\n)*)", re.MULTILINE)
 # One line; another key, another example or the end follows it.
-_TEXT = re.compile(r"^[ \t-]*text:[ \t]*(\S.*?)[ \t]*\n(?=[ \t]*(?:-[ \t]|\w+:)|\Z)", re.MULTILINE)
+_TEXT = re.compile(r"^[ \t-]*text:[ \t]*(\S.*)\n(?=[ \t]*(?:-[ \t]|\w+:)|\Z)", re.MULTILINE)
 
 
 def examples(source: Path) -> tuple[str, ...]:
@@ -23,8 +23,17 @@ def examples(source: Path) -> tuple[str, ...]:
         return ()
     front = card.partition("\n---")[0] + "\n" if card.startswith("---\n") else ""
     found = _WIDGET.search(front)
-    texts = [_scalar(raw) for raw in _TEXT.findall(found[1])] if found else []
-    return tuple(text for text in texts if 0 < len(text) <= MAX_CHARS and "\n" not in text)[:MAX_EXAMPLES]
+    texts = [_scalar(raw.rstrip()) for raw in _TEXT.findall(found[1])] if found else []
+    return tuple(text for text in texts if len(text) <= MAX_CHARS and _is_line(text))[:MAX_EXAMPLES]
+
+
+def _is_line(text: str) -> bool:
+    """Whether a text is one line, and UTF-8 can encode it: half of a surrogate pair it cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return text.splitlines() == [text] and "\0" not in text and not text.isspace()
 
 
 def _scalar(raw: str) -> str:

@@ -124,6 +124,11 @@ def test_json_that_is_too_deep_is_refused(tmp_path: Path) -> None:
         read_checkpoint(path)
 
 
+def test_only_the_names_of_epsilons_end_so(tmp_path: Path) -> None:
+    path = write(tmp_path / "model", max_steps=-1, task_specific_params={"any": {"warmup_steps": -1}})
+    assert read_checkpoint(path).max_tokens > 0
+
+
 @pytest.mark.parametrize("stated", [131_072, 10**9])
 def test_what_no_processor_reads_is_not_probed(tmp_path: Path, stated: int) -> None:
     """A Qwen states 131,072 positions, and its build tried every length up to that in steps of 64."""

@@ -25,6 +25,15 @@ def card(folder: Path, front: str, rest: str = "# A model\n\nwidget:\n- text: be
         ("widget:\n- text: >\n    folded\n- text: |\n    kept\n- text: a # b\n- text: 'a' b\n", ()),
         ('widget:\n- text: "open\n- text: "two\\nlines"\n- text: ""\n', ()),
         (f"widget:\n- text: {'x' * (MAX_CHARS + 1)}\n", ()),
+        # What UTF-8 cannot encode made the artefact's manifest unreadable; a "\r" is a line end on the page.
+        (
+            'widget:\n- text: "I \\ud83d"\n- text: "a\\rb"\n- text: "a\\u2028b"\n'
+            '- text: "\\u0000"\n- text: ok\n',
+            ("ok",),
+        ),
+        ("widget:\n- text: '  '\n- text: 👩\u200d🚒\n", ("👩\u200d🚒",)),
+        # It took half an hour to find the end of a line with a million spaces.
+        (f"widget:\n- text: a{' ' * 1_000_000}b\n- text: ok\n", ("ok",)),
         ("widget: []\ntags:\n- text: no\n", ()),
         ("license: mit\n", ()),
     ],
