@@ -177,21 +177,24 @@ class Places:
     def __init__(self, most: int, waiting: int = 0) -> None:
         self._limit = most + waiting
         self._all, self._most_of_client = CapacityLimiter(most), most - most // 4
+        self._bodies = 0
         self._clients: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
 
     @asynccontextmanager
     async def place(self, client: str) -> AsyncIterator[None]:
         """Waits for a place."""
-        async with self._of(client), self._all:
-            yield
+        self._bodies += 1
+        try:
+            async with self._of(client), self._all:
+                yield
+        finally:
+            self._bodies -= 1
 
     def full(self, client: str) -> bool:
         """Whether no more bodies of this client may wait."""
-        bodies, own = (
-            limiter.borrowed_tokens + limiter.statistics().tasks_waiting
-            for limiter in (self._all, self._of(client))
-        )
-        return bodies >= self._limit or own >= self._limit - self._limit // 4
+        limiter = self._of(client)
+        own = limiter.borrowed_tokens + limiter.statistics().tasks_waiting
+        return self._bodies >= self._limit or own >= self._limit - self._limit // 4
 
     def _of(self, client: str) -> CapacityLimiter:
         return self._clients.setdefault(client, CapacityLimiter(self._most_of_client))

@@ -268,9 +268,8 @@ class JobService:
     ) -> tuple[JobRecord, bool]:
         client = self.check_sender(headers)
         texts = texts if sender is None else sender.waited_for(texts)
-        record, new = await self.upload(
-            sender, self.uploader.take, self.job_id(headers), texts, submission, size
-        )
+        work = (self.uploader.take, self.job_id(headers), texts, submission, size)
+        record, new = await self.upload(sender, *work, client=client)
         if new:
             self._hooks.count_texts(client, record.total)
         return record, new
@@ -321,14 +320,16 @@ class JobService:
         """The client of an upload; `body` as for Sender."""
         return Sender(receive, headers.left, self._keys.client(headers), **body)
 
-    async def upload(self, sender: Sender | None, function: Callable[..., T], *args: object) -> T:
-        """Calls a function that reads the body of `sender`, in one of the few threads for this.
+    async def upload(
+        self, sender: Sender | None, function: Callable[..., T], *args: object, client: str = ""
+    ) -> T:
+        """Calls a function that reads the body of `sender`, or none of `client`, in one of a few threads.
 
         Large bodies that arrive slowly do not keep small ones waiting, nor those of other clients. Raises
         what it raises, QueueUnavailable, and Problem 503 if too many bodies wait, or 408 if the beginning
         takes too long.
         """
-        client = sender.client if sender else ""
+        client = sender.client if sender else client
         if any(one.full(client) for one in (self._beginnings, self._uploads, self._small_uploads)):
             detail = "too many job uploads are waiting; try again shortly"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))

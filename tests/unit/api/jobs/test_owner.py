@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from hashlib import sha256
+from typing import Any
 
 import httpx
 import pytest
 
-from api.jobs.body import SMALL
+from api.jobs.body import SMALL, Places
 from api.jobs.service import UPLOADS, WAITING_UPLOADS
+from api.jobs.upload import JobUploader
 from tests.conftest import encoded
 from tests.unit.api.jobs.jobs_api import NDJSON, JobsApi, Start
 from tests.unit.api.service import assert_problem
@@ -98,3 +101,47 @@ async def test_large_slow_uploads_of_one_client_kept_those_of_others_waiting(sta
     most = WAITING_UPLOADS + UPLOADS
     assert set(statuses) == {202, 503}
     assert UPLOADS < statuses[202] <= most - most // 4
+
+
+async def test_requests_that_become_jobs_share_no_places_with_those_of_other_clients(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = await start(api_keys=digests("one", "two"))
+    goes_on, take = threading.Event(), JobUploader.take
+
+    def slow(self: JobUploader, job_id: str, texts: Iterator[str], *more: Any) -> Any:
+        whole = list(texts)
+        if whole == ["slow"]:
+            goes_on.wait(20)
+        return take(self, job_id, iter(whole), *more)
+
+    def submit(text: str, key: str) -> Awaitable[httpx.Response]:
+        headers = {"prefer": "respond-async", "x-api-key": key}
+        return api.client.post("/predict", json={"text": [text]}, headers=headers)
+
+    monkeypatch.setattr(JobUploader, "take", slow)
+    asked = [asyncio.ensure_future(submit("slow", "one")) for _ in range(80)]
+    try:
+        await asyncio.sleep(0.5)
+        assert (await asyncio.wait_for(submit("fast", "two"), 10)).status_code == 202
+    finally:
+        goes_on.set()
+    assert {one.status_code for one in await asyncio.gather(*asked)} == {202, 503}
+
+
+async def test_bodies_that_wait_are_bounded_for_all_clients_together() -> None:
+    places, tasks = Places(4, 64), list[asyncio.Task[None]]()
+
+    async def wait(client: str) -> None:
+        async with places.place(client):
+            await asyncio.Event().wait()
+
+    for number in range(22):
+        while not places.full(str(number)):
+            tasks.append(asyncio.create_task(wait(str(number))))
+            await asyncio.sleep(0)
+    assert len(tasks) == 68
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert not places.full("0")
