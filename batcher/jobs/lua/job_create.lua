@@ -10,10 +10,11 @@ local staged = job .. ':upload:' .. upload
 prune()
 local outcome, digest = 'created', ARGV[6]
 local known = redis.call('HMGET', job, 'upload', 'digest')
+local crowd = not known[1] and crowded(ARGV[10], tonumber(ARGV[8]))
 if known[1] then
   outcome, digest = known[1] == upload and 'created' or 'exists', known[2]
-elseif crowded(ARGV[10], tonumber(ARGV[8])) then
-  outcome, digest = crowded(ARGV[10], tonumber(ARGV[8])), ''
+elseif crowd then
+  outcome, digest = crowd, ''
 elseif redis.call('EXISTS', staged) == 0 then
   outcome, digest = 'lost', ''
 end
