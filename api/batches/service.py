@@ -23,7 +23,7 @@ from api.compat.openai_error import openai_error
 from api.compat.reading import parse, refused, texts_of
 from api.compat.service import HOW_TO_NAME, DialectService
 from api.errors import Problem, invalid_body
-from api.jobs.body import Receiver
+from api.jobs.body import Receiver, Sender
 from api.jobs.service import BatchFacts, JobService
 from api.jobs.upload import no_room
 from batcher.connection.outage import REDIS_ERRORS
@@ -126,9 +126,9 @@ class BatchService:
         client = account_of(self._jobs.check_sender(headers))
         boundary = boundary_of(headers.by_name.get(b"content-type", b"").decode("latin-1"))
         owner = self._jobs.owner(headers)
-        sender = self._jobs.sender(headers, receive)
+        sender = Sender(receive, headers.left)
         form = FormReader(self._jobs.blocks(headers, sender), boundary)
-        return file_body(await self._jobs.upload(sender, self._store, form, owner, client))
+        return file_body(await self._jobs.upload(headers, sender, self._store, form, owner, client))
 
     def _store(self, form: FormReader, owner: str, client: str) -> FileRecord:
         """Either the whole file is kept, or nothing."""
@@ -254,8 +254,9 @@ class BatchService:
         file = await self._find(asked.input_file_id, self._jobs.owner(headers))
         if not isinstance(file, FileRecord):
             raise _no_file()
-        sender = self._jobs.sender(headers, receive, whole=True)
-        name = await self._jobs.upload(sender, first_model, sender.waited_for(self._files.content(file)))
+        sender = Sender(receive, headers.left, whole=True)
+        content = sender.waited_for(self._files.content(file))
+        name = await self._jobs.upload(headers, sender, first_model, content)
         model = self._answers.model(asked.endpoint, name)
         ignored: dict[str, None] = {}
         lines = BatchLines(

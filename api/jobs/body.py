@@ -175,8 +175,8 @@ class Places:
     """So many bodies at a time, and so many that wait; one client has three quarters of them at most."""
 
     def __init__(self, most: int, waiting: int = 0) -> None:
-        self._limit = most + waiting
-        self._all, self._most_of_client = CapacityLimiter(most), most - most // 4
+        self._most, self._limit = most, most + waiting
+        self._all = CapacityLimiter(most)
         self._bodies = 0
         self._clients: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
 
@@ -194,10 +194,15 @@ class Places:
         """Whether no more bodies of this client may wait."""
         limiter = self._of(client)
         own = limiter.borrowed_tokens + limiter.statistics().tasks_waiting
-        return self._bodies >= self._limit or own >= self._limit - self._limit // 4
+        return self._bodies >= self._limit or own >= _share(self._limit)
 
     def _of(self, client: str) -> CapacityLimiter:
-        return self._clients.setdefault(client, CapacityLimiter(self._most_of_client))
+        return self._clients.setdefault(client, CapacityLimiter(_share(self._most)))
+
+
+def _share(places: int) -> int:
+    """How many of these one client may have."""
+    return places - places // 4
 
 
 class Sender(Receiver):
@@ -208,16 +213,9 @@ class Sender(Receiver):
     """
 
     def __init__(
-        self,
-        receive: Receive,
-        left: Callable[[], bool],
-        client: str = "",
-        *,
-        whole: bool = False,
-        plain: bool = False,
+        self, receive: Receive, left: Callable[[], bool], *, whole: bool = False, plain: bool = False
     ) -> None:
         super().__init__(receive)
-        self.client = client
         self._left = left
         self._plain = plain
         self.small = whole

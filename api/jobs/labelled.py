@@ -14,7 +14,7 @@ from hashlib import sha256
 from itertools import islice
 from threading import Lock
 
-from api.asgi.http import CLOSE
+from api.asgi.http import CLOSE, RequestHeaders
 from api.errors import Problem
 from api.jobs.body import Sender, refused
 from api.jobs.schemas import JobFile
@@ -43,7 +43,12 @@ class JobFiles:
         self._room = _Room(MAX_KEPT)
 
     async def labelled(
-        self, record: JobRecord, sender: Sender, blocks: Iterator[bytes], form: OutputFormat | None
+        self,
+        headers: RequestHeaders,
+        record: JobRecord,
+        sender: Sender,
+        blocks: Iterator[bytes],
+        form: OutputFormat | None,
     ) -> tuple[OutputFormat, Iterator[bytes]]:
         """The format, and the rows that have a result, with it. `blocks` are those of the body of `sender`.
 
@@ -56,7 +61,7 @@ class JobFiles:
         copy = _Copy(self._room)
         try:
             read = self._rows(record, copy.take(blocks), sender)
-            names, output = await self._service.upload(sender, self._read, record, read, form)
+            names, output = await self._service.upload(headers, sender, self._read, record, read, form)
             if output.source.typed:
                 copy.reserve(TYPED - copy.taken)
         except BaseException:

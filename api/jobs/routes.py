@@ -17,7 +17,7 @@ from api.asgi.http import Answer, RequestHeaders, headers_of, sse, to_json, unle
 from api.asgi.ignored import refuse_unknown
 from api.errors import ResponseCut
 from api.jobs import openapi
-from api.jobs.body import FileQuery, Receiver, SubmitQuery
+from api.jobs.body import FileQuery, Receiver, Sender, SubmitQuery
 from api.jobs.labelled import JobFiles
 from api.jobs.pages import MEDIA_TYPES, TEXT_OUTPUTS, next_offset, page, page_type
 from api.jobs.schemas import FilePreview, Job, JobList, JobPredictions
@@ -175,8 +175,8 @@ def _add_labelled(router: APIRouter, service: JobService) -> None:
         headers = headers_of(request)
         record = await service.find(job_id, service.owner(headers_of(request)))
         wanted = next((form for form in TEXT_OUTPUTS if MEDIA_TYPES[form] in accept), None)
-        sender = service.sender(headers, request.receive)
-        form, rows = await files.labelled(record, sender, service.blocks(headers, sender), wanted)
+        sender = Sender(request.receive, headers.left)
+        form, rows = await files.labelled(headers, record, sender, service.blocks(headers, sender), wanted)
         return await service.streamed(sender, rows, MEDIA_TYPES[form], {"vary": "accept"})
 
 

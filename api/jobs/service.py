@@ -198,7 +198,7 @@ class JobService:
         """
         model = self._queue_of(query.model)
         plain = not query.filename and b"content-encoding" not in headers.by_name
-        sender = self.sender(headers, receive, plain=plain)
+        sender = Sender(receive, headers.left, plain=plain)
         body = self.blocks(headers, sender)
         if query.filename:
             rows = self.file_rows(sender, body, query.filename, query.hints(charset(headers)))
@@ -215,11 +215,11 @@ class JobService:
 
     async def preview(self, headers: RequestHeaders, receive: Receive, query: FileQuery) -> FilePreview:
         """How the file in a body would be read. Only its beginning is, unless it is a typed table."""
-        sender = self.sender(headers, receive)
+        sender = Sender(receive, headers.left)
         body = self.blocks(headers, sender)
         rows = self.file_rows(sender, body, query.filename, query.hints(charset(headers)))
         with refused():
-            found = await self.upload(sender, preview, rows)
+            found = await self.upload(headers, sender, preview, rows)
         columns, shown = _short(found.names), [_short(row) for row in found.rows]
         return FilePreview(file=described(rows), columns=columns, column=found.column, rows=shown)
 
@@ -268,8 +268,9 @@ class JobService:
     ) -> tuple[JobRecord, bool]:
         client = self.check_sender(headers)
         texts = texts if sender is None else sender.waited_for(texts)
-        work = (self.uploader.take, self.job_id(headers), texts, submission, size)
-        record, new = await self.upload(sender, *work, client=client)
+        record, new = await self.upload(
+            headers, sender, self.uploader.take, self.job_id(headers), texts, submission, size
+        )
         if new:
             self._hooks.count_texts(client, record.total)
         return record, new
@@ -316,20 +317,16 @@ class JobService:
         self._hooks.check_client(client, 1)
         return client
 
-    def sender(self, headers: RequestHeaders, receive: Receive, **body: bool) -> Sender:
-        """The client of an upload; `body` as for Sender."""
-        return Sender(receive, headers.left, self._keys.client(headers), **body)
-
     async def upload(
-        self, sender: Sender | None, function: Callable[..., T], *args: object, client: str = ""
+        self, headers: RequestHeaders, sender: Sender | None, function: Callable[..., T], *args: object
     ) -> T:
-        """Calls a function that reads the body of `sender`, or none of `client`, in one of a few threads.
+        """Calls a function that reads the body of `sender`, if any, in one of the few threads for this.
 
         Large bodies that arrive slowly do not keep small ones waiting, nor those of other clients. Raises
         what it raises, QueueUnavailable, and Problem 503 if too many bodies wait, or 408 if the beginning
         takes too long.
         """
-        client = sender.client if sender else client
+        client = self._keys.client(headers)
         if any(one.full(client) for one in (self._beginnings, self._uploads, self._small_uploads)):
             detail = "too many job uploads are waiting; try again shortly"
             raise Problem(503, detail, code="too_many_bodies", headers=(CLOSE,))
