@@ -20,17 +20,16 @@ from tests.service import wait_until
 
 
 @pytest.fixture
-def client(monkeypatch: pytest.MonkeyPatch) -> fakeredis.FakeRedis:
+def store(monkeypatch: pytest.MonkeyPatch) -> PreparingStore:
     made = fakeredis.FakeRedis()
     monkeypatch.setattr("batcher.worker.building.connect", lambda *_, **__: made)
     monkeypatch.setattr("batcher.worker.building.ANNOUNCE_S", 0.01)
-    return made
+    return PreparingStore(made, "default")
 
 
 def test_a_worker_that_loads_a_model_says_what_it_does_until_it_is_loaded(
-    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+    store: PreparingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = PreparingStore(client, "default")
     seen: list[Preparing] = []
 
     def shown(doing: str) -> bool:
@@ -52,10 +51,9 @@ def test_a_worker_that_loads_a_model_says_what_it_does_until_it_is_loaded(
 
 
 def test_a_worker_that_measured_its_speed_was_not_mentioned(
-    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+    store: PreparingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The page said that no worker was running."""
-    store = PreparingStore(client, "default")
     seen: list[Preparing] = []
 
     def slow(self: SeveralWorkers) -> None:
@@ -70,9 +68,8 @@ def test_a_worker_that_measured_its_speed_was_not_mentioned(
 
 
 def test_a_worker_that_ended_while_it_loaded_a_model_is_not_shown(
-    client: fakeredis.FakeRedis, monkeypatch: pytest.MonkeyPatch
+    store: PreparingStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = PreparingStore(client, "default")
     with monkeypatch.context() as earlier:
         earlier.setattr("batcher.admin.console.server_time_s", lambda client: 1000.0)
         store.note(Preparing("host-1", "default", 3.0, "proving"))
