@@ -26,7 +26,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 HISTORY = 60
 BATCHES = 8
 RETRY_S = 1.0
-REASON_STYLES = {"full": "cyan", "window": "green", "idle": "dim", "solo": "red"}
+REASON_STYLES = {"full": "cyan", "window": "green", "idle": "dim", "solo": "red", "bulk": "magenta"}
 HELP = "?  help    /  filter workers and jobs by a word    p  pause or resume all work    q  quit"
 PAUSE_S = 300
 # How often the thread that reads keys checks whether it should end.

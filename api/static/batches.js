@@ -6,7 +6,8 @@ const SHOWN = 12;
 const WIDEST_TOKENS = 64;
 // Why a batch was closed, in words.
 const REASONS = {
-  full: "more texts were waiting (while requests come, batches of jobs are small, so that requests wait less)",
+  full: "more texts were waiting",
+  bulk: "texts of jobs in a small batch, so that requests, which come meanwhile, wait less",
   window: "closed after the longest wait for more texts",
   idle: "closed at once: nothing else was waiting",
   solo: "a text that runs alone, because a worker had stopped while it held it",

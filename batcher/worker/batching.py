@@ -14,18 +14,20 @@ from typing import TYPE_CHECKING, Literal
 
 from batcher.messages import Entry, Failure
 from model_store import Layout, ModelInfo, Tokens
-from model_store.rows import FILL, ROW
+from model_store.rows import FILL, ROW, STEP, computed_tokens, round_up
 from model_store.windows import joined
 
 if TYPE_CHECKING:
     from batcher.messages import Result
 
-Reason = Literal["full", "window", "idle", "solo"]
+Reason = Literal["full", "window", "idle", "solo", "bulk"]
 # With windows of interactive entries for this many batches, a worker claims nothing.
 _MAX_BATCHES = 16
 # The share of a batch that a worker claims of interactive texts while windows fill the rest.
 _SHARE = 1 / 4
-# Batches that windows of bulk entries are passed over for, so that they get an eighth beside other texts.
+# Bulk entries get an eighth of the tokens beside interactive ones. If that is too little for one, it leads
+# each eighth batch.
+_BULK_SHARE = 1 / 8
 _BULK_PASSED_OVER = 7
 # Weight of the newest batch in the cost model: about the last 50 count.
 _FORGET = 0.02
@@ -34,8 +36,12 @@ _FIXED_SHARE = 0.04
 # With a backlog, texts wait for earlier batches, so fewer and larger batches are better. A new text waits for
 # half of this on average. Batches are shorter while an entry has priority: see claim.lua.
 _LONG_BATCH_S = 0.1
-# After this many seconds without interactive traffic, bulk batches may use the full budget.
+# After this many seconds without interactive traffic, bulk batches may use the full budget. Before that, the
+# next interactive text may wait for one as long as this share of the time since the last.
 _INTERACTIVE_RECENT_S = 60.0
+_SILENCE_SHARE = 1 / 200
+# How long an interactive text may wait for a bulk batch otherwise, in passes of a typical one.
+_OWN_PASSES = 1.5
 # A delay that a caller does not notice, and the time to handle a text besides its forward pass.
 _UNNOTICED_S = 0.002
 _HANDLING_S = 0.0003
@@ -144,16 +150,20 @@ class InteractiveTraffic:
             typical += 0.05 * (length - typical)
         return InteractiveTraffic(typical, now) if lengths else self
 
-    def bulk_tokens(self, cost: CostModel, budget: int, now: float) -> int:
+    def bulk_tokens(self, cost: CostModel, budget: int, now: float, wait_s: float) -> int:
         """Tokens of a batch that holds only bulk entries: the full budget without recent interactive traffic.
 
-        An interactive text waits for the end of such a batch. Its size is therefore that of a typical
-        interactive text, or what can be done in a time that goes unnoticed.
+        An interactive text waits for the end of such a batch, for `wait_s` at most; if that is 0, somewhat
+        longer than its own pass takes. It may wait longer the less often such texts come.
         """
-        if now - self.at > _INTERACTIVE_RECENT_S:
+        silence_s = now - self.at
+        if silence_s > _INTERACTIVE_RECENT_S:
             return budget
-        handled = int(_UNNOTICED_S / _HANDLING_S * self.typical)
-        return min(max(int(self.typical), min(cost.tokens_in(_UNNOTICED_S), handled)), budget)
+        wait_s = wait_s or max(_UNNOTICED_S, _OWN_PASSES * cost.batch_s(int(self.typical)))
+        longest_s = max(wait_s, silence_s * _SILENCE_SHARE)
+        handled = int(longest_s / _HANDLING_S * self.typical)
+        tokens = max(int(self.typical), min(cost.tokens_in(longest_s), handled))
+        return min(round_up(tokens, STEP), budget)
 
 
 def keep_window_s(arrivals: Arrivals, cost: CostModel, typical_tokens: float, window_s: float) -> float:
@@ -284,22 +294,22 @@ def fail_texts(batch: Sequence[TokenizedEntry], results: Iterable[Result]) -> li
 
 
 class ClaimedTexts:
-    """Texts in order of arrival, and the windows of long ones: after texts, but not passed over for long.
+    """Texts in order of arrival. Windows of long ones, and bulk entries, come after the others.
 
-    Texts of most models have none; then `windows` is false.
+    Neither is passed over for long. Texts of most models have no windows; then `windows` is false.
     """
 
     def __init__(self, layout: Layout, *, windows: bool = False) -> None:
         self.texts: list[TokenizedEntry] = []
         self._layout = layout
         self._long = windows
-        # Batches since the last one with a window.
-        self._passed_over = 0
+        # Batches since the last one with a window of an interactive entry, and with a bulk entry.
+        self._without_window = self._without_bulk = 0
 
     @property
     def gives_way(self) -> bool:
-        """Whether texts that arrive now should run before some of these: before windows."""
-        return bool(self._windows)
+        """Whether texts that arrive now should run before some of these."""
+        return any(_is_bulk(item) or _is_window(item) for item in self.texts)
 
     @property
     def only_bulk(self) -> bool:
@@ -313,52 +323,54 @@ class ClaimedTexts:
 
     @property
     def tokens(self) -> int:
-        return sum(len(item.tokens.ids) for item in self.texts)
+        return _tokens(self.texts)
 
     @property
     def ids(self) -> list[str]:
         """The ids of the entries, each once."""
         return list(dict.fromkeys(item.entry.id for item in self.texts))
 
-    @property
-    def _windows(self) -> list[TokenizedWindow]:
-        return [item for item in self.texts if isinstance(item, TokenizedWindow)] if self._long else []
-
     def add(self, entries: Iterable[TokenizedEntry]) -> None:
         """Adds texts, each that has windows as these."""
         self.texts += split_texts(entries) if self._long else entries
 
     def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
-        """Removes the next batch of about `budget` tokens and returns it.
-
-        Windows of bulk entries fill only `bulk_budget` tokens. One that has been passed over too often leads
-        the batch, in addition to these.
-        """
-        if windows := sorted(self._windows, key=_is_bulk):
-            budget = self._put_in_order(windows, budget, bulk_budget)
-        indices = choose_batch([len(item.tokens.ids) for item in self.texts], self._layout, budget)
+        """Removes the next batch of about `budget` tokens and returns it; `bulk_budget` if all are bulk."""
+        room = budget
+        if gives_way := self.gives_way:
+            room = min(budget, bulk_budget()) if self.only_bulk else self._put_in_order(budget)
+        indices = choose_batch([len(item.tokens.ids) for item in self.texts], self._layout, room)
         batch = [self.texts[index] for index in indices]
         removed = set(indices)
         self.texts = [item for index, item in enumerate(self.texts) if index not in removed]
-        if windows:
-            ran = any(isinstance(item, TokenizedWindow) for item in batch)
-            self._passed_over = 0 if ran else self._passed_over + 1
+        if gives_way:
+            self._without_bulk = 0 if any(map(_is_bulk, batch)) else self._without_bulk + 1
+            self._without_window = 0 if any(map(_is_window, batch)) else self._without_window + 1
+            if self.texts and room < budget and all(map(_is_bulk, batch)):
+                batch = [replace(item, reason="bulk") for item in batch]
         return batch
 
-    def _put_in_order(
-        self, windows: Sequence[TokenizedWindow], budget: int, bulk_budget: Callable[[], int]
-    ) -> int:
-        """Moves windows behind texts. Returns the tokens of a batch without the bulk windows that wait."""
-        texts = [item for item in self.texts if not isinstance(item, TokenizedWindow)]
-        lead = int(self._passed_over >= (_BULK_PASSED_OVER if _is_bulk(windows[0]) else 1))
-        first = [*windows[:lead], *texts]
-        others = windows[lead:]
-        self.texts = [*first, *others]
-        room = bulk_budget()
-        if not self.only_bulk:
-            own = [*first, *(item for item in others if not _is_bulk(item))]
-            room += math.ceil(sum(len(item.tokens.ids) for item in own) / FILL)
-        return min(budget, room)
+    def _put_in_order(self, budget: int) -> int:
+        """Moves texts to the front, but for what has been passed over. Returns the tokens of the next batch.
+
+        Bulk entries get their share of these and no more, because a larger batch would delay the others.
+        """
+        bulk = [item for item in self.texts if _is_bulk(item)]
+        windows = [item for item in self.texts if _is_window(item)]
+        texts = [item for item in self.texts if not (_is_bulk(item) or _is_window(item))]
+        lead = int(self._without_window >= 1)
+        own = [*windows[:lead], *texts, *windows[lead:]]
+        needed = _tokens(own)
+        if needed < budget:
+            needed = computed_tokens([len(item.tokens.ids) for item in own], self._layout)
+        room = min(budget, math.ceil(needed / FILL / (1 - _BULK_SHARE)))
+        share, lead = int(room * _BULK_SHARE), 0
+        while lead < len(bulk) and _tokens(bulk[: lead + 1]) <= share:
+            lead += 1
+        if bulk and not lead and self._without_bulk >= _BULK_PASSED_OVER:
+            lead, room = 1, room + _tokens(bulk[:1])
+        self.texts = [*bulk[:lead], *own, *bulk[lead:]]
+        return room
 
     def forget_failed(self) -> None:
         """Removes the windows of texts that have failed."""
@@ -368,21 +380,26 @@ class ClaimedTexts:
             ]
 
     def limits(self, budget: int, bulk_budget: int) -> tuple[int, int]:
-        """The tokens of a claim, and those of bulk entries among them, for a worker that holds these."""
-        cost = claim_cost(self.tokens, budget, self._layout)
-        return self.claimable(cost, min(cost, bulk_budget), budget)
-
-    def claimable(self, cost: int, bulk_cost: int, budget: int) -> tuple[int, int]:
-        """How much of a claim of these tokens, and of bulk ones among them, is left beside the windows.
+        """The tokens of a claim, and those of bulk entries among them (-1: none), beside what is held.
 
         While windows fill a batch, some interactive entries are claimed and no bulk ones.
         """
-        windows = self._windows
-        if sum(len(item.tokens.ids) for item in windows) < budget:
-            return cost, bulk_cost
-        own = sum(len(item.tokens.ids) for item in windows if not _is_bulk(item))
-        return max(cost, int(budget * _SHARE)) if own < _MAX_BATCHES * budget else 0, -1
+        bulk = _tokens(item for item in self.texts if _is_bulk(item))
+        windows = _tokens(item for item in self.texts if _is_window(item))
+        cost = claim_cost(self.tokens - bulk, budget, self._layout)
+        if windows >= budget:
+            return max(cost, int(budget * _SHARE)) if windows < _MAX_BATCHES * budget else 0, -1
+        return cost, min(cost, max(budget - bulk, 0)) if bulk < bulk_budget else -1
+
+
+def _tokens(items: Iterable[TokenizedEntry]) -> int:
+    return sum(len(item.tokens.ids) for item in items)
 
 
 def _is_bulk(item: TokenizedEntry) -> bool:
     return item.entry.lane == "bulk"
+
+
+def _is_window(item: TokenizedEntry) -> bool:
+    """Whether this is a window of an interactive entry."""
+    return isinstance(item, TokenizedWindow) and not _is_bulk(item)

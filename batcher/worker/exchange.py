@@ -217,6 +217,7 @@ class ShardExchange:
         self.queue = queues.commands
         self._waiting_queue = queues.waiting
         self._texts = settings.batch_texts
+        self._bulk_wait_s = settings.bulk_wait_ms / 1000
         self._layout = layout
         self._stopping = stopping
         self._now = host.now
@@ -224,20 +225,19 @@ class ShardExchange:
     def claim_command(
         self, pool: ClaimedTexts, cost: CostModel, budget: int, *, ahead: bool = False, waits: bool = False
     ) -> Claim:
-        """Builds the next claim of a worker that holds these texts. Pass `waits=True` for `wait`.
+        """Builds the next claim of a worker that holds these texts, `ahead` while a batch runs.
 
-        `ahead`, while a batch runs, it claims only interactive entries if there were any recently.
+        Pass `waits=True` for `wait`.
         """
         now = self._now()
-        bulk = self._traffic.bulk_tokens(cost, budget, now)
-        limits = pool.limits(budget, 0 if ahead and bulk < budget else bulk)
+        limits = pool.limits(budget, self.bulk_budget(cost, budget))
         free = not ahead and not pool.texts
         idle_ms = int((now - self._busy_at) * 1000) if free else -1
         return self.queue.claim_command(self._texts, *limits, free, waits, idle_ms)
 
     def bulk_budget(self, cost: CostModel, budget: int) -> int:
         """Tokens of a batch that holds only bulk entries."""
-        return self._traffic.bulk_tokens(cost, budget, self._now())
+        return self._traffic.bulk_tokens(cost, budget, self._now(), self._bulk_wait_s)
 
     def claim(self, command: Claim) -> Claimed:
         """Claims once. If Redis does not answer, returns an empty claim."""

@@ -241,24 +241,27 @@ class Worker:
                 if not (self._pool.texts or ahead.done()):
                     self._deliver(*self._take_unsent())
                 self._keep(ahead.result())
-            elif self._pool.texts and self._pool.gives_way:
-                self._claim_beside(budget)
+        elif self._pool.gives_way and not self._stop.is_set():
+            self._claim_beside(budget)
         if self._pool.texts:
             self._second_thread.submit(self._logged, self._deliver, *self._take_unsent())
 
     def _claim_beside(self, budget: int) -> None:
-        """Sends results and claims, although windows are held: texts must not wait for all of them."""
+        """Sends results and claims, although texts are held: those that arrive go before them."""
         results, finished = self._take_unsent()
         sent, claim = self.exchange.swap(results, self._claim_command(budget, ahead=True))
         self._book(finished, sent)
         self._keep(self._tokenise(claim, "idle"))
 
     def _look_ahead(self, batch_s: float, budget: int) -> Future[Tokenized] | None:
-        """Claims and tokenises just before the running batch ends, unless it is short or enough is held."""
+        """Claims and tokenises just before the running batch ends, unless it is short or enough is held.
+
+        Texts that arrive until it ends go before what gives way, so that the claim is then made at its end.
+        """
         backlog = self.exchange.left > 0
         pool = self._pool
         enough = (pool.texts and pool.tokens >= budget) or (batch_s < 2 * CLAIM_AHEAD_S and not backlog)
-        if enough and not (pool.texts and pool.gives_way):
+        if enough or pool.gives_way:
             return None
         share = TOKENIZE_SHARE_BACKLOG if backlog else TOKENIZE_SHARE
         delay_s = batch_s * (1 - share) - CLAIM_AHEAD_S

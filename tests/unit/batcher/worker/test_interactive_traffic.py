@@ -18,38 +18,53 @@ def model(fixed_s: float, token_s: float) -> CostModel:
 SLOW = model(0.010, 0.0002)
 
 
+def tokens_of(traffic: InteractiveTraffic, cost: CostModel, *, now: float, wait_s: float = 0.0) -> int:
+    return traffic.bulk_tokens(cost, BUDGET, now, wait_s)
+
+
 def test_bulk_has_the_whole_pass_while_nobody_else_is_about() -> None:
-    assert InteractiveTraffic().bulk_tokens(SLOW, BUDGET, now=1000.0) == BUDGET
+    assert tokens_of(InteractiveTraffic(), SLOW, now=1000.0) == BUDGET
 
 
-def test_a_pass_of_bulk_is_as_long_as_a_typical_text_of_those_who_wait() -> None:
+def test_a_text_waits_for_bulk_half_as_long_again_as_it_takes_itself() -> None:
     traffic = InteractiveTraffic()
     for at in range(200):
         traffic = traffic.seen([40], now=1000.0 + at)
-    tokens = traffic.bulk_tokens(SLOW, BUDGET, now=1199.0)
-    assert 39 <= tokens <= 40
-    assert SLOW.batch_s(tokens) <= 1.01 * SLOW.batch_s(40)
+    tokens = tokens_of(traffic, SLOW, now=1199.0)
+    assert tokens % 16 == 0
+    assert SLOW.batch_s(tokens - 16) <= 1.5 * SLOW.batch_s(40) <= SLOW.batch_s(tokens)
 
 
-def test_bulk_gets_everything_back_a_minute_after_the_last_of_them() -> None:
+def test_a_text_waits_for_bulk_no_longer_than_the_settings_say() -> None:
     traffic = InteractiveTraffic().seen([40], now=1000.0)
-    assert traffic.bulk_tokens(SLOW, BUDGET, now=1059.0) < BUDGET
-    assert traffic.bulk_tokens(SLOW, BUDGET, now=1061.0) == BUDGET
+    for wait_s in (0.016, 0.05):
+        tokens = tokens_of(traffic, SLOW, now=1000.0, wait_s=wait_s)
+        assert SLOW.batch_s(tokens - 16) <= wait_s <= SLOW.batch_s(tokens)
+    shortest = tokens_of(traffic, SLOW, now=1000.0, wait_s=0.001)
+    assert int(traffic.typical) <= shortest < traffic.typical + 16, "bulk is slow, but never stops"
+
+
+def test_bulk_grows_with_the_time_since_the_last_text() -> None:
+    traffic = InteractiveTraffic().seen([40], now=1000.0)
+    sizes = [tokens_of(traffic, SLOW, now=1000.0 + after) for after in (0, 5, 10, 20, 59, 61)]
+    assert sizes == sorted(sizes)
+    assert SLOW.batch_s(sizes[2] - 16) <= 0.05 <= SLOW.batch_s(sizes[2])
+    assert sizes[0] < sizes[2] < sizes[3] < sizes[-1] == BUDGET
 
 
 def test_a_pass_too_short_to_be_noticed_need_not_be_shorter() -> None:
     traffic = InteractiveTraffic().seen([20], now=1000.0)
     quick = model(0.0005, 0.00001)
-    tokens = traffic.bulk_tokens(quick, BUDGET, now=1000.0)
+    tokens = tokens_of(traffic, quick, now=1000.0)
     assert 32 < tokens < BUDGET
-    assert quick.batch_s(tokens) <= 0.0021
+    assert quick.batch_s(tokens) <= 0.0022
 
 
 def test_a_model_that_costs_nothing_still_leaves_texts_to_be_handled() -> None:
     traffic = InteractiveTraffic().seen([20] * 200, now=1000.0)
     instant = model(0.0001, 0.000001)
     assert instant.tokens_in(0.002) > BUDGET
-    assert 5 * 20 < traffic.bulk_tokens(instant, BUDGET, now=1000.0) < 8 * 20
+    assert 5 * 20 < tokens_of(traffic, instant, now=1000.0) < 8 * 20
 
 
 def test_a_claim_of_bulk_alone_changes_nothing() -> None:

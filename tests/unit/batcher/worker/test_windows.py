@@ -136,8 +136,10 @@ def test_a_batch_of_bulk_windows_is_short_beside_interactive_traffic() -> None:
         assert late in [one.entry.id for one in batch]
         assert sum(isinstance(one, TokenizedWindow) for one in batch) <= 1
     full = held("word " * 300, lane="bulk")
-    full.add(tokenized("short"))
     assert len(full.next_batch(200, lambda: 200)) > 4, "without interactive traffic before it is full"
+    full.add(tokenized("short"))
+    batch = full.next_batch(200, lambda: 200)
+    assert [one.entry.id for one in batch] == ["short"], "the first one does not wait for a whole batch"
 
 
 def test_windows_of_a_job_get_an_eighth_of_the_batches_beside_texts_that_keep_coming() -> None:
@@ -154,12 +156,50 @@ def test_windows_of_a_job_get_an_eighth_of_the_batches_beside_texts_that_keep_co
 
 def test_while_windows_fill_a_batch_no_bulk_entry_is_claimed() -> None:
     waiting = held(LONG[3])
-    assert waiting.claimable(30, 30, 1000) == (30, 30)
-    assert waiting.claimable(30, 30, 64) == (30, -1)
-    assert waiting.claimable(0, 0, 64) == (16, -1)
-    assert waiting.claimable(30, 30, 4) == (0, -1), "memory is bounded"
+    held_tokens = waiting.tokens
+    assert waiting.limits(1000, 1000) == (1250 - held_tokens, 1000)
+    assert waiting.limits(64, 64) == (16, -1)
+    assert waiting.limits(4, 4) == (0, -1), "memory is bounded"
     of_job = held(LONG[3], lane="bulk")
-    assert of_job.claimable(30, 30, 4) == (30, -1), "a job keeps no short text waiting"
+    assert of_job.limits(1000, 1000) == (1250, 1000 - held_tokens)
+    assert of_job.limits(1000, 20) == (1250, -1)
+    assert of_job.limits(4, 4) == (5, -1), "a job keeps no short text waiting"
+
+
+def whole(*texts: str, lane: Any = "interactive") -> list[TokenizedEntry]:
+    return [
+        TokenizedEntry(Entry(text, text, lane, 20, 0, 9000, 1), Tokens([1] * 20, 0, 0), 0.0, 0.0, "full")
+        for text in texts
+    ]
+
+
+def test_bulk_entries_that_are_held_give_way_to_texts() -> None:
+    claimed = ClaimedTexts("packed")
+    claimed.add(whole(*(f"bulk {number}" for number in range(20)), lane="bulk"))
+    assert claimed.gives_way
+    batch = claimed.next_batch(512, lambda: 64)
+    assert [(one.entry.id, one.reason) for one in batch] == [
+        (f"bulk {number}", "bulk") for number in range(3)
+    ]
+    claimed.add(whole("late"))
+    assert [one.entry.id for one in claimed.next_batch(512, lambda: 64)] == ["late"]
+    assert len(claimed.next_batch(512, lambda: 512)) == 17
+    assert not claimed.gives_way
+
+
+def test_bulk_entries_get_an_eighth_beside_texts_that_keep_coming() -> None:
+    claimed, ran = ClaimedTexts("packed"), []
+    claimed.add(whole(*(f"bulk {number}" for number in range(60)), lane="bulk"))
+    for number in range(16):
+        claimed.add(whole(*(f"text {number} {place}" for place in range(30))))
+        ran.append(sum(one.entry.lane == "bulk" for one in claimed.next_batch(512, lambda: 64)))
+    assert set(ran) == {3}, "64 of 512 tokens"
+
+
+def test_a_batch_of_bulk_that_is_not_cut_short_keeps_its_reason() -> None:
+    claimed = ClaimedTexts("padded")
+    claimed.add(whole("one", "two", lane="bulk"))
+    assert [one.reason for one in claimed.next_batch(512, lambda: 64)] == ["full", "full"]
 
 
 def test_windows_share_the_cost_of_their_text() -> None:
