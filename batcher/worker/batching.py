@@ -180,13 +180,19 @@ def keep_window_s(arrivals: Arrivals, cost: CostModel, typical_tokens: float, wi
 
 @dataclass(frozen=True, slots=True)
 class TokenizedEntry:
-    """A claimed and tokenised entry that waits for its batch. `reason` says what triggered its claim."""
+    """A claimed and tokenised entry that waits for its batch. Its length is the number of its tokens.
+
+    `reason` says what triggered its claim.
+    """
 
     entry: Entry
     tokens: Tokens
     tokenize_s: float
     claimed_at: float
     reason: Reason
+
+    def __len__(self) -> int:
+        return len(self.tokens.ids)
 
 
 def claim_cost(held_tokens: int, budget: int, layout: Layout) -> int:
@@ -323,7 +329,7 @@ class ClaimedTexts:
 
     @property
     def tokens(self) -> int:
-        return _tokens(self.texts)
+        return sum(map(len, self.texts))
 
     @property
     def ids(self) -> list[str]:
@@ -339,7 +345,7 @@ class ClaimedTexts:
         room = budget
         if gives_way := self.gives_way:
             room = min(budget, bulk_budget()) if self.only_bulk else self._put_in_order(budget)
-        indices = choose_batch([len(item.tokens.ids) for item in self.texts], self._layout, room)
+        indices = choose_batch([*map(len, self.texts)], self._layout, room)
         batch = [self.texts[index] for index in indices]
         removed = set(indices)
         self.texts = [item for index, item in enumerate(self.texts) if index not in removed]
@@ -360,15 +366,15 @@ class ClaimedTexts:
         texts = [item for item in self.texts if not (_is_bulk(item) or _is_window(item))]
         lead = int(self._without_window >= 1)
         own = [*windows[:lead], *texts, *windows[lead:]]
-        needed = _tokens(own)
+        needed = sum(map(len, own))
         if needed < budget:
-            needed = computed_tokens([len(item.tokens.ids) for item in own], self._layout)
+            needed = computed_tokens([*map(len, own)], self._layout)
         room = min(budget, math.ceil(needed / FILL / (1 - _BULK_SHARE)))
         share, lead = int(room * _BULK_SHARE), 0
-        while lead < len(bulk) and _tokens(bulk[: lead + 1]) <= share:
+        while lead < len(bulk) and sum(map(len, bulk[: lead + 1])) <= share:
             lead += 1
         if bulk and not lead and self._without_bulk >= _BULK_PASSED_OVER:
-            lead, room = 1, room + _tokens(bulk[:1])
+            lead, room = 1, room + len(bulk[0])
         self.texts = [*bulk[:lead], *own, *bulk[lead:]]
         return room
 
@@ -384,16 +390,12 @@ class ClaimedTexts:
 
         While windows fill a batch, some interactive entries are claimed and no bulk ones.
         """
-        bulk = _tokens(item for item in self.texts if _is_bulk(item))
-        windows = _tokens(item for item in self.texts if _is_window(item))
+        bulk = sum(len(item) for item in self.texts if _is_bulk(item))
+        windows = sum(len(item) for item in self.texts if _is_window(item))
         cost = claim_cost(self.tokens - bulk, budget, self._layout)
         if windows >= budget:
             return max(cost, int(budget * _SHARE)) if windows < _MAX_BATCHES * budget else 0, -1
         return cost, min(cost, max(budget - bulk, 0)) if bulk < bulk_budget else -1
-
-
-def _tokens(items: Iterable[TokenizedEntry]) -> int:
-    return sum(len(item.tokens.ids) for item in items)
 
 
 def _is_bulk(item: TokenizedEntry) -> bool:

@@ -224,7 +224,7 @@ class Worker:
         budget = self.budget()
         cost = self.inference.cost
         batch = self._pool.next_batch(budget, lambda: self.exchange.here.bulk_budget(cost, budget))
-        computed = computed_tokens([len(item.tokens.ids) for item in batch], self._layout)
+        computed = computed_tokens([*map(len, batch)], self._layout)
         # A quarantined text may crash this process, so nothing else is claimed while it runs.
         batch_s = cost.batch_s(computed)
         ahead = None if batch[0].entry.solo else self._look_ahead(batch_s, budget)
@@ -261,7 +261,7 @@ class Worker:
         backlog = self.exchange.left > 0
         pool = self._pool
         enough = (pool.texts and pool.tokens >= budget) or (batch_s < 2 * CLAIM_AHEAD_S and not backlog)
-        if enough or pool.gives_way:
+        if enough or (pool.texts and pool.gives_way):
             return None
         share = TOKENIZE_SHARE_BACKLOG if backlog else TOKENIZE_SHARE
         delay_s = batch_s * (1 - share) - CLAIM_AHEAD_S
