@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from secrets import token_hex
 
 from api.metrics import Metrics
 from api.models.served import Answering, Handle, ServedModel
 from batcher.core.publications import Candidate, number_of
 from batcher.lookup.queue import Lookup
 from batcher.lookup.share import Choices, ShadowedLookup, ShareLookup
-from batcher.publishing.shadow import Shadow
-
-# Adds the counts of one report: which model, current and candidate; by which shadow; its number; the counts.
-# Returns whether they are stored.
-Store = Callable[[tuple[str, int, int], str, int, Counter[str]], Awaitable[bool]]
+from batcher.publishing.shadow import Shadow, Store
 
 
 @dataclass(slots=True)
@@ -97,10 +91,8 @@ class Candidates:
     def _make(self, model: str, current: ServedModel, candidate: ServedModel, setting: Candidate) -> _Made:
         if setting.shadow:
             pair = model, number_of(current.queue), setting.number
-            report = partial(self._store, pair, token_hex(8))
-            shadow = Shadow(
-                candidate.hub, report, lambda counts: self._metrics.shadow(candidate.name, counts)
-            )
+            counted = partial(self._metrics.shadow, candidate.name)
+            shadow = Shadow(candidate.hub, self._store, pair, counted)
             shadowed = ShadowedLookup(current.lookup, shadow.offer, setting.takes)
             served = self._with(current, shadowed)
             return _Made(current, candidate, setting, served, shadow=shadow, shadowed=shadowed)

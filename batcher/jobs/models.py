@@ -10,8 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import InitVar, dataclass
-from functools import partial
-from secrets import token_hex
 from time import monotonic
 
 from batcher.cascades import read_cascade
@@ -26,7 +24,7 @@ from batcher.lookup.cascade import CascadeLookup, CascadeModel
 from batcher.lookup.queue import LocalCache, Lookup, Models, QueueLookup
 from batcher.lookup.share import ShadowedLookup, ShareLookup, Takes
 from batcher.publishing.publications import PublicationStore
-from batcher.publishing.shadow import ComparisonStore, Shadow
+from batcher.publishing.shadow import ComparisonStore, Pair, Shadow
 from batcher.settings import JobSettings
 
 # Jobs collect answers for this long before reading them: it saves round trips, and no caller waits for them.
@@ -154,9 +152,7 @@ class JobModels:
         own = self.settings.for_model(queue)
         return ReplyHub.connect(own, linger_s=LINGER_S), connect_cache(own)
 
-    async def report(
-        self, pair: tuple[str, int, int], shadow: str, number: int, counts: Counter[str]
-    ) -> bool:
+    async def report(self, pair: Pair, shadow: str, number: int, counts: Counter[str]) -> bool:
         """Adds what a shadow has counted; returns whether it could."""
         try:
             await asyncio.to_thread(self._comparisons.add, pair, shadow, number, counts)
@@ -245,8 +241,8 @@ class Connection:
         taken = takes(setting, self._account if setting.by == "client" else "")
         if not setting.shadow:
             return ShareLookup(current, self._in(candidate), taken)
-        report = partial(self._models.report, (model, number_of(queue), setting.number), token_hex(8))
-        shadow = Shadow(candidate.hub, report)
+        pair = model, number_of(queue), setting.number
+        shadow = Shadow(candidate.hub, self._models.report, pair)
         self._comparing.append(candidate)
         self._shadows.append(shadow)
         return ShadowedLookup(current, shadow.offer, taken)

@@ -15,6 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any, NamedTuple, Protocol
 
 import redis
@@ -42,7 +43,11 @@ SHADOW_S = 600
 _MATRIX = "labels:"
 _TIMES = ("current_us", "candidate_us", "current_text_us", "candidate_text_us")
 _COUNTS = [b"texts", b"agree", b"scores", b"difference", b"failed", b"dropped", *map(str.encode, _TIMES)]
-Report = Callable[[int, Counter[str]], Awaitable[bool]]
+# The model, the revision that answers, and the candidate.
+Pair = tuple[str, int, int]
+# Adds the counts of one report: of which pair; by which shadow; its number; the counts. Returns whether they
+# are stored.
+Store = Callable[[Pair, str, int, Counter[str]], Awaitable[bool]]
 
 
 class Hub(Protocol):
@@ -65,12 +70,13 @@ class _Text(NamedTuple):
 class Shadow:
     """Compares the candidate, whose queue is that of `hub`, with the one that answers. Needs a running loop.
 
-    `report` stores counts, under a number by which it recognises those that are sent again. It returns
-    whether it could. `counted` is called with all counts at once.
+    `store` stores counts, under a number by which it recognises those that are sent again. `counted` is
+    called with all counts at once.
     """
 
     _hub: Hub
-    _report: Report
+    _store: Store
+    _pair: Pair
     _counted: Callable[[Counter[str]], None] = lambda counts: None
 
     def __post_init__(self) -> None:
@@ -80,6 +86,7 @@ class Shadow:
         self._held: dict[int, Prediction] = {}
         self._counts: Counter[str] = Counter()
         self._unsent: Counter[str] = Counter()
+        self._name = token_hex(8)
         self._number = 0
         self._tasks = [
             asyncio.create_task(self._repeat(), name="shadow-report"),
@@ -151,7 +158,7 @@ class Shadow:
             self._unsent = self._counts
             self._counts = Counter()
             self._number += 1
-        if self._unsent and await self._report(self._number, self._unsent):
+        if self._unsent and await self._store(self._pair, self._name, self._number, self._unsent):
             self._unsent = Counter()
 
 
@@ -227,11 +234,8 @@ class ComparisonStore:
         self._client = client
         self._prefix = f"{prefix(name)}:compared"
 
-    def add(self, pair: tuple[str, int, int], shadow: str, number: int, counts: Mapping[str, int]) -> None:
-        """Adds what a shadow of one process has counted. Sent again with the same `number`, it adds nothing.
-
-        `pair` is the model, the revision that answers and the candidate.
-        """
+    def add(self, pair: Pair, shadow: str, number: int, counts: Mapping[str, int]) -> None:
+        """Adds what a shadow of a process has counted. Sent again with the same `number`, it adds nothing."""
         key = self._key(pair)
         last = f"{key}:{shadow}"
 
@@ -245,7 +249,7 @@ class ComparisonStore:
 
         self._client.transaction(update, last)
 
-    def read(self, pair: tuple[str, int, int], labels: bool = True) -> Mapping[str, int]:
+    def read(self, pair: Pair, labels: bool = True) -> Mapping[str, int]:
         """The sums over all processes, with those of all pairs of `labels`; empty if nothing was compared."""
         key, client = self._key(pair), self._client
         raw: Any = (
@@ -253,6 +257,6 @@ class ComparisonStore:
         )
         return {name.decode(): int(count) for name, count in raw.items() if count}
 
-    def _key(self, pair: tuple[str, int, int]) -> str:
+    def _key(self, pair: Pair) -> str:
         model, current, candidate = pair
         return f"{self._prefix}:{model}@{current}:{candidate}"

@@ -22,7 +22,9 @@ class Reports:
         self.numbers: list[int] = []
         self.replies = True
 
-    async def __call__(self, number: int, counts: Counter[str]) -> bool:
+    async def __call__(
+        self, pair: tuple[str, int, int], shadow: str, number: int, counts: Counter[str]
+    ) -> bool:
         if number not in self.numbers:
             self.sums += counts
         self.numbers.append(number)
@@ -31,7 +33,7 @@ class Reports:
 
 def shadow_of(hub: FakeHub, reports: Reports) -> Shadow:
     hub.lane = "bulk"
-    return Shadow(hub, reports)
+    return Shadow(hub, reports, ("", 0, 1))
 
 
 def offer(shadow: Shadow, *texts: str) -> dict[str, Prediction]:
