@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from model_store.artefact import inside
-from model_store.errors import ModelNotFound, ModelUnsupported, shown
+from model_store.errors import ModelNotFound, ModelUnsupported, shown, wrong_value
 from model_store.windows import MAX_TOKENS
 
 CONFIG = "config.json"
@@ -288,9 +288,7 @@ def _tokenizer_limit(file: Path) -> int:
     if limit is None:
         return _NO_LIMIT
     if type(limit) not in (int, float) or not limit >= 1:
-        raise ModelUnsupported(
-            f"{file} has model_max_length {shown(limit)}; it must be a whole number from 1 on."
-        )
+        raise wrong_value(file, "model_max_length", limit, "be a whole number from 1 on")
     return int(min(limit, _NO_LIMIT))
 
 
@@ -350,18 +348,16 @@ def check_sizes(config: dict[str, Any], file: Path) -> None:
     for key, least in _MIN.items():
         value, most = config.get(key), _MAX_OF.get(key, _MAX)
         if value is not None and not (type(value) is int and least <= value <= most):
-            raise ModelUnsupported(
-                f"{file} has {key} {shown(value)}; it must be a whole number from {least} to {most}."
-            )
+            raise wrong_value(file, key, value, f"be a whole number from {least} to {most}")
 
 
 def _check_numbers(config: dict[str, Any], file: Path) -> None:
     """Refuses numbers that are infinite or NaN, as JSON of Python may have them, and negative epsilons."""
     for key, value in named_values(config):
         if type(value) is float and not math.isfinite(value):
-            raise ModelUnsupported(f"{file} has {key} {shown(value)}; it must be a finite number.")
+            raise wrong_value(file, key, value, "be a finite number")
         if _EPSILON.search(key) and type(value) in (int, float) and value < 0:
-            raise ModelUnsupported(f"{file} has {key} {shown(value)}; it must be at least 0, such as 1e-5.")
+            raise wrong_value(file, key, value, "be at least 0, such as 1e-5")
 
 
 def named_values(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -381,10 +377,8 @@ def read_labels(config: dict[str, Any], file: Path) -> tuple[str, ...]:
     numbered = names if isinstance(names, dict) else {}
     labels = [numbered.get(str(number)) for number in range(len(numbered))]
     if not labels or not all(map(_is_name, labels)):
-        raise ModelUnsupported(
-            f"{file} has id2label {shown(names)}; it must name every output by its number, without gaps: "
-            '{"0": "NEGATIVE", "1": "POSITIVE"}.'
-        )
+        must = 'name every output by its number, without gaps: {"0": "NEGATIVE", "1": "POSITIVE"}'
+        raise wrong_value(file, "id2label", names, must)
     return tuple(map(str, labels))
 
 
@@ -409,9 +403,7 @@ def read_settings(
     """For each key of `former`, its name in the file and its value: that `under` a key, or the former one."""
     own = config.get(under) or {}
     if not isinstance(own, dict) or not own.keys() <= former.keys():
-        raise ModelUnsupported(
-            f"{file} has {under} {shown(own)}; it must be an object with some of {', '.join(former)}."
-        )
+        raise wrong_value(file, under, own, f"be an object with some of {', '.join(former)}")
     return {
         key: (f"{under}.{key}", own[key]) if key in own else (name, config.get(name))
         for key, name in former.items()
@@ -424,7 +416,7 @@ def read_temperature(named: tuple[str, Any], file: Path) -> float:
     if value is None:
         return 1.0
     if type(value) not in (int, float) or not _MIN_TEMPERATURE <= value <= 1 / _MIN_TEMPERATURE:
-        raise ModelUnsupported(f"{file} has {key} {shown(value)}; it must be greater than 0, such as 1.")
+        raise wrong_value(file, key, value, "be greater than 0, such as 1")
     return float(value)
 
 
@@ -435,7 +427,7 @@ def read_thresholds(named: tuple[str, Any], labels: int, file: Path) -> tuple[fl
         return None
     numbers = values if isinstance(values, list) else [None]
     if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in numbers):
-        raise ModelUnsupported(f"{file} has {key} {shown(values)}; it must be a list of numbers from 0 to 1.")
+        raise wrong_value(file, key, values, "be a list of numbers from 0 to 1")
     if len(numbers) != labels:
         raise ModelUnsupported(f"{file} has {len(numbers)} thresholds for {labels} labels.")
     return tuple(map(float, numbers))

@@ -63,6 +63,11 @@ class PushFailed(ModelError):
     """A checkpoint could not be uploaded to the hub."""
 
 
+def wrong_value(file: object, key: str, value: object, must: str) -> ModelUnsupported:
+    """The error for a value in a file, which says what it `must` be or do."""
+    return ModelUnsupported(f"{file} has {key} {shown(value)}; it must {must}.")
+
+
 def first_line(error: BaseException) -> str:
     """The first sentence of an error of a library, as far as it fits into one of ours."""
     first = next(filter(None, (line.strip(" -:.") for line in str(error).splitlines())), "")

@@ -25,7 +25,7 @@ from tokenizers import Tokenizer as RustTokenizer
 from model_store.artefact import TOKENIZER
 from model_store.calibration_texts import CALIBRATION_TEXTS
 from model_store.checkpoint import TOKENIZER_CONFIG, VOCABULARIES, Checkpoint, read_json
-from model_store.errors import ModelUnsupported, first_line, shown
+from model_store.errors import ModelUnsupported, first_line, shown, wrong_value
 from model_store.inputs import TokenTypes
 from model_store.phases import phase
 from model_store.rows import Tokenizer
@@ -68,7 +68,7 @@ def copy_tokenizer(checkpoint: Checkpoint, out: Path) -> None:
         shutil.copyfile(checkpoint.path / TOKENIZER, out / TOKENIZER)
         return
     if side not in ("left", "right"):
-        raise ModelUnsupported(f"{config} has truncation_side {shown(side)}; it must be left or right.")
+        raise wrong_value(config, "truncation_side", side, "be left or right")
     rust = RustTokenizer.from_file(str(checkpoint.path / TOKENIZER))
     rust.enable_truncation(checkpoint.max_tokens, direction=side)
     rust.save(str(out / TOKENIZER))
@@ -255,17 +255,11 @@ def check_tokenizer(path: Path, rows: int | None, max_tokens: int) -> None:
     _require_fixed(rust)
     known = rust.get_vocab(with_added_tokens=False)
     if rows is not None and len(known) < MIN_SHARE * rows:
-        raise ModelUnsupported(
-            f"The tokenizer knows {len(known)} pieces and the model {rows}: they do not belong together; "
-            "use the tokenizer that the model was trained with."
-        )
+        raise _unrelated(f"knows {len(known)} pieces and the model {rows}")
     # With the added ones, which a text that contains their names gets.
     name, highest = max(rust.get_vocab().items(), key=itemgetter(1), default=("", -1))
     if rows is not None and highest >= rows:
-        raise ModelUnsupported(
-            f"The tokenizer gives ids up to {highest} ({name!r}) and the model knows ids below {rows}: they "
-            "do not belong together; use the tokenizer that the model was trained with."
-        )
+        raise _unrelated(f"gives ids up to {highest} ({name!r}) and the model knows ids below {rows}")
     tokenize = Tokenizer(path, max_tokens)
     (empty, *texts) = tokenize(["", *_LANGUAGES])
     if len(empty) >= max_tokens:
@@ -274,16 +268,20 @@ def check_tokenizer(path: Path, rows: int | None, max_tokens: int) -> None:
             "that none is left for its words: correct model_max_length in tokenizer_config.json."
         )
     if rows is not None and (most := max(max(text.ids, default=0) for text in texts)) >= rows:
-        raise ModelUnsupported(
-            f"The tokenizer adds the id {most} to texts and the model knows ids below {rows}: they do not "
-            "belong together; use the tokenizer that the model was trained with."
-        )
+        raise _unrelated(f"adds the id {most} to texts and the model knows ids below {rows}")
     shares = [text.unknown / max(len(text) - len(empty), 1) for text in texts]
     if min(shares) > MAX_UNKNOWN:
         raise ModelUnsupported(
             f"The tokenizer knows hardly any word: at least {min(shares):.0%} of the pieces of a sentence "
             "are unknown in each of ten languages; use the tokenizer that the model was trained with."
         )
+
+
+def _unrelated(found: str) -> ModelUnsupported:
+    return ModelUnsupported(
+        f"The tokenizer {found}: they do not belong together; "
+        "use the tokenizer that the model was trained with."
+    )
 
 
 def _opened(path: Path) -> RustTokenizer:
