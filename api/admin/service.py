@@ -24,11 +24,11 @@ from batcher.admin.forget import CachedResults, Forgetting
 from batcher.admin.job_eraser import JobEraser
 from batcher.admin.refused import RefusedTexts
 from batcher.admin.usage import UsageStore
-from batcher.connection.clients import Redis, connect, connect_shards
+from batcher.connection.clients import Redis, connect
 from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason, refused
 from batcher.core.holds import ClientHolds
 from batcher.errors import MillraceError, QueueUnavailable
-from batcher.publishing.publications import PublicationStore
+from batcher.publishing.publications import PublicationStore, connect_shards
 from batcher.publishing.shadow import ComparisonStore
 from batcher.shards import Shard
 

@@ -8,8 +8,7 @@ is for sentinels that have a separate password).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -182,20 +181,6 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8, k
     single = redis.BlockingConnectionPool.from_url(url, **size, **options)
     single.connection_class = _left_on_failover(single.connection_class)
     return redis.Redis.from_pool(single)
-
-
-class Place(Protocol):
-    """A Redis by its URL, and the prefix of the keys that are used there."""
-
-    @property
-    def url(self) -> str: ...
-    @property
-    def prefix(self) -> str: ...
-
-
-def connect_shards(shards: Sequence[Place], *, timeout_s: float) -> list[redis.Redis]:
-    """A synchronous client of each shard."""
-    return [connect(shard.url, timeout_s=timeout_s, retries=1, key=shard.prefix) for shard in shards]
 
 
 def connect_async(url: str, *, timeout_s: float, retries: int, key: str = "") -> redis.asyncio.Redis:

@@ -13,7 +13,6 @@ from dataclasses import InitVar, dataclass
 from time import monotonic
 
 from batcher.cascades import read_cascade
-from batcher.connection.clients import connect_shards
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.publications import Candidate, Publications, number_of, publication_queue
 from batcher.errors import MillraceError, NoWorker, Paused
@@ -23,7 +22,7 @@ from batcher.lookup.backend import Cache
 from batcher.lookup.cascade import CascadeLookup, CascadeModel
 from batcher.lookup.queue import LocalCache, Lookup, Models, QueueLookup
 from batcher.lookup.share import ShadowedLookup, ShareLookup, Takes
-from batcher.publishing.publications import PublicationStore
+from batcher.publishing.publications import PublicationStore, connect_shards
 from batcher.publishing.shadow import ComparisonStore, Pair, Shadow
 from batcher.settings import JobSettings
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import redis
 
-from batcher.connection.clients import server_time_s
+from batcher.connection.clients import connect, server_time_s
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core import publications
 from batcher.shards import Shard
@@ -21,6 +21,11 @@ _Fields = dict[bytes, bytes]
 SEEN_S = 5.0
 # After this long, it is forgotten.
 FORGET_S = 60
+
+
+def connect_shards(shards: Sequence[Shard], *, timeout_s: float) -> list[redis.Redis]:
+    """A synchronous client of each shard."""
+    return [connect(shard.url, timeout_s=timeout_s, retries=1, key=shard.prefix) for shard in shards]
 
 
 class PublicationStore:

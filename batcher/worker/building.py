@@ -17,14 +17,14 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
 from batcher.admin.console import Preparing, PreparingStore
-from batcher.connection.clients import connect, connect_shards
+from batcher.connection.clients import connect
 from batcher.connection.outage import REDIS_ERRORS, reason
 from batcher.core.metrics import ByModel
 from batcher.core.publications import model_of, publication_queue
 from batcher.gc_tuning import collect_dropped
 from batcher.models import ELSEWHERE, ModelSpec, is_below_model, is_name
 from batcher.probe_server import ProbeServer
-from batcher.publishing.publications import PublicationStore
+from batcher.publishing.publications import PublicationStore, connect_shards
 from batcher.settings import WorkerSettings
 from batcher.shards import Shard
 from batcher.version import process_name
