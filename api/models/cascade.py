@@ -13,12 +13,14 @@ from api.models.served import Handle, Served, ServedModels
 from batcher.cascades import Cascade, read_cascade
 from batcher.connection.outage import NO_ANSWER
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
+from batcher.lookup.backend import Queue
 from batcher.lookup.cascade import CascadeLookup, Mismatch, combined, mismatch
 from batcher.lookup.queue import Lookup, Models
 
 log = logging.getLogger(__name__)
 
-State = Literal["ready", "no_worker", "redis_unavailable", "labels_differ", "several_labels"]
+State = Literal["ready", "no_worker", "redis_unavailable"]
+CascadeState = Literal[State, "labels_differ", "several_labels"]
 
 
 class Members:
@@ -69,12 +71,9 @@ class Members:
         self._logged = why
 
     @property
-    def state(self) -> State:
-        if not self.reachable:
-            return "redis_unavailable"
-        if (why := self.mismatch()) is not None:
-            return why.code
-        return "ready" if self.snapshot.workers and self.snapshot.model else "no_worker"
+    def state(self) -> CascadeState:
+        why = self.mismatch() if self.reachable else None
+        return state_of(self) if why is None else why.code
 
     @property
     def reachable(self) -> bool:
@@ -104,6 +103,13 @@ class Members:
     def _records(self) -> tuple[ModelRecord | None, ModelRecord | None]:
         found = self._found()
         return (found[0].hub.snapshot.model, found[1].hub.snapshot.model) if found else (None, None)
+
+
+def state_of(queue: Queue) -> State:
+    """Whether a model can answer requests now."""
+    if not queue.reachable:
+        return "redis_unavailable"
+    return "ready" if queue.snapshot.workers and queue.snapshot.model else "no_worker"
 
 
 def cascades(

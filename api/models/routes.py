@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from prometheus_client.core import Metric
@@ -15,8 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from api.asgi.http import route_path
 from api.metrics import Metrics, queue_state
 from api.middleware import ASGIResponse
-from api.models.cascade import Members, members_of
-from api.models.cascade import State as CascadeState
+from api.models.cascade import CascadeState, Members, State, members_of, state_of
 from api.models.served import ServedModel, ServedModels
 from api.predict.openapi import PREDICT_RESPONSES, Predictions, request_body
 from api.predict.request import RequestReader
@@ -27,7 +26,6 @@ from batcher.lookup.backend import Hub
 
 PREFIX = "/models/"
 SUFFIX = "/predict"
-State = Literal["ready", "no_worker", "redis_unavailable"]
 
 
 class WaitingTexts(BaseModel):
@@ -124,17 +122,10 @@ def model_routes(models: ServedModels, reader: RequestReader, metrics: Metrics) 
     return router
 
 
-def state_of(served: ServedModel) -> State:
-    """Whether a model can answer requests now."""
-    if not served.hub.reachable:
-        return "redis_unavailable"
-    return "ready" if served.hub.snapshot.workers and served.hub.snapshot.model else "no_worker"
-
-
 def _model(served: ServedModel, first: bool) -> Model:
     snapshot = served.hub.snapshot
     waiting = WaitingTexts(interactive=snapshot.interactive.entries, bulk=snapshot.bulk.entries)
-    facts = {"name": served.name, "first": first, "state": state_of(served), "workers": snapshot.workers}
+    facts = {"name": served.name, "first": first, "state": state_of(served.hub), "workers": snapshot.workers}
     published = {} if snapshot.model is None else asdict(snapshot.model)
     return Model.model_validate({**published, **facts, "waiting": waiting})
 
