@@ -166,10 +166,8 @@ def shortest_fragment(labels: tuple[str, ...]) -> int:
     return len(fragment(labels, [0.0] * len(labels)))
 
 
-@lru_cache(maxsize=4096)
-def _quoted(text: str) -> str:
-    """Encodes a label as a JSON string. Cached, because there are only a few labels."""
-    return json.dumps(text)
+# Encodes a label as a JSON string. Cached, because there are only a few labels.
+_quoted = lru_cache(maxsize=4096)(json.dumps)
 
 
 def decode_cached(raw: bytes) -> Prediction | None:

@@ -157,7 +157,8 @@ def _read_texts(checkpoint: Checkpoint, out: Path) -> tuple[Checkpoint, Inputs]:
     else:
         types = write_tokenizer(checkpoint, out)
     check_tokenizer(tokenizer, checkpoint.vocabulary, checkpoint.max_tokens)
-    if types is not None and not types.all_zero:  # graphs of packed rows have the sum of row 0
+    # Graphs of packed rows have the sum of row 0.
+    if types is not None and any((*types.before, types.own, *types.after)):
         checkpoint, sealed = replace(checkpoint, packable=False), None
     if sealed is None:
         probes, inputs = compute_probes(checkpoint, tokenizer, types)

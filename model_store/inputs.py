@@ -24,10 +24,6 @@ class TokenTypes:
         inner = length - len(self.before) - len(self.after)
         return [*self.before, *[self.own] * inner, *self.after]
 
-    @property
-    def all_zero(self) -> bool:
-        return not any((*self.before, self.own, *self.after))
-
 
 @dataclass(frozen=True, slots=True)
 class Inputs:

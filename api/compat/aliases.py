@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.models.served import ServedModels
@@ -29,11 +28,6 @@ def aliases(predict: ASGIApp, health: ASGIApp) -> Mapping[tuple[str, str], ASGIA
     """The application that answers each method and path."""
     found = {("POST", path): predict for path in PREDICT_PATHS}
     return found | {("GET", path): health for path in HEALTH_PATHS}
-
-
-def framework_routes(answering: Mapping[tuple[str, str], ASGIApp]) -> list[Route]:
-    """The same for the framework, so that another method gets 405."""
-    return [Route(path, app, methods=[method]) for (method, path), app in answering.items()]
 
 
 def describe_aliases(schema: dict[str, Any]) -> None:

@@ -109,7 +109,8 @@ class Compat:
     def wrap(self, app: FastAPI) -> ASGIApp:
         """Adds the routes to `app`, and returns the application that answers them before it."""
         # The framework has them too, so that another method gets 405.
-        app.router.routes.extend(aliases.framework_routes(self._aliases))
+        for (method, path), alias in self._aliases.items():
+            app.router.routes.append(Route(path, alias, methods=[method]))
         for endpoint in self._separate():
             route = endpoint.route
             if route.answer is not None or route.body is not None:

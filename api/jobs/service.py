@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +44,7 @@ from api.settings import ApiSettings
 from batcher import tracing
 from batcher.connection.outage import REDIS_ERRORS, unavailable
 from batcher.errors import MillraceError, QueueUnavailable
-from batcher.jobs.records import JobRecord
+from batcher.jobs.records import JobRecord, is_job_id
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore, connect_jobs
 from batcher.jobs.upload import Submission, account_of, result_bytes
@@ -66,7 +65,6 @@ PAUSE_S = 0.05
 MAX_KEY = 255
 # Characters of a cell of a preview.
 MAX_CELL = 200
-_job_id = re.compile("[0-9a-f]{32}").fullmatch
 
 T = TypeVar("T")
 
@@ -348,7 +346,7 @@ class JobService:
 
     async def find(self, job_id: str, owner: str) -> JobRecord:
         """The record of a job of `owner`. Raises Problem 404."""
-        record = await self.call(self.store.record, job_id) if _job_id(job_id) else None
+        record = await self.call(self.store.record, job_id) if is_job_id(job_id) else None
         if record is None or not record.shown_to(owner):
             raise not_found()
         return record
