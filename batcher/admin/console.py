@@ -12,10 +12,8 @@ from dataclasses import asdict, dataclass
 from hashlib import sha256
 from typing import Any, cast
 
-import redis
-
 from batcher.connection.clients import server_time_s
-from batcher.core.keys import prefix
+from batcher.core.keys import Kept
 
 MAX_LINES = 1000
 KEEP_S = 90 * 86_400
@@ -30,15 +28,11 @@ _BYTES = 32
 _CHARACTERS = 43
 
 
-class SessionStore:
+class SessionStore(Kept):
     """The links and sessions of one service, of whose secrets Redis has only digests.
 
     An operator is any text that the caller chooses.
     """
-
-    def __init__(self, client: redis.Redis, name: str) -> None:
-        self._client = client
-        self._prefix = prefix(name)
 
     def offer(self, operator: str) -> str:
         """The secret of a new link, which begins one session within LINK_S."""
@@ -72,63 +66,57 @@ class SessionStore:
         return secret
 
     def _key(self, kind: str, secret: str) -> str:
-        return f"{self._prefix}:{kind}:{sha256(secret.encode()).hexdigest()}"
+        return f"{self._root}:{kind}:{sha256(secret.encode()).hexdigest()}"
 
 
 def _text(operator: bytes | None) -> str:
     return "" if operator is None else operator.decode("utf-8", "replace")
 
 
-class Answers:
+class Answers(Kept):
     """The answers of processes to a question, in the lists that answer.lua writes."""
 
-    def __init__(self, client: redis.Redis, name: str) -> None:
-        self._client = client
-        self._prefix = f"{prefix(name)}:answers:"
+    below = ":answers:"
 
     def to(self, token: str) -> list[Any]:
         """All answers so far to the question with this token."""
-        raws = cast("list[bytes]", self._client.lrange(self._prefix + token, 0, -1))
+        raws = cast("list[bytes]", self._client.lrange(self._root + token, 0, -1))
         return [json.loads(raw) for raw in raws]
 
 
-class AuditLog:
+class AuditLog(Kept):
     """What operators did: the last MAX_LINES actions, which expire KEEP_S after the newest of them."""
 
-    def __init__(self, client: redis.Redis, name: str) -> None:
-        self._client = client
-        self._key = f"{prefix(name)}:audit"
+    below = ":audit"
 
     def add(self, line: Mapping[str, Any]) -> None:
         pipe = self._client.pipeline()
-        pipe.lpush(self._key, json.dumps(line, separators=(",", ":")))
-        pipe.ltrim(self._key, 0, MAX_LINES - 1)
-        pipe.expire(self._key, KEEP_S)
+        pipe.lpush(self._root, json.dumps(line, separators=(",", ":")))
+        pipe.ltrim(self._root, 0, MAX_LINES - 1)
+        pipe.expire(self._root, KEEP_S)
         pipe.execute()
 
     def newest(self, count: int) -> list[dict[str, Any]]:
         return [
-            json.loads(line) for line in cast("list[bytes]", self._client.lrange(self._key, 0, count - 1))
+            json.loads(line) for line in cast("list[bytes]", self._client.lrange(self._root, 0, count - 1))
         ]
 
 
-class MinuteHistory:
+class MinuteHistory(Kept):
     """A line of JSON per minute: the last MINUTES of them, which expire as long after the newest one."""
 
-    def __init__(self, client: redis.Redis, name: str) -> None:
-        self._client = client
-        self._key = f"{prefix(name)}:minutes"
+    below = ":minutes"
 
     def add(self, line: bytes) -> None:
         pipe = self._client.pipeline()
-        pipe.rpush(self._key, line)
-        pipe.ltrim(self._key, -MINUTES, -1)
-        pipe.expire(self._key, MINUTES * 60)
+        pipe.rpush(self._root, line)
+        pipe.ltrim(self._root, -MINUTES, -1)
+        pipe.expire(self._root, MINUTES * 60)
         pipe.execute()
 
     def newest(self, count: int) -> list[bytes]:
         """Up to `count` lines, oldest first."""
-        return cast("list[bytes]", self._client.lrange(self._key, -count, -1))
+        return cast("list[bytes]", self._client.lrange(self._root, -count, -1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,28 +129,26 @@ class Preparing:
     phase: str
 
 
-class PreparingStore:
+class PreparingStore(Kept):
     """Is kept at the first shard. All methods raise Redis errors."""
 
-    def __init__(self, client: redis.Redis, name: str) -> None:
-        self._client = client
-        self._key = f"{prefix(name)}:preparing"
+    below = ":preparing"
 
     def note(self, one: Preparing) -> None:
         """Writes what a worker does. It repeats this every second or so."""
         line = json.dumps({"at": server_time_s(self._client), **asdict(one)})
         pipe = self._client.pipeline()
-        pipe.hset(self._key, one.worker, line)
-        pipe.expire(self._key, EXPIRE_S)
+        pipe.hset(self._root, one.worker, line)
+        pipe.expire(self._root, EXPIRE_S)
         pipe.execute()
 
     def remove(self, worker: str) -> None:
         """Call it once the worker has loaded its model."""
-        self._client.hdel(self._key, worker)
+        self._client.hdel(self._root, worker)
 
     def read(self) -> list[Preparing]:
         """The workers that load a model now, in the order of their names."""
         now = server_time_s(self._client)
-        lines = [json.loads(line) for line in self._client.hgetall(self._key).values()]
+        lines = [json.loads(line) for line in self._client.hgetall(self._root).values()]
         live = [line for line in lines if abs(now - line.pop("at")) < SILENT_S]
         return sorted((Preparing(**line) for line in live), key=lambda one: one.worker)

@@ -10,7 +10,7 @@ import redis
 from pydantic import BaseModel, Field, StringConstraints
 
 from batcher.admin.scanning import SLICE
-from batcher.core.keys import prefix
+from batcher.core.keys import Kept
 
 # Most records that one page examines: a filter that matches few of them returns less than a page.
 MAX_LOOKS = 2000
@@ -44,17 +44,16 @@ class RefusedFilter(BaseModel):
         )
 
 
-class RefusedTexts:
+class RefusedTexts(Kept):
     """The records of one service. The scripts keep the newest 10,000, for a week.
 
     A record's place, by which they are sorted, is `ms since 1970:id`.
     """
 
     def __init__(self, client: redis.Redis, name: str) -> None:
-        self._client = client
-        self._prefix = prefix(name)
-        self._places = f"{self._prefix}:refused"
-        self._records = f"{self._prefix}:refusals"
+        super().__init__(client, name)
+        self._places = f"{self._root}:refused"
+        self._records = f"{self._root}:refusals"
 
     def page(self, wanted: RefusedFilter, count: int, cursor: str = "") -> tuple[list[Record], str]:
         """Up to `count` records, newest first, and the cursor of the next page: "" at the end.
@@ -100,7 +99,7 @@ class RefusedTexts:
 
     def release(self, ids: Sequence[str]) -> int:
         """Removes the mark of poison from texts, so that they may run again. Returns how many had one."""
-        keys = [f"{self._prefix}:res:{entry}" for entry in ids]
+        keys = [f"{self._root}:res:{entry}" for entry in ids]
         raws = cast("list[bytes | None]", self._client.mget(keys) if keys else [])
         marked = [key for key, raw in zip(keys, raws, strict=True) if raw and b'"poison"' in raw[:200]]
         return self._client.delete(*marked) if marked else 0

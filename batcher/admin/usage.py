@@ -11,7 +11,7 @@ from typing import Any, cast
 import redis
 
 from batcher.core.commands import COUNTS
-from batcher.core.keys import prefix
+from batcher.core.keys import Kept
 from batcher.jobs.store import JobStore
 
 # What an API process has published longer ago is not shown.
@@ -25,12 +25,11 @@ def kept_days(days: int) -> Iterator[date]:
     return (today - timedelta(days=ago) for ago in range(days, -1, -1))
 
 
-class UsageStore:
+class UsageStore(Kept):
     """The usage of one service, for the last `days` days (UTC), with that of its `jobs`."""
 
     def __init__(self, client: redis.Redis, name: str, days: int, jobs: JobStore | None = None) -> None:
-        self._client = client
-        self._prefix = prefix(name)
+        super().__init__(client, name)
         self._days = days
         self._jobs = jobs
 
@@ -64,7 +63,7 @@ class UsageStore:
 
     def clients(self) -> list[dict[str, Any]]:
         """The clients of the last minute, summed over API processes, those with the most waiting first."""
-        raws = cast("dict[bytes, bytes]", self._client.hgetall(f"{self._prefix}:clients"))
+        raws = cast("dict[bytes, bytes]", self._client.hgetall(f"{self._root}:clients"))
         now_ms = time.time() * 1000
         found = dict[str, dict[str, Any]]()
         for raw in raws.values():
@@ -85,4 +84,4 @@ class UsageStore:
         return kept_days(self._days)
 
     def _key(self, day: date) -> str:
-        return f"{self._prefix}:usage:{day}"
+        return f"{self._root}:usage:{day}"

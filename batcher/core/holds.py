@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from batcher.connection.clients import Redis
-from batcher.core.keys import prefix
+from batcher.core.keys import Kept
 
 # What is refused: every request of the client, or only texts that no cache knows.
 HoldScope = Literal["all", "uncached"]
@@ -50,20 +49,18 @@ def read_holds(fields: Mapping[str, str]) -> Mapping[str, Hold]:
     return holds
 
 
-class ClientHolds:
+class ClientHolds(Kept):
     """The holds of one service."""
 
-    def __init__(self, client: Redis, name: str) -> None:
-        self._client = client
-        self._key = f"{prefix(name)}:snapshot"
+    below = ":snapshot"
 
     def current(self) -> Mapping[str, Hold]:
         """The holds that have not ended. The others are removed."""
-        raw = cast("dict[bytes, bytes]", self._client.hgetall(self._key))
+        raw = cast("dict[bytes, bytes]", self._client.hgetall(self._root))
         holds = read_holds({name.decode("utf-8", "replace"): value.decode() for name, value in raw.items()})
         ended = [f"{FIELD}{client}" for client, hold in holds.items() if not hold.left_s]
         if ended:
-            self._client.hdel(self._key, *ended)
+            self._client.hdel(self._root, *ended)
         return {client: hold for client, hold in holds.items() if hold.left_s}
 
     def set(self, client: str, hold: Hold) -> bool:
@@ -72,14 +69,14 @@ class ClientHolds:
         if client not in current and len(current) >= MAX_HOLDS:
             return False
         pipe = self._client.pipeline()
-        pipe.hset(self._key, f"{FIELD}{client}", hold.encode())
-        pipe.expire(self._key, SNAPSHOT_S)
+        pipe.hset(self._root, f"{FIELD}{client}", hold.encode())
+        pipe.expire(self._root, SNAPSHOT_S)
         pipe.execute()
         return True
 
     def end(self, client: str) -> bool:
         """Ends a hold. False if there was none."""
-        return bool(self._client.hdel(self._key, f"{FIELD}{client}"))
+        return bool(self._client.hdel(self._root, f"{FIELD}{client}"))
 
 
 # What happens to the texts of a paused lane that wait: they are kept, refused, or still classified.

@@ -59,12 +59,23 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from batcher.connection.clients import Redis
 from batcher.shards import FORMAT, hash_tag
 
 
 def prefix(name: str) -> str:
     """P, the prefix of every key of the service `name`."""
     return hash_tag(name)
+
+
+class Kept:
+    """What one service keeps in Redis. `_root` is its key, or begins its keys: P and `below`."""
+
+    below = ""
+
+    def __init__(self, client: Redis, name: str) -> None:
+        self._client = client
+        self._root = prefix(name) + self.below
 
 
 # Cached, because there are only a few revisions.

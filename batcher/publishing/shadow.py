@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from secrets import token_hex
 from typing import Any, NamedTuple, Protocol
 
-import redis
-
-from batcher.core.keys import prefix
+from batcher.core.keys import Kept
 from batcher.errors import MillraceError
 from batcher.messages import Lane, Outcome, Prediction
 
@@ -227,12 +225,10 @@ def report(counts: Mapping[str, int]) -> dict[str, Any]:
     }
 
 
-class ComparisonStore:
+class ComparisonStore(Kept):
     """The counts of all API processes, for each pair of revisions of a model."""
 
-    def __init__(self, client: redis.Redis, name: str) -> None:
-        self._client = client
-        self._prefix = f"{prefix(name)}:compared"
+    below = ":compared"
 
     def add(self, pair: Pair, shadow: str, number: int, counts: Mapping[str, int]) -> None:
         """Adds what a shadow of a process has counted. Sent again with the same `number`, it adds nothing."""
@@ -259,4 +255,4 @@ class ComparisonStore:
 
     def _key(self, pair: Pair) -> str:
         model, current, candidate = pair
-        return f"{self._prefix}:{model}@{current}:{candidate}"
+        return f"{self._root}:{model}@{current}:{candidate}"
