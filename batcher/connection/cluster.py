@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -48,7 +50,7 @@ class Route:
 
 
 class Search:
-    """The nodes that one attempt to connect tries: `next`, until one is `right` or none is left."""
+    """The nodes that one attempt to connect tries, until one is right or none is left."""
 
     def __init__(self, route: Route, addresses: list[Address], timeout_s: float) -> None:
         self._route = route
@@ -56,47 +58,54 @@ class Search:
         self._asked: list[Address] = []
         self._until = time.monotonic() + timeout_s
         self._error: Exception | None = None
+        self._right = False
 
-    def next(self) -> Address:
-        """The address to try next. Raises the last error if there is none, or no time is left."""
-        if self._error and (
-            not self._left or len(self._asked) >= MAX_ASKED or time.monotonic() > self._until
-        ):
-            self._route.lost()
-            raise self._error
-        self._asked.append(self._left.pop(0))
-        return self._asked[-1]
+    def __iter__(self) -> Iterator[Address]:
+        """Yields the addresses to `attempt`. Raises the last error if no other is left, or no time."""
+        while not self._right:
+            if self._error and (
+                not self._left or len(self._asked) >= MAX_ASKED or time.monotonic() > self._until
+            ):
+                self._route.lost()
+                raise self._error
+            self._asked.append(self._left.pop(0))
+            yield self._asked[-1]
 
-    def wrong(self, error: Exception) -> None:
-        """The node did not answer, or does not have the slot. If it says which one does, that one is next."""
-        self._error = error
-        moved = error.__cause__
-        if isinstance(moved, redis.exceptions.MovedError):
-            address = moved.host or self._asked[-1][0], moved.port
-            self._left = [address, *(one for one in self._left if one != address)]
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Within, the node is asked. It is right unless it does not answer, or does not have the slot.
 
-    def right(self) -> None:
-        self._route.found(self._asked[-1])
+        If it says which one does, that one is next.
+        """
+        try:
+            yield
+        except _ERRORS as error:
+            self._error = error
+            moved = error.__cause__
+            if isinstance(moved, redis.exceptions.MovedError):
+                address = moved.host or self._asked[-1][0], moved.port
+                self._left = [address, *(one for one in self._left if one != address)]
+        else:
+            self._right = True
+            self._route.found(self._asked[-1])
 
 
-class _Node(redis.Connection):
+class _Routed:
+    """A connection to the node of a `route`."""
+
     def __init__(self, *, route: Route, **options: Any) -> None:
         self._route = route
-        super().__init__(**options)  # type: ignore[no-untyped-call]
+        super().__init__(**options)
 
+
+class _Node(_Routed, redis.Connection):
     def connect(self) -> None:
         if self.is_connected:
             return
         search = self._route.search(self.socket_connect_timeout or 1.0)
-        while True:
-            self.host, self.port = search.next()
-            try:
+        for self.host, self.port in search:
+            with search.attempt():
                 self.connect_check_health(retry_socket_connect=False)
-            except _ERRORS as error:
-                search.wrong(error)
-            else:
-                search.right()
-                return
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         super().on_connect_check_health(check_health)
@@ -109,24 +118,14 @@ class _TlsNode(_Node, redis.SSLConnection):
     pass
 
 
-class _AsyncNode(redis.asyncio.Connection):
-    def __init__(self, *, route: Route, **options: Any) -> None:
-        self._route = route
-        super().__init__(**options)
-
+class _AsyncNode(_Routed, redis.asyncio.Connection):
     async def connect(self) -> None:
         if self.is_connected:
             return
         search = self._route.search(self.socket_connect_timeout or 1.0)
-        while True:
-            self.host, self.port = search.next()
-            try:
+        for self.host, self.port in search:
+            with search.attempt():
                 await self.connect_check_health(retry_socket_connect=False)
-            except _ERRORS as error:
-                search.wrong(error)
-            else:
-                search.right()
-                return
 
     async def on_connect_check_health(self, check_health: bool = True) -> None:
         await super().on_connect_check_health(check_health)
