@@ -7,7 +7,7 @@ DNS rebinding under the attacker's host name. Other clients send neither `Origin
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 from api.asgi.http import READ, RequestHeaders
@@ -30,23 +30,21 @@ def is_loopback(host: str) -> bool:
 
 def parse_hosts(value: str) -> tuple[str, ...]:
     """The host names in a comma-separated list, in lower case; "*" stands for all. Raises ValueError."""
-    names = tuple(filter(None, (part.strip().lower() for part in value.split(","))))
-    if any(name != "*" and _name(name) is None for name in names):
-        raise ValueError(
-            "must be host names without scheme or port: api.example, api.backend.svc; * allows every name"
-        )
-    return names
+    forms = "host names without scheme or port: api.example, api.backend.svc; * allows every name"
+    return _parsed(value, _name, forms)
 
 
 def parse_origins(value: str) -> tuple[str, ...]:
     """The origins in a comma-separated list; "*" stands for all. Raises ValueError."""
-    origins = tuple(filter(None, (part.strip().lower() for part in value.split(","))))
-    if any(one != "*" and _origin(one) is None for one in origins):
-        raise ValueError(
-            "must be origins as browsers send them, without a path: https://app.example, "
-            "http://localhost:3000; * allows every one"
-        )
-    return origins
+    forms = "origins as browsers send them, without a path: https://app.example, http://localhost:3000"
+    return _parsed(value, _origin, f"{forms}; * allows every one")
+
+
+def _parsed(value: str, fits: Callable[[str], object], forms: str) -> tuple[str, ...]:
+    parts = tuple(filter(None, (part.strip().lower() for part in value.split(","))))
+    if any(part != "*" and fits(part) is None for part in parts):
+        raise ValueError(f"must be {forms}")
+    return parts
 
 
 class Origins:
