@@ -66,9 +66,6 @@ class Contrastive(Loop):
     common. Pairs of like and of unlike texts have the same weight in sum.
     """
 
-    def __init__(self, network: Any, options: Options, train: Batch, identity: dict[str, Any]) -> None:
-        super().__init__(network, options, _epochs(train, options), identity)
-
     def loss(self, batch: Batch) -> Tensor:
         ids, mask = pad([row[0] for row in batch], self.model.config.pad_token_id or 0)
         with autocast():
@@ -166,7 +163,8 @@ class Learner:
         if self._options.recipe == "linear":
             return None
         if self._options.recipe == "contrastive":
-            return Contrastive(self.network, self._options, train, self._identity)
+            epochs = _epochs(train, self._options)
+            return Contrastive(self.network, self._options, epochs, self._identity)
         return FineTuning(self.network, self._options, train, tune, self._identity)
 
     def _encode(self, part: str) -> list[Sequence[int]]:
