@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from batcher.core.publications import Candidate
-from batcher.lookup.queue import Known, Lookup, LookupRequest, LookupResult, Models, Result
+from batcher.lookup.queue import Known, Lookup, LookupRequest, LookupResult, Result
 from batcher.messages import Prediction
 
 # Characters of the texts whose revisions are remembered: those of many requests, and at least of one text.
@@ -107,17 +107,11 @@ class ShadowedLookup:
     """
 
     def __init__(self, lookup: Lookup, offer: Callable[[str, str, Prediction], None], takes: Takes) -> None:
+        self.models = lookup.models
+        self.names_models = lookup.names_models
         self._lookup = lookup
         self._offer = offer
         self._takes = takes
-
-    @property
-    def models(self) -> Models:
-        return self._lookup.models
-
-    @property
-    def names_models(self) -> bool:
-        return self._lookup.names_models
 
     def change(self, takes: Takes) -> None:
         """Offers another share from now on."""
