@@ -117,7 +117,7 @@ class Authenticator:
 
     def __init__(self, settings: ApiSettings, find_session: Find = _unknown, redeem: Find = _unknown) -> None:
         self.keys = Keys(settings.api_keys.get_secret_value())
-        self._origins = Origins(settings.host_names, settings.port, settings.allowed_origins)
+        self.origins = Origins(settings.host_names, settings.port, settings.allowed_origins)
         self._rate = RateCounter(settings.rate_limit)
         self.admins = AdminAccess(settings, find_session, redeem)
         self._identifies = self.keys.required or self._rate.limited
@@ -131,15 +131,11 @@ class Authenticator:
         above the rate limit. Failed authentication attempts also count towards the limit of their address.
         """
         found = headers.by_name
-        if found.get(b"host") not in self._origins.usual:
-            self._origins.check_host(headers)
+        if found.get(b"host") not in self.origins.usual:
+            self.origins.check_host(headers)
         if b"origin" in found or b"sec-fetch-site" in found:
-            self._origins.check_origin(headers)
+            self.origins.check_origin(headers)
         return self._identify(headers) if self._identifies else client_address(headers.scope)
-
-    def admit_open(self, headers: RequestHeaders) -> None:
-        """Like `admit`, for a request that needs no key. Raises Problem 403 for an unknown host name."""
-        self._origins.check_host(headers)
 
     async def admit_path(self, path: str, headers: RequestHeaders) -> None:
         """Like `admit`, but checks only the host of open paths, and nothing for probes.
@@ -147,16 +143,16 @@ class Authenticator:
         Paths of the console need an admin key instead, and no page of another site may lead to them.
         """
         if is_admin_path(path):
-            self._origins.check_host(headers)
-            self._origins.check_origin(headers, links=False)
+            self.origins.check_host(headers)
+            self.origins.check_origin(headers, links=False)
             await self._identify_admin(headers)
         elif path in FOR_OPERATORS and self.admins.by_key(headers) is not None:
-            self._origins.check_host(headers)
-            self._origins.check_origin(headers)
+            self.origins.check_host(headers)
+            self.origins.check_origin(headers)
         elif path not in OPEN_PATHS and not path.startswith(OPEN_PREFIX):
             self.admit(headers)
         elif path not in PROBES:
-            self._origins.check_host(headers)
+            self.origins.check_host(headers)
 
     async def _identify_admin(self, headers: RequestHeaders) -> None:
         try:

@@ -175,7 +175,7 @@ class Endpoint:
         """The response, errors included. May raise ClientDisconnect."""
         try:
             if self.route.open:
-                self._service.auth.admit_open(call.context.headers)
+                self._service.auth.origins.check_host(call.context.headers)
             elif self.route.body is None:
                 call.context.client = self._service.auth.admit(call.context.headers)
             elif call.body is None:
