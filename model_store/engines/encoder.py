@@ -11,7 +11,7 @@ different names: `engines/families.py` lists them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -137,18 +137,6 @@ class Embeddings(nn.Module):
         """Twice (R, T) to (R, T, D)."""
         hidden: Tensor = self.projection(self.norm(self.words(ids) + self.positions(positions)))
         return hidden
-
-
-class _Head(nn.Module):
-    """Two dense layers, called pooler and classifier or otherwise, with an activation between them."""
-
-    def __init__(self, dense: nn.Module, activation: Callable[[Tensor], Tensor], out: nn.Module) -> None:
-        super().__init__()
-        self.dense, self.activation, self.out = dense, activation, out
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.out(self.activation(self.dense(hidden)))
-        return logits
 
 
 class PackedDeberta(nn.Module):
@@ -355,5 +343,5 @@ def packed_encoder(model: Any) -> nn.Module:
     bias = None
     if about.relative_bias:
         bias = RelativeBias(model.get_submodule(about.relative_bias).weight.detach(), len(positions))
-    head = _Head(dense, get_activation(about.head_activation), out)
+    head = nn.Sequential(dense, get_activation(about.head_activation), out)
     return PackedEncoder(Embeddings(embeddings, table, projection), layers, head, bias).eval()
