@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import InitVar, dataclass
 from time import monotonic
 
@@ -108,9 +108,8 @@ class _NoLimits:
     def accepts(self, client: str, texts: int) -> bool:
         return True
 
-    @contextmanager
-    def wait(self, client: str, texts: int) -> Iterator[bool]:
-        yield False
+    def wait(self, client: str, texts: int) -> AbstractContextManager[bool]:
+        return nullcontext(False)
 
 
 def takes(setting: Candidate, account: str) -> Takes:
