@@ -10,7 +10,7 @@ import pytest
 import redis
 from pydantic import ValidationError
 
-from batcher.connection.cluster import MAX_ASKED, Route
+from batcher.connection.cluster import MAX_ASKED, Route, Search
 from batcher.connection.redis_url import cluster_parts
 from batcher.core.redis_watch import Memory
 from batcher.core.snapshot import NO_SNAPSHOT, Fallback, LaneDepth, ModelRecord, merge
@@ -102,45 +102,55 @@ def moved_to(address: str) -> Exception:
     return error
 
 
+def fail(search: Search, error: Exception) -> None:
+    with search.attempt():
+        raise error
+
+
 def test_a_connection_follows_moved_and_begins_there_the_next_time() -> None:
     route = Route([("a", 1), ("b", 2)], "key")
-    search = route.search(1.0)
-    assert search.next() == ("a", 1)
-    search.wrong(moved_to("c:3"))
-    assert search.next() == ("c", 3)
-    search.right()
-    assert route.search(1.0).next() == ("c", 3)
+    found = []
+    for address in (search := route.search(1.0)):
+        found.append(address)
+        with search.attempt():
+            if address == ("a", 1):
+                raise moved_to("c:3")
+    assert found == [("a", 1), ("c", 3)]
+    assert next(iter(route.search(1.0))) == ("c", 3)
 
 
 def test_moved_without_a_host_names_a_port_of_the_node_that_said_it() -> None:
     search = Route([("a", 1), ("b", 2)], "key").search(1.0)
-    search.next()
-    search.wrong(redis.exceptions.ConnectionError("refused"))
-    assert search.next() == ("b", 2)
-    search.wrong(moved_to(":3"))
-    assert search.next() == ("b", 3)
+    addresses = iter(search)
+    next(addresses)
+    fail(search, redis.exceptions.ConnectionError("refused"))
+    assert next(addresses) == ("b", 2)
+    fail(search, moved_to(":3"))
+    assert next(addresses) == ("b", 3)
 
 
 def test_a_dead_master_is_looked_for_at_the_other_nodes() -> None:
     route = Route([("a", 1), ("b", 2)], "key")
     search = route.search(1.0)
+    addresses = iter(search)
     refused = redis.exceptions.ConnectionError("refused")
-    assert search.next() == ("a", 1)
-    search.wrong(refused)
-    assert search.next() == ("b", 2)
-    search.wrong(refused)
+    assert next(addresses) == ("a", 1)
+    fail(search, refused)
+    assert next(addresses) == ("b", 2)
+    fail(search, refused)
     with pytest.raises(redis.exceptions.ConnectionError, match="refused"):
-        search.next()
-    assert route.search(1.0).next() == ("b", 2), "another node is the first one next time"
+        next(addresses)
+    assert next(iter(route.search(1.0))) == ("b", 2), "another node is the first one next time"
 
 
 def test_nodes_that_send_each_other_on_do_not_hold_a_connection_for_ever() -> None:
     search = Route([("a", 1)], "key").search(60.0)
+    addresses = iter(search)
     for number in range(MAX_ASKED):
-        search.next()
-        search.wrong(moved_to("ab"[number % 2] + ":1"))
+        next(addresses)
+        fail(search, moved_to("ab"[number % 2] + ":1"))
     with pytest.raises(redis.exceptions.ConnectionError):
-        search.next()
+        next(addresses)
 
 
 def test_the_state_of_the_service_is_the_sum_of_its_shards() -> None:
