@@ -33,7 +33,7 @@ _SYNC = (
     "batcher.jobs.store",
     "batcher.jobs.rq_queue",
     "api.admin.service",
-    "batcher.connection.clients",
+    "batcher.publishing.publications",
 )
 _ASYNC = ("batcher.hub.hub", "batcher.hub.shared_cache")
 
