@@ -273,6 +273,22 @@ async def test_beyond_the_limit_idle_connections_go_and_busy_ones_stay() -> None
         assert (await answer(rested))[0] == 200, "it had spoken; those that never did went first"
 
 
+async def test_each_of_several_connections_that_come_at_once_takes_the_place_of_another() -> None:
+    """Each of them would have closed the same one, which is still there until the event loop goes on."""
+    async with served(8) as (server, dial):
+        for _ in range(8):
+            await dial()
+        address = server.servers[0].sockets[0].getsockname()
+        late = [socket.create_connection(address) for _ in range(4)]
+        peers = [await asyncio.open_connection(sock=one) for one in late]
+        for peer in peers:
+            peer[1].write(GET)
+            assert (await answer(peer))[0] == 200
+        assert len(server.server_state.connections) == 8
+        for peer in peers:
+            await hang_up(peer)
+
+
 def probe(path: str) -> bytes:
     return f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode()
 
