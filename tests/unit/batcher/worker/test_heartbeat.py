@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from batcher.settings import WorkerSettings
-from batcher.worker.heartbeat import EXIT_HUNG, Heartbeat
+from batcher.worker.heartbeat import EXIT_HUNG, GuestHeartbeat, Heartbeat
 from batcher.worker.host import Host
 from tests.fakes import LOST, FakeQueue
 
@@ -105,3 +106,60 @@ def test_a_worker_without_leases_beats_half_as_often() -> None:
     assert made.heartbeat.pause_s == 0.5
     made.leases.clear()
     assert made.heartbeat.pause_s == 1.0
+
+
+class Guest:
+    """The heartbeat of a worker with a lease of 2 s and a rate of 7 at another shard. `now` is its clock."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.leases = set[str]()
+        self.rates: list[object] = []
+        queue: Any = SimpleNamespace(heartbeat=lambda ids, record, *_: self.rates.append(record["guest_rate"]))
+        running: Any = SimpleNamespace(is_alive=lambda: True)
+        self.heartbeat = GuestHeartbeat(
+            queue,
+            WorkerSettings(lease_ms=2000),
+            self.leases,
+            lambda: 0.0,
+            lambda: ({"revision": "r", "rate": 7}, {"name": "stub"}),
+            Host(now=lambda: self.now, daemon=lambda *_: running),
+        )
+
+    def beats(self) -> bool:
+        sent = len(self.rates)
+        assert self.heartbeat.send()
+        return len(self.rates) > sent
+
+
+def test_a_guest_makes_itself_known_when_it_comes_moves_or_was_away_for_a_lease() -> None:
+    guest = Guest()
+    guest.heartbeat.visit(moved=False)
+    guest.heartbeat.visit(moved=False)
+    assert guest.rates == [""]
+    guest.now += 2.1
+    guest.heartbeat.visit(moved=False)
+    assert guest.rates == ["", ""]
+    guest.heartbeat.visit(moved=True)
+    guest.heartbeat.visit(moved=True)
+    assert guest.rates == ["", "", 7], "it counts once it has moved"
+
+
+def test_a_guest_beats_while_it_has_leases_or_counts_and_for_a_lease_after_it_came() -> None:
+    guest = Guest()
+    assert not guest.beats(), "it has not come"
+    guest.heartbeat.visit(moved=False)
+    assert guest.beats()
+    guest.now += 2.1
+    assert not guest.beats()
+    guest.leases.add("a")
+    assert guest.beats()
+    guest.leases.clear()
+    guest.heartbeat.visit(moved=True)
+    guest.now += 2.1
+    assert guest.beats()
+    guest.heartbeat.leave()
+    assert guest.beats(), "to say that it no longer counts"
+    assert guest.rates[-1] == ""
+    guest.now += 2.1
+    assert not guest.beats()
