@@ -28,7 +28,8 @@ from model_store.errors import GateFailed, Unproven
 from model_store.inputs import Inputs
 from model_store.probes import CHOOSES, EVERY, UNBOUNDED, Probes, Scores, Source, chosen, read_probes
 from model_store.probing import compute_probes
-from model_store.proof import SAME_ANSWERS, Limits, batches, limits, prove, sampled
+from model_store.proof import SAME_ANSWERS, Limits, Observation, Proof, batches, limits, prove, sampled
+from model_store.proof_table import lines
 from model_store.rows import FILLER, Floats, Rows, plan
 from model_store.stub import StubClassifier
 from tests.families.checkpoints import write_family
@@ -723,6 +724,18 @@ def test_an_artefact_of_an_older_format_is_built_again_with_a_sentence(
         load(str(checkpoint), engine="torch", precision="f32", artefact_dir=tmp_path).close()
     assert f"{path} has another format: building it again" in caplog.text
     assert read_manifest(path).revision == content["revision"]
+
+
+def test_the_table_of_a_proof_has_the_largest_differences_and_the_flips_of_each_shape() -> None:
+    def seen(probe: int, answer: float, batched: float, flipped: bool = False) -> Observation:
+        return Observation(probe, "pair", "first", answer, batched, not flipped, flipped)
+
+    proof = Proof(np.zeros((3, 2)), [seen(0, 0.1, 0.2), seen(1, 0.3, 0.05, True), seen(2, 0.4, 0.0)])
+    _, *rows, _ = lines(proof, probes([1, 16, 17]))
+    assert [row.split() for row in rows] == [
+        ["1-16", "-", *"0.30000 / 0.20000 !1 -".split(), *"0.30000 / 0.20000 !1 -".split()],
+        ["17-17", "-", *"0.40000 / 0.00000 -".split(), *"0.40000 / 0.00000 -".split()],
+    ]
 
 
 def test_verify_run_prints_a_table_by_shape(
