@@ -15,6 +15,8 @@ from model_store.artefact import read_manifest
 from model_store.errors import ModelError
 from model_store.evaluate import evaluate, read_tsv
 from model_store.figures import figures, fit_thresholds, mcnemar
+from model_store.hub import Snapshot
+from model_store.prepare import hub_directory
 from model_store.stub import StubClassifier
 from tests.unit.model_store.checkpoints import copy
 
@@ -70,6 +72,33 @@ def test_build_check_verify_info_predict(
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("LABEL_0 0.")
     assert second.endswith("  bad")
+
+
+@pytest.mark.parametrize(
+    ("revision", "pulled"), [("@" + 20 * "ab", True), ("@abab", True), ("@main", False), ("", False)]
+)
+def test_only_a_commit_is_pulled(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, revision: str, pulled: bool
+) -> None:
+    asked: list[tuple[str, str]] = []
+    places: list[Path] = []
+
+    def resolve(repository: str, revision: str) -> Snapshot:
+        asked.append((repository, revision))
+        return Snapshot(repository, 20 * "ab", {})
+
+    monkeypatch.setattr("model_store.hub.resolve", resolve)
+    monkeypatch.setattr("model_store.hub.pull", lambda snapshot, to, convert: places.append(to))
+    status = main(["pull", f"org/name{revision}", "--artefact-dir", str(tmp_path)])
+    printed = capsys.readouterr()
+    assert asked == [("org/name", revision[1:] or "main")]
+    place = hub_directory(tmp_path, "org/name", 20 * "ab")
+    if pulled:
+        assert (status, places) == (0, [place])
+        assert printed.out == f"org/name@{20 * 'ab'} is available in {place}\n"
+    else:
+        assert (status, places) == (2, [])
+        assert f"main of org/name is currently commit {20 * 'ab'}" in printed.err
 
 
 def test_seal_makes_verify_notice(checkpoint: Path, tmp_path: Path, capsys: Capture) -> None:
