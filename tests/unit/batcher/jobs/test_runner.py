@@ -414,6 +414,26 @@ def test_redis_stood_still_while_it_took_many_large_results_at_once(
     assert max(sizes) < 1024**2 + 4 * len(line) + 4
 
 
+@pytest.mark.parametrize(("bound", "many"), [("FLUSH_CHUNKS", 3), ("FLUSH_BYTES", 3000)])
+def test_results_are_appended_as_soon_as_they_are_many_or_large(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, bound: str, many: int
+) -> None:
+    sizes: list[int] = []
+    append = bench.store.append
+
+    def recorded(attempt: Attempt, at: int, chunks: Sequence[bytes], **more: Any) -> str:
+        sizes.append(len(chunks))
+        return append(attempt, at, chunks, **more)
+
+    monkeypatch.setattr(bench.store, "append", recorded)
+    monkeypatch.setattr("batcher.jobs.runner.FLUSH_EVERY_S", 60)
+    monkeypatch.setattr(f"batcher.jobs.runner.{bound}", many)
+    bench.hub.answer = lambda text: prediction(text)._replace(fragment=b'"' + b"x" * 998 + b'"')
+    bench.job(WORDS[:8], chunk_texts=1)
+    assert bench.run() == "finished"
+    assert sizes == [3, 3, 2]
+
+
 def test_a_job_whose_texts_were_evicted_failed_as_stalled(bench: Bench) -> None:
     """After five attempts, and without a word about its texts."""
     bench.job(WORDS, chunk_texts=4)
