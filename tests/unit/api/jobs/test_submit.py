@@ -11,7 +11,8 @@ import pytest
 from anyio import to_thread
 from starlette.requests import ClientDisconnect
 
-from api.jobs.body import AHEAD, SMALL, Sender
+from api.errors import Problem
+from api.jobs.body import AHEAD, SLOWEST, SMALL, Sender
 from api.jobs.service import UPLOADS
 from api.jobs.upload import CHUNK_TEXTS
 from batcher.jobs.records import Counts
@@ -181,6 +182,55 @@ async def test_the_time_that_redis_takes_is_not_that_of_the_body(
     monkeypatch.setattr(Upload, "add", slow)
     answer = await api.client.post("/jobs", content=body(), headers=NDJSON)
     assert (answer.status_code, answer.json()["total"]) == (202, CHUNK_TEXTS + 2)
+
+
+async def read(sender: Sender) -> list[int]:
+    """The sizes of the blocks that a thread reads."""
+    watcher = asyncio.create_task(sender.watch())
+    try:
+        return await to_thread.run_sync(lambda: [len(block) for block in sender.blocks()])
+    finally:
+        watcher.cancel()
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "refused"), [([30.0, 4.0 + 1 / SLOWEST], False), ([30.0, 4.1], True), ([34.1, 0.0], True)]
+)
+async def test_a_body_has_time_for_its_size_at_the_lowest_rate(
+    monkeypatch: pytest.MonkeyPatch, waited_s: list[float], refused: bool
+) -> None:
+    """4 s for a block of 64 KiB, beside the longest pause."""
+    clock = [time_s for wait_s in waited_s for time_s in (100.0, 100.0 + wait_s)]
+    monkeypatch.setattr("api.jobs.body.monotonic", lambda: clock.pop(0))
+    messages = [{"type": "http.request", "body": b"x" * size, "more_body": size > 1} for size in (SMALL, 1)]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if messages else await asyncio.Future()
+
+    sender = Sender(receive, bool)
+    if refused:
+        with pytest.raises(Problem) as caught:
+            await read(sender)
+        assert (caught.value.status, caught.value.detail) == (408, "the body arrives too slowly")
+    else:
+        assert await read(sender) == [SMALL, 1]
+
+
+async def test_a_body_that_pauses_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.jobs.body.BLOCK_S", 0.05)
+    monkeypatch.setattr("api.jobs.body.SLOWEST", 1e12)
+    messages = [{"type": "http.request", "body": b"x" * SMALL, "more_body": True}]
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop(0) if messages else await asyncio.Future()
+
+    sender = Sender(receive, bool)
+    with pytest.raises(Problem) as begins:
+        await sender.arrive()
+    assert (begins.value.status, begins.value.detail) == (408, "the body arrives too slowly")
+    with pytest.raises(Problem) as goes_on:
+        await read(sender)
+    assert (goes_on.value.status, goes_on.value.detail) == (408, "the body stopped arriving")
 
 
 @pytest.mark.parametrize(
