@@ -1198,6 +1198,14 @@ def test_a_snapshot_counts_only_the_living(bench: Bench) -> None:
     assert bench.sweep().workers == 0
 
 
+def test_what_is_known_of_a_worker_that_has_ended_is_dropped(bench: Bench) -> None:
+    bench.worker("gone").heartbeat([], RECORD, MODEL, 10)
+    bench.worker("here").heartbeat([], RECORD, MODEL, 60_000)
+    wait_until(lambda: bench.sweep().workers == 1, "the sweep to find that it has ended")
+    assert bench.client.keys(f"{bench.P}:worker:*") == [f"{bench.P}:worker:here".encode()]
+    assert bench.client.zrange(f"{bench.P}:workers", 0, -1) == [b"here"]
+
+
 def test_a_snapshot_ends_soon_where_no_worker_is(bench: Bench) -> None:
     def lasts_ms() -> int:
         bench.sweep()
