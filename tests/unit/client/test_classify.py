@@ -10,6 +10,8 @@ import os
 import pickle
 from collections.abc import AsyncIterator, Iterator
 from itertools import count, islice
+from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 import httpx
@@ -263,6 +265,27 @@ async def test_requests_are_cancelled_when_the_results_are_no_longer_read() -> N
         await asyncio.sleep(0)
         await results.aclose()
     assert cancelled == [True, True]
+
+
+def test_a_request_that_hangs_does_not_keep_whoever_reads_no_more_results() -> None:
+    hangs, closed = Event(), Event()
+    in_time = SimpleQueue[bool]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        texts = json.loads(request.content)["text"]
+        if texts != ["text 0"]:
+            hangs.set()
+            in_time.put(closed.wait(5))
+        return httpx.Response(200, json={"predictions": [scores(text) for text in texts]})
+
+    options, transport = Options(batch_texts=1, concurrency=2), httpx.MockTransport(answer)
+    with Client("http://x", options=options, transport=transport) as client:
+        results = client.classify(WORDS)
+        assert next(results).label == "text 0"
+        assert hangs.wait(5)
+        results.close()
+        closed.set()
+    assert in_time.get(timeout=10)
 
 
 def test_progress_is_reported() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import replace
 
 import pytest
@@ -63,3 +65,18 @@ async def test_what_comes_after_the_console_has_stopped_is_not_an_error_in_the_l
     await minutes.writing
     with pytest.raises(QueueUnavailable):
         await console.each(lambda stores: None)
+
+
+async def test_the_console_stops_without_waiting_for_a_call_that_hangs(api: AdminApi) -> None:
+    console = Console(api.stores, lambda: [True])
+    began, stopped = threading.Event(), threading.Event()
+
+    def hang() -> bool:
+        began.set()
+        return stopped.wait(5)
+
+    call = asyncio.create_task(console.call(hang))
+    await asyncio.to_thread(began.wait)
+    console.stop()
+    stopped.set()
+    assert await call, "it was still running"

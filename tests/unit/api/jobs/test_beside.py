@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+
 import pytest
 import redis
 
+from api.jobs.service import JobBackend
+from api.parts import Backends, Parts
+from api.settings import ApiSettings
+from batcher.jobs.rq_queue import JobQueue
+from batcher.jobs.store import JobStore
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import JobsApi
 from tests.unit.api.service import assert_problem
+from tests.unit.fakes import FakeCache, FakeHub
 
 
 async def test_a_request_that_prefers_it_becomes_a_job(api: JobsApi) -> None:
@@ -45,6 +54,23 @@ async def test_rq_that_cannot_be_told_is_told_later(api: JobsApi, monkeypatch: p
     job_id = await api.new()
     assert (await api.get(f"/{job_id}")).json()["status"] == "queued"
     assert api.store.open_ids() == [job_id], "recovery finds it there"
+
+
+async def test_jobs_stop_without_waiting_for_a_command_that_hangs(fake_redis: FakeRedis) -> None:
+    settings = ApiSettings()
+    store, queue = JobStore(fake_redis.sync, settings.name, 60), JobQueue(fake_redis.sync, settings)
+    service = Parts(settings, Backends(FakeHub(), FakeCache(), JobBackend(store, queue))).jobs
+    began, stopped = threading.Event(), threading.Event()
+
+    def hang() -> bool:
+        began.set()
+        return stopped.wait(5)
+
+    call = asyncio.create_task(service.call(hang))
+    await asyncio.to_thread(began.wait)
+    await service.stop()
+    stopped.set()
+    assert await call, "it was still running"
 
 
 async def test_openapi_documents_every_status_of_every_route(api: JobsApi) -> None:
