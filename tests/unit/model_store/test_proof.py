@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
@@ -732,9 +733,9 @@ def test_the_table_of_a_proof_has_the_largest_differences_and_the_flips_of_each_
 
     proof = Proof(np.zeros((3, 2)), [seen(0, 0.1, 0.2), seen(1, 0.3, 0.05, True), seen(2, 0.4, 0.0)])
     _, *rows, _ = lines(proof, probes([1, 16, 17]))
-    assert [row.split() for row in rows] == [
-        ["1-16", "-", *"0.30000 / 0.20000 !1 -".split(), *"0.30000 / 0.20000 !1 -".split()],
-        ["17-17", "-", *"0.40000 / 0.00000 -".split(), *"0.40000 / 0.00000 -".split()],
+    assert [re.sub(" +", " ", row) for row in rows] == [
+        "1-16 - 0.30000 / 0.20000 !1 - 0.30000 / 0.20000 !1 -",
+        "17-17 - 0.40000 / 0.00000 - 0.40000 / 0.00000 -",
     ]
 
 

@@ -115,7 +115,7 @@ class Guest:
         self.now = 100.0
         self.leases = set[str]()
         self.rates: list[object] = []
-        queue: Any = SimpleNamespace(heartbeat=lambda ids, record, *_: self.rates.append(record["guest_rate"]))
+        queue: Any = SimpleNamespace(heartbeat=lambda _, record, *__: self.rates.append(record["guest_rate"]))
         running: Any = SimpleNamespace(is_alive=lambda: True)
         self.heartbeat = GuestHeartbeat(
             queue,
