@@ -21,7 +21,7 @@ from pathlib import Path
 
 from tests.mutation.covering import Covering
 from tests.mutation.mutants import FIELDS, Mutant, sample
-from tests.mutation.running import copy_of_repository, first_failure, histories, record
+from tests.mutation.running import copy_of_repository, first_failure, record, unrecorded
 
 LIVES = Path(__file__).with_name("lives.toml")
 
@@ -46,7 +46,7 @@ def run(mutants: list[Mutant], folder: Path, first: int, covering: Covering) -> 
     outcomes: Counter[str] = Counter()
     for number, mutant in enumerate(mutants, first + 1):
         began, path = time.monotonic(), folder / mutant.file
-        tests = [*covering.tests_of(mutant), *histories(mutant)]
+        tests = [*covering.tests_of(mutant), *unrecorded(mutant)]
         original = path.read_text()
         path.write_text(mutant.applied(original))
         try:

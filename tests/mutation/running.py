@@ -42,6 +42,13 @@ RECORDING_PROCESSES = 2
 # The searches of `make test` with a real server, whose scripts are not recorded, by what they search.
 HISTORIES = {"batcher/core/lua": "QueueMachine", "batcher/jobs": "JobsMachine"}
 SEARCHES = ("test_no_history_of_a_real_server_does", "test_a_real_server_does_the_same_as_the_fake_one")
+# Files that run in processes of their own, of which nothing is recorded, and the tests that start these.
+IN_PROCESSES = {
+    "api/server/run.py": ("tests/e2e/test_serving.py",),
+    "batcher/jobs/main.py": ("tests/e2e/test_jobs_docs.py", "tests/e2e/test_jobs_foreign.py"),
+    "model_store/hub.py": ("tests/integration/test_pull.py",),
+    "model_store/pickles.py": ("tests/integration/test_pull.py",),
+}
 # pytest's status for an error of usage, and for having found no tests.
 NO_TESTS = (4, 5)
 
@@ -84,10 +91,16 @@ def record(folder: Path, records: Path) -> Covering:
     return Covering.read(records)
 
 
-def histories(mutant: Mutant) -> list[str]:
-    """The tests that search for histories on a real server, where the edit is in the scripts or in jobs."""
+def unrecorded(mutant: Mutant) -> list[str]:
+    """The tests of other processes: of the edited file, or the histories of a real server.
+
+    These are run where the edit is in the scripts or in jobs.
+    """
     machines = [machine for part, machine in HISTORIES.items() if mutant.file.startswith(part)]
-    return [f"tests/search/test_search.py::{name}[{machine}]" for machine in machines for name in SEARCHES]
+    searches = [
+        f"tests/search/test_search.py::{name}[{machine}]" for machine in machines for name in SEARCHES
+    ]
+    return [*IN_PROCESSES.get(mutant.file, ()), *searches]
 
 
 def run_tests(folder: Path, words: list[str], output: Path) -> None:

@@ -20,7 +20,7 @@ from tests.mutation.mutants import (
     python_mutants,
     sample,
 )
-from tests.mutation.running import copy_of_repository, first_failure, histories, record
+from tests.mutation.running import IN_PROCESSES, copy_of_repository, first_failure, record, unrecorded
 
 
 def test_a_seed_draws_the_same_mutants_and_another_seed_others() -> None:
@@ -127,11 +127,18 @@ def test_scripts_meet_the_histories_of_a_real_server() -> None:
     source = (ROOT / "tests/search/test_search.py").read_text()
     for file, machine in (("core/lua/claim.lua", "QueueMachine"), ("jobs/store.py", "JobsMachine")):
         mutant = Mutant(f"batcher/{file}", 0, "", "", "")
-        assert len(histories(mutant)) == 2
-        for test in histories(mutant):
+        assert len(unrecorded(mutant)) == 2
+        for test in unrecorded(mutant):
             name = test.partition("::")[2].removesuffix(f"[{machine}]")
             assert f"def {name}(machine: type" in source
-    assert histories(Mutant("batcher/hub/hub.py", 0, "", "", "")) == []
+    assert unrecorded(Mutant("batcher/hub/hub.py", 0, "", "", "")) == []
+
+
+def test_files_that_run_in_processes_of_their_own_have_the_tests_that_start_these() -> None:
+    assert unrecorded(Mutant("model_store/hub.py", 0, "", "", "")) == ["tests/integration/test_pull.py"]
+    for file, tests in IN_PROCESSES.items():
+        for one in (file, *tests):
+            assert (ROOT / one).is_file(), one
 
 
 def test_the_tests_of_a_file_are_found_without_recording_what_tests_run(
