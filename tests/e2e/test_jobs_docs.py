@@ -10,8 +10,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
+from batcher.jobs.main import NICENESS
 from tests.servers import as_user
 from tests.service import Service, millrace, wait_until
 
@@ -62,3 +64,10 @@ def test_rqs_own_tool_shows_the_worker(start_service: Callable[..., Service]) ->
 
     wait_until(lambda: "idle millrace-jobs:default" in shown(), "the worker to be listed as idle")
     assert f"-{jobs.pid}-" in shown()
+
+
+def test_the_process_that_runs_jobs_has_a_lower_priority(start_service: Callable[..., Service]) -> None:
+    service = start_service(workers=0)
+    jobs = service.start_jobs()
+    wait_until(lambda: "jobs.ready" in jobs.said(), "the start of the jobs worker")
+    assert psutil.Process(jobs.pid).nice() == min(psutil.Process(service.api.pid).nice() + NICENESS, 19)
