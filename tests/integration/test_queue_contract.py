@@ -910,6 +910,21 @@ def test_a_sweep_wakes_a_worker_only_if_something_waits(bench: Bench) -> None:
     assert woken(worker) == ["one"]
 
 
+@pytest.mark.parametrize("lane", ["interactive", "solo"])
+def test_a_sweep_wakes_a_worker_for_what_waits_in_two_lanes(bench: Bench, lane: str) -> None:
+    (worker,) = idle_workers(bench, "one")
+    bench.ask("a")
+    if lane == "solo":
+        bench.worker("dead", lease_ms=1).claim(10, 100, 100)
+        wait_until(lambda: bench.sweep().recovered == 1, "the lease to end")
+    bench.ask("b", lane="bulk" if lane == "interactive" else "interactive")
+    while woken(worker):
+        pass
+    bench.client.zadd(f"{bench.P}:idle", {"one": 1})
+    bench.sweep()
+    assert woken(worker) == ["one"]
+
+
 def test_an_enqueue_says_whether_there_was_a_worker_to_wake(bench: Bench) -> None:
     (one, _) = idle_workers(bench, "one", "two")
     enqueues = [Enqueue([text], [text], [10], "a", "interactive", 10_000, 1000) for text in "abc"]
