@@ -80,6 +80,17 @@ async def test_many_texts_become_a_job_which_is_deleted_afterwards(fake_redis: F
     assert seen[-1].job.status == "finished"
 
 
+@pytest.mark.parametrize(("texts", "becomes_job"), [(499, False), (500, True)])
+async def test_as_many_texts_as_the_option_says_become_a_job(
+    fake_redis: FakeRedis, texts: int, becomes_job: bool
+) -> None:
+    seen: list[Progress] = []
+    async with service(fake_redis) as (api, client), working(api):
+        results = client.classify(WORDS[:texts], progress=seen.append)
+        assert_predicted([one async for one in results], WORDS[:texts])
+    assert any(one.job is not None for one in seen) == becomes_job
+
+
 @pytest.mark.parametrize("settings", [{"max_jobs_bytes": 1024}, {"max_job_body_bytes": 1024}])
 async def test_a_job_that_does_not_fit_is_sent_to_predict(
     fake_redis: FakeRedis, settings: dict[str, int]

@@ -42,3 +42,14 @@ def test_ten_thousand_large_answers_could_take_gigabytes() -> None:
     newest = recent.find(f"{59:0128}")
     assert newest is not None
     assert (newest["texts"], len(newest["runs"])) == (1024, 128)
+
+
+def test_times_of_a_request_are_in_milliseconds() -> None:
+    recent = RecentRequests()
+    context = large_request(7, batch=8)
+    assert context.answer is not None
+    context.answer.asked_at = context.started + 0.25
+    recent.add(context, 200, 0.5)
+    found = recent.find(f"{7:0128}")
+    assert found is not None
+    assert (found["ms"], found["asked_ms"]) == (500.0, 250.0)
