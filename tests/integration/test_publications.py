@@ -9,7 +9,7 @@ import fakeredis
 import pytest
 import redis
 
-from batcher.core.publications import FAILED
+from batcher.core.publications import FAILED, Candidate
 from batcher.publishing.publications import FORGET_S, PublicationStore
 from batcher.shards import Shard
 
@@ -150,3 +150,29 @@ def test_a_move_whose_reply_was_lost_was_reported_as_failed(
     with pytest.raises(redis.ConnectionError):
         sharded.move("", 0)
     assert sharded.read().of("").current == 1
+
+
+def test_a_change_that_was_overtaken_keeps_nothing_that_it_had_read(
+    client: redis.Redis, stored: PublicationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A candidate that had ended meanwhile would have come back."""
+    stored.publish("spam", "/spam")
+    stored.try_out("spam", Candidate(1, 0.5))
+    transaction, other = client.transaction, [PublicationStore([client], [SHARD])]
+
+    def overtaken(update: Callable[[Any], None], *keys: str) -> Any:
+        monkeypatch.undo()
+
+        def both(pipe: Any) -> None:
+            update(pipe)
+            if other:
+                other.pop().move("spam", 1)
+
+        return transaction(both, *keys)
+
+    monkeypatch.setattr(client, "transaction", overtaken)
+    assert stored.publish("topics", "/topics") == 1
+    assert not other
+    read = stored.read()
+    assert (read.of("spam").current, read.of("topics").references) == (1, {1: "/topics"})
+    assert read.candidates == {}

@@ -19,6 +19,7 @@ from batcher.core.commands import (
     AddUsage,
     Answer,
     AskQuestion,
+    EndWait,
     Lend,
     NoteRefused,
     Outcomes,
@@ -152,6 +153,9 @@ def test_finding_02_a_full_redis_hears_of_idle_workers_and_of_what_operators_do(
     assert worker.complete([("y", ANSWER)]) == 1
     assert worker.claim(1, 100, 100, idle_ms=0).entries == []
     assert worker.run([Lend(3, 0)]) == [0], "it is idle, and is woken"
+    assert worker.wait(0.01)
+    assert worker.run([EndWait("w")]) == [1]
+    assert worker.wait(0.01)
 
 
 def test_finding_04_an_old_failure_does_not_answer_a_later_caller(bench: Bench) -> None:

@@ -145,6 +145,7 @@ async def test_one_log_line_a_request_but_known_texts_and_probes_only_for_debugg
     def lines() -> list[tuple[str, int, int]]:
         records = [vars(record) for record in caplog.records if vars(record).get("action") == "request"]
         caplog.clear()
+        assert all(0.0 < record["ms"] < 60_000 for record in records)
         return [(record["route"], record["status"], record["levelno"]) for record in records]
 
     with caplog.at_level(logging.DEBUG):

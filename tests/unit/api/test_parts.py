@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 import pytest
 
 from api.parts import Backends, Parts
 from api.settings import ApiSettings
-from tests.unit.fakes import FakeCache, FakeHub
+from tests.unit.fakes import RUNNING, FakeCache, FakeHub
 
 NAMES = [name for name, value in vars(Parts).items() if isinstance(value, cached_property)]
 
@@ -33,3 +34,18 @@ def test_parts_share_what_they_have_in_common() -> None:
 
 def test_two_applications_share_nothing() -> None:
     assert all(getattr(made(), name) is not getattr(made(), name) for name in NAMES)
+
+
+async def test_the_queues_of_all_models_but_the_first_are_closed_with_them() -> None:
+    first, hubs, caches = FakeHub(snapshot=replace(RUNNING, models=("topics",))), [FakeHub()], [FakeCache()]
+    backends = Backends(first, FakeCache(), connect=lambda name: (hubs[0], caches[0]))
+    models = Parts(ApiSettings(), backends).models
+    await models.start()
+    assert [one.queue for one in models.every] == ["", "topics"]
+    assert hubs[0].running
+    await models.stop()
+    assert not hubs[0].running
+    assert caches[0].closed
+    assert [one.queue for one in models.every] == [""]
+    first.on_sweep()
+    assert [one.queue for one in models.every] == [""], "it follows the workers no more"

@@ -126,6 +126,7 @@ def test_texts_of_each_length_keep_their_special_tokens() -> None:
     assert lengths[:47] == [*range(2, 33), *range(34, 65, 2)]
     assert lengths[47:] == [80, 96, 112, 128, 176, 256, 352, 512]
     assert max(source.lengths(60)) == 60
+    assert list(source.lengths(5000))[-4:] == [1024, 2048, 4096, 5000]
     for length in lengths:
         text = source.text(length)
         assert (len(text), text[0], text[-1]) == (length, 1, 2)

@@ -170,6 +170,12 @@ def test_a_crowd_is_waited_for_but_never_longer_than_half_a_pass_or_the_window()
     assert keep_window_s(crowd, cost, 40, 0.0) == 0.0
 
 
+def test_one_that_is_expected_during_a_pass_is_not_waited_for():
+    cost = CostModel.start(0.004, 0.0001)  # 8 ms for 40 tokens
+    assert keep_window_s(Arrivals(rate=124.0, at=1.0), cost, 40, 0.1) == 0.0
+    assert keep_window_s(Arrivals(rate=126.0, at=1.0), cost, 40, 0.1) == pytest.approx(0.004)
+
+
 def test_arrivals_settle_on_the_rate_and_forget_it():
     arrivals, now = Arrivals(), 10.0
     for _ in range(400):

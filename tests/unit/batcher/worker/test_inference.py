@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batcher.messages import Entry, Failure, Prediction, entry_id
 from batcher.worker.batching import TokenizedEntry
-from batcher.worker.inference import FAILED_BATCHES, Faults, Inference
+from batcher.worker.inference import FAILED_BATCHES, SIZES, Faults, Inference, warm_up
 from model_store.stub import StubClassifier
 from tests.fakes import FakeClock
 
@@ -48,6 +48,19 @@ def test_only_the_texts_that_the_model_raises_on_fail(texts: list[str]) -> None:
         kind = Failure if text.startswith("\0") else Prediction
         assert isinstance(outcomes[entry_id(text)], kind)
     assert not made.faults.broken
+
+
+def test_a_warm_up_has_batches_of_the_sizes_that_it_is_to_measure() -> None:
+    classifier, sizes = StubClassifier(), list[list[int]]()
+    classify = classifier.classify
+
+    def counted(batch: Any) -> Any:
+        sizes.append([len(tokens) for tokens in batch])
+        return classify(batch)
+
+    classifier.classify = counted  # type: ignore[method-assign]
+    warm_up(classifier)
+    assert sizes[1:] == 2 * [[16] * (size // 16) for size in SIZES]
 
 
 def test_durations_come_from_the_clock() -> None:
