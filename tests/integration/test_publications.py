@@ -176,3 +176,13 @@ def test_a_change_that_was_overtaken_keeps_nothing_that_it_had_read(
     read = stored.read()
     assert (read.of("spam").current, read.of("topics").references) == (1, {1: "/topics"})
     assert read.candidates == {}
+
+
+def test_shards_that_have_the_same_state_are_only_read(
+    client: redis.Redis, stored: PublicationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored.publish("topics", "/topics")
+    written: list[str] = []
+    monkeypatch.setattr(client, "transaction", lambda _, *keys: written.extend(keys))
+    assert stored.read().of("topics").references == {1: "/topics"}
+    assert written == []

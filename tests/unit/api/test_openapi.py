@@ -161,3 +161,17 @@ async def test_a_key_was_demanded_by_the_document_of_a_service_without_keys(star
         document = (await service.client.get("/openapi.json")).json()
         for path in ("/predict", "/classify", "/jobs"):
             assert ({} in document["paths"][path]["post"]["security"]) is optional
+
+
+def test_a_file_with_labels_is_text_or_bytes_by_its_format(schema: dict[str, Any]) -> None:
+    found = schema["paths"]["/jobs/{job_id}/labelled"]["post"]["responses"]["200"]["content"]
+    kinds = {name: kind["schema"] for name, kind in found.items()}
+    text, data = {"type": "string"}, {"type": "string", "format": "binary"}
+    assert kinds == {
+        "text/csv": text,
+        "text/tab-separated-values": text,
+        "application/x-ndjson": text,
+        "application/vnd.apache.parquet": data,
+        "application/vnd.apache.arrow.file": data,
+        "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": data,
+    }

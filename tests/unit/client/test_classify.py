@@ -105,14 +105,17 @@ def test_one_text_that_is_too_large_is_an_error() -> None:
         list(client.classify(["a", "b"]))
 
 
-def test_a_text_that_no_body_has_room_for_took_all_others_with_it() -> None:
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_text_that_no_body_has_room_for_took_all_others_with_it(at: int) -> None:
+    texts = ["a", "b"]
+    texts.insert(at, "x" * 1000)
     service = FakeService(most_bytes=1000)
     with service.client(batch_texts=10) as client:
-        first, failed, last = client.classify(["a", "x" * 1000, "b"], errors="return")
-    assert isinstance(first, Prediction)
-    assert isinstance(last, Prediction)
+        results = list(client.classify(texts, errors="return"))
+    failed = results.pop(at)
     assert isinstance(failed, TextError)
-    assert (failed.index, failed.code, last.label) == (1, "too_large", "b")
+    assert (failed.index, failed.code) == (at, "too_large")
+    assert labels(results) == ["a", "b"]
 
 
 @pytest.mark.parametrize(

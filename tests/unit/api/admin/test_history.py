@@ -7,6 +7,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+import redis
 
 from api.admin.history import Minutes
 from api.admin.service import Console
@@ -80,3 +81,11 @@ async def test_the_console_stops_without_waiting_for_a_call_that_hangs(api: Admi
     console.stop()
     stopped.set()
     assert await call, "it was still running"
+
+
+async def test_a_service_without_shards_does_not_number_its_redis(api: AdminApi) -> None:
+    def away() -> None:
+        raise redis.exceptions.ConnectionError("refused")
+
+    with pytest.raises(QueueUnavailable, match="^Redis does not answer$"):
+        await Console(api.stores, lambda: [True]).call(away)
