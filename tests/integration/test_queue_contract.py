@@ -638,6 +638,13 @@ def test_a_short_heartbeat_brings_back_a_model_whose_successor_is_gone(bench: Be
     assert old.run([SendHeartbeat("old", 2000, 20, [], {}, {})]) == [HeartbeatReply(-1)]
 
 
+def test_a_short_heartbeat_renews_a_model_of_its_own_however_late_it_comes(bench: Bench) -> None:
+    worker = bench.worker("w")
+    worker.heartbeat([], RECORD, MODEL, 20, takeover=True)
+    time.sleep(0.1)
+    assert worker.run([SendHeartbeat("w", 2000, 20, [], {}, {})]) == [HeartbeatReply(0)]
+
+
 def test_a_joiner_with_a_shorter_budget_changes_nothing_for_the_first(bench: Bench) -> None:
     bench.ask("x", budget_ms=10_000)
     bench.ask("x", api="b", budget_ms=1)

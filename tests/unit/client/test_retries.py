@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from millrace_client import Job, MillraceError, Options, RequestError, Unavailable
+from millrace_client import Client, Job, MillraceError, Options, RequestError, Unavailable
 from millrace_client.exchange import read_retry_after
 from millrace_client.options import Window
 
@@ -234,3 +234,21 @@ async def test_the_same_holds_with_asyncio(
     service = FakeService(make() for make in happens)  # type: ignore[operator]
     async with service.async_client(random=lambda: chance, budget_s=10_000.0, batch_texts=size) as client:
         assert labels([found async for found in client.classify(given_texts)]) == given_texts
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda client: client.models(),
+        lambda client: client.jobs.create(["a"]),
+        lambda client: client.jobs.get("a" * 32),
+        lambda client: client.jobs.cancel("a" * 32),
+        lambda client: list(client.jobs.results("a" * 32)),
+    ],
+    ids=["models", "create", "get", "cancel", "results"],
+)
+def test_every_call_is_repeated_within_the_budget(call: Callable[[Client], object]) -> None:
+    service = moody(full(), full(), refusal(422, "wrong"))
+    with service.client() as client, pytest.raises(RequestError, match="wrong"):
+        call(client)
+    assert len(service.requests) == 3

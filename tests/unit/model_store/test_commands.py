@@ -231,3 +231,20 @@ def test_random_is_the_same_for_a_seed_and_never_overwrites(tmp_path: Path, caps
     assert "is not empty" in capsys.readouterr().err
     assert main(["random", "--config", "huge", "--out", str(tmp_path / "d")]) == 2
     assert "Unknown shape huge" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ([], "COMMAND"),
+        (["random"], "--out"),
+        (["build", "--model", "x"], "--out"),
+        (["evaluate", "--model", "x"], "--data"),
+    ],
+    ids=str,
+)
+def test_what_a_command_cannot_do_without_is_named(capsys: Capture, words: list[str], missing: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    assert f"the following arguments are required: {missing}" in capsys.readouterr().err

@@ -87,5 +87,5 @@ async def test_a_service_without_shards_does_not_number_its_redis(api: AdminApi)
     def away() -> None:
         raise redis.exceptions.ConnectionError("refused")
 
-    with pytest.raises(QueueUnavailable, match="^Redis does not answer$"):
+    with pytest.raises(QueueUnavailable, match=r"^Redis does not answer$"):
         await Console(api.stores, lambda: [True]).call(away)
