@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from batcher.messages import entry_id
 from batcher.settings import WorkerSettings
 from batcher.worker.loop import Worker
 from batcher.worker.several import LIST_EVERY_S, Listing, Repeated, SeveralWorkers
@@ -72,22 +74,29 @@ def test_models_are_not_listed_any_more_once_that_was_stopped(fake_redis: FakeRe
 
 
 class FakeTurns:
-    def __init__(self, log: list[str]) -> None:
-        self.log = log
+    """A worker waits for its first turn if anything `comes` meanwhile."""
 
-    def take(self, cost_s: float, prepare: object) -> None:
+    def __init__(self, log: list[str], comes: Callable[[], None] | None = None) -> None:
+        self.log = log
+        self.comes = comes
+
+    def take(self, cost_s: float, prepare: Callable[[], None]) -> None:
+        comes, self.comes = self.comes, None
+        if comes is not None:
+            comes()
+            prepare()
         self.log.append("turn")
 
     def end(self) -> None:
         self.log.append("end of turn")
 
 
-def sharing(queue: FakeQueue) -> Worker:
+def sharing(queue: FakeQueue, comes: Callable[[], None] | None = None) -> Worker:
     """A worker that shares the processor, and stops once nothing waits. `queue.log` lists its turns too."""
     settings = WorkerSettings(lease_ms=60_000, batch_texts=4)
     host = fake_host(FakeClock(), "under way", lambda: queue.log.append("join"))
     worker = Worker(StubClassifier(), queue.queues, settings, lambda results: None, host=host)
-    turns: Any = FakeTurns(queue.log)
+    turns: Any = FakeTurns(queue.log, comes)
     worker.turns, queue.on_idle = turns, worker.stop
     return worker
 
@@ -111,3 +120,22 @@ def test_a_worker_that_fails_before_its_batch_runs_gives_up_its_turn(monkeypatch
     with pytest.raises(ZeroDivisionError):
         sharing(queue).run()
     assert queue.log[:3] == ["claim 1", "turn", "end of turn"]
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_what_comes_while_a_worker_waits_for_its_turn_runs_in_the_same_batch(alone: bool) -> None:
+    """Unless it waits with a text that must run alone."""
+    queue = FakeQueue(solo=["first"]) if alone else FakeQueue(["first"])
+
+    def comes() -> None:
+        queue.texts[entry_id("late")] = "late"
+        queue.waiting.append(entry_id("late"))
+
+    sharing(queue, comes).run()
+    before = queue.log[: queue.log.index("turn")]
+    claims = [line for line in before if line.startswith("claim")]
+    completed = [line for line in queue.log if line.startswith("complete")]
+    if alone:
+        assert (claims, completed) == (["claim 1"], ["complete 1", "complete 1"])
+    else:
+        assert (claims, completed) == (["claim 1", "claim 1 more"], ["complete 2"])
