@@ -126,7 +126,7 @@ class Guest:
             Host(now=lambda: self.now, daemon=lambda *_: running),
         )
 
-    def beats(self) -> bool:
+    def sends(self) -> bool:
         sent = len(self.rates)
         assert self.heartbeat.send()
         return len(self.rates) > sent
@@ -145,21 +145,21 @@ def test_a_guest_makes_itself_known_when_it_comes_moves_or_was_away_for_a_lease(
     assert guest.rates == ["", "", 7], "it counts once it has moved"
 
 
-def test_a_guest_beats_while_it_has_leases_or_counts_and_for_a_lease_after_it_came() -> None:
+def test_a_guest_sends_heartbeats_while_it_has_leases_or_counts_and_for_a_lease_after_it_came() -> None:
     guest = Guest()
-    assert not guest.beats(), "it has not come"
+    assert not guest.sends(), "it has not come"
     guest.heartbeat.visit(moved=False)
-    assert guest.beats()
+    assert guest.sends()
     guest.now += 2.1
-    assert not guest.beats()
+    assert not guest.sends()
     guest.leases.add("a")
-    assert guest.beats()
+    assert guest.sends()
     guest.leases.clear()
     guest.heartbeat.visit(moved=True)
     guest.now += 2.1
-    assert guest.beats()
+    assert guest.sends()
     guest.heartbeat.leave()
-    assert guest.beats(), "to say that it no longer counts"
+    assert guest.sends(), "to say that it no longer counts"
     assert guest.rates[-1] == ""
     guest.now += 2.1
-    assert not guest.beats()
+    assert not guest.sends()
