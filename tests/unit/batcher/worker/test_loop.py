@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batcher.messages import entry_id
+from batcher.core.commands import Claim, Claimed
+from batcher.messages import Entry, entry_id
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import CostModel
 from batcher.worker.exchange import PATIENCE_S
@@ -254,3 +256,50 @@ def test_a_broken_engine_fails_no_text_and_gives_back_all_others(pace: Pace) -> 
     assert queue.retired is not None
     assert set(queue.retired) == queue.leased, "suspects run alone elsewhere"
     assert sorted([*queue.completed, *queue.leased, *queue.waiting]) == sorted(queue.texts)
+
+
+class Mixed(FakeQueue):
+    """A queue whose texts are bulk entries if their name begins so, and which come after the others."""
+
+    def _claim(self, command: Claim) -> Claimed:
+        bulk = [entry for entry in self.waiting if self._is_bulk(entry)]
+        self.waiting = [entry for entry in self.waiting if entry not in bulk]
+        if command.bulk_cost >= 0:
+            self.waiting += bulk
+            bulk = []
+        claimed = super()._claim(command)
+        self.waiting += bulk
+        return replace(claimed, left=len(self.waiting))
+
+    def _entry(self, entry: str) -> Entry:
+        return replace(super()._entry(entry), lane="bulk" if self._is_bulk(entry) else "interactive")
+
+    def _is_bulk(self, entry: str) -> bool:
+        return self.texts[entry].startswith("bulk")
+
+
+@pytest.mark.parametrize("pace", get_args(Pace))
+def test_a_text_that_comes_while_bulk_entries_are_held_is_in_the_next_batch(pace: Pace) -> None:
+    """The results of the batch before it are sent in the same round trip as the claim, at its end."""
+    queue = Mixed(["first", *(f"bulk {number} " + "word " * 12 for number in range(9))])
+    made = Made(queue, pace=pace, batch_tokens=256, bulk_wait_ms=0.001)
+    expect(made, 0.05)
+    batches: list[list[str]] = []
+    run = made.worker.inference.classify_entries
+
+    def running(batch: Any, computed: int) -> Any:
+        batches.append([queue.texts[item.entry.id] for item in batch])
+        if len(batches) == 2:
+            late = entry_id("late")
+            queue.texts[late] = "late"
+            queue.waiting.append(late)
+        return run(batch, computed)
+
+    made.worker.inference.classify_entries = running  # type: ignore[method-assign]
+    made.run()
+    assert batches[0][0] == "first"
+    assert all(text.startswith("bulk") for text in batches[1])
+    assert batches[2] == ["late"]
+    assert sorted(queue.completed) == sorted(queue.texts)
+    assert [report.reason for report in made.reports[1:]].count("bulk") >= 2
+    assert queue.log[queue.log.index("claim 1 more") - 1] == f"complete {len(batches[1])}"
