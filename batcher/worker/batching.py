@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 from batcher.messages import Entry, Failure
 from model_store import Layout, ModelInfo, Tokens
-from model_store.rows import FILL, ROW, STEP, computed_tokens, round_up
+from model_store.rows import FILL, ROW, STEP, round_up
 from model_store.windows import joined
 
 if TYPE_CHECKING:
@@ -342,41 +342,50 @@ class ClaimedTexts:
 
     def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
         """Removes the next batch of about `budget` tokens and returns it; `bulk_budget` if all are bulk."""
-        room = budget
-        if gives_way := self.gives_way:
-            room = min(budget, bulk_budget()) if self.only_bulk else self._put_in_order(budget)
-        indices = choose_batch([*map(len, self.texts)], self._layout, room)
-        batch = [self.texts[index] for index in indices]
-        removed = set(indices)
-        self.texts = [item for index, item in enumerate(self.texts) if index not in removed]
+        room, gives_way = budget, self.gives_way
+        if gives_way and not self.only_bulk:
+            batch = self._mixed(budget)
+        else:
+            if gives_way:
+                room = min(budget, bulk_budget())
+            batch = self._choose(self.texts, room)
+        chosen = {id(item) for item in batch}
+        self.texts = [item for item in self.texts if id(item) not in chosen]
         if gives_way:
             self._without_bulk = 0 if any(map(_is_bulk, batch)) else self._without_bulk + 1
             self._without_window = 0 if any(map(_is_window, batch)) else self._without_window + 1
-            if self.texts and room < budget and all(map(_is_bulk, batch)):
-                batch = [replace(item, reason="bulk") for item in batch]
+        if room < budget and self.texts:
+            batch = [replace(item, reason="bulk") for item in batch]
         return batch
 
-    def _put_in_order(self, budget: int) -> int:
-        """Moves texts to the front, but for what has been passed over. Returns the tokens of the next batch.
+    def _mixed(self, budget: int) -> list[TokenizedEntry]:
+        """Texts, then windows, then bulk entries in their share: more of these would delay the others.
 
-        Bulk entries get their share of these and no more, because a larger batch would delay the others.
+        An entry that has been passed over too often is in the batch, or is the batch if it needs all tokens.
         """
         bulk = [item for item in self.texts if _is_bulk(item)]
         windows = [item for item in self.texts if _is_window(item)]
         texts = [item for item in self.texts if not (_is_bulk(item) or _is_window(item))]
         lead = int(self._without_window >= 1)
         own = [*windows[:lead], *texts, *windows[lead:]]
-        needed = sum(map(len, own))
-        if needed < budget:
-            needed = computed_tokens([*map(len, own)], self._layout)
-        room = min(budget, math.ceil(needed / FILL / (1 - _BULK_SHARE)))
-        share, lead = int(room * _BULK_SHARE), 0
-        while lead < len(bulk) and sum(map(len, bulk[: lead + 1])) <= share:
-            lead += 1
-        if bulk and not lead and self._without_bulk >= _BULK_PASSED_OVER:
-            lead, room = 1, room + len(bulk[0])
-        self.texts = [*bulk[:lead], *own, *bulk[lead:]]
-        return room
+        if bulk and self._without_bulk >= _BULK_PASSED_OVER:
+            batch = [*bulk[:1], *self._choose(own, budget - self._room(bulk[:1]))]
+            return batch if self._room(batch) <= budget else bulk[:1]
+        batch = self._choose(own, int(budget * (1 - _BULK_SHARE)))
+        room = min(budget, round_up(math.ceil(self._room(batch) / (1 - _BULK_SHARE)), STEP))
+        taken = 0
+        while taken < len(bulk) and self._room([*batch, *bulk[: taken + 1]]) <= room:
+            taken += 1
+        return [*batch, *bulk[:taken]] if taken else self._choose(own, budget)
+
+    def _choose(self, items: Sequence[TokenizedEntry], budget: int) -> list[TokenizedEntry]:
+        return [items[index] for index in choose_batch([*map(len, items)], self._layout, budget)]
+
+    def _room(self, items: Sequence[TokenizedEntry]) -> int:
+        """Tokens of a batch that holds these."""
+        if self._layout == "padded":
+            return len(items) * max(map(len, items))
+        return math.ceil(sum(map(len, items)) / FILL)
 
     def forget_failed(self) -> None:
         """Removes the windows of texts that have failed."""

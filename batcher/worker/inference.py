@@ -252,7 +252,7 @@ class Inference:
             prediction = Prediction(
                 fragment=fragment(info.labels, scores),
                 revision=info.revision,
-                tokens=len(item),
+                tokens=len(item.tokens.ids),
                 truncated=item.tokens.truncated,
                 queue_ms=item.entry.waited_ms + (began - item.claimed_at) * 1000,
                 tokenize_ms=item.tokenize_s * 1000,

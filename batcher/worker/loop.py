@@ -211,8 +211,11 @@ class Worker:
         if self.turns is None:
             self._run_held()
             return
-        cost_s = self.inference.cost.batch_s(min(self._pool.tokens, self.budget()))
-        self.turns.take(cost_s * (BULK_WEIGHT if self._pool.only_bulk else 1), self._claim_more)
+        cost, budget, only_bulk = self.inference.cost, self.budget(), self._pool.only_bulk
+        if only_bulk:
+            budget = self.exchange.here.bulk_budget(cost, budget)
+        cost_s = cost.batch_s(min(self._pool.tokens, budget))
+        self.turns.take(cost_s * (BULK_WEIGHT if only_bulk else 1), self._claim_more)
         self._has_turn = True
         try:
             self._run_held()
@@ -225,7 +228,7 @@ class Worker:
         cost = self.inference.cost
         batch = self._pool.next_batch(budget, lambda: self.exchange.here.bulk_budget(cost, budget))
         computed = computed_tokens([*map(len, batch)], self._layout)
-        # A quarantined text may crash this process, so nothing else is claimed while it runs.
+        # A quarantined text may crash this process, so nothing else is claimed while it or its windows run.
         batch_s = cost.batch_s(computed)
         ahead = None if batch[0].entry.solo else self._look_ahead(batch_s, budget)
         try:
@@ -241,7 +244,7 @@ class Worker:
                 if not (self._pool.texts or ahead.done()):
                     self._deliver(*self._take_unsent())
                 self._keep(ahead.result())
-        elif self._pool.gives_way and not self._stop.is_set():
+        elif self._pool.gives_way and not (batch[0].entry.solo or self._stop.is_set()):
             self._claim_beside(budget)
         if self._pool.texts:
             self._second_thread.submit(self._logged, self._deliver, *self._take_unsent())
@@ -320,7 +323,7 @@ class Worker:
             self._keep(self._second_thread.submit(self._more).result())
 
     def _more(self) -> Tokenized:
-        budget = self.budget()
-        if self._stop.is_set() or self._pool.tokens >= budget:
+        command = self._claim_command(self.budget(), ahead=True)
+        if self._stop.is_set() or not command.cost:
             return [], []
-        return self._tokenise(self.exchange.claim(self._claim_command(budget, ahead=True)), "window")
+        return self._tokenise(self.exchange.claim(command), "window")

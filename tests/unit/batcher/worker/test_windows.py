@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from batcher.messages import Entry, entry_id
 from batcher.worker.batching import ClaimedTexts, TokenizedEntry, TokenizedWindow, split_texts
-from model_store import Tokens
+from model_store import Layout, Tokens
 from model_store.stub import StubClassifier
 from model_store.windows import Join, Windows
 from tests.fakes import FakeQueue, Pace
@@ -166,11 +166,44 @@ def test_while_windows_fill_a_batch_no_bulk_entry_is_claimed() -> None:
     assert of_job.limits(4, 4) == (5, -1), "a job keeps no short text waiting"
 
 
-def whole(*texts: str, lane: Any = "interactive") -> list[TokenizedEntry]:
+def whole(*texts: str, lane: Any = "interactive", tokens: int = 20) -> list[TokenizedEntry]:
     return [
-        TokenizedEntry(Entry(text, text, lane, 20, 0, 9000, 1), Tokens([1] * 20, 0, 0), 0.0, 0.0, "full")
+        TokenizedEntry(Entry(text, text, lane, 20, 0, 9000, 1), Tokens([1] * tokens, 0, 0), 0.0, 0.0, "full")
         for text in texts
     ]
+
+
+lengths = st.lists(st.integers(1, 60), max_size=6)
+
+
+@given(st.lists(st.tuples(lengths, lengths), min_size=1, max_size=40), st.sampled_from(get_args(Layout)))
+def test_texts_that_keep_coming_and_bulk_entries_wait_for_few_batches(
+    arrivals: list[tuple[list[int], list[int]]], layout: Layout
+) -> None:
+    """The oldest text is in every batch, but for those that are one bulk entry. Bulk has an eighth."""
+    claimed, budget, without = ClaimedTexts(layout), 64, 0
+    for number, (texts, bulk) in enumerate(arrivals):
+        for at, length in enumerate(texts):
+            claimed.add(whole(f"text {number} {at}", tokens=length))
+        for at, length in enumerate(bulk):
+            claimed.add(whole(f"bulk {number} {at}", lane="bulk", tokens=length))
+        texts_held = [one for one in claimed.texts if one.entry.lane == "interactive"]
+        bulk_held = [one for one in claimed.texts if one.entry.lane == "bulk"]
+        batch = claimed.next_batch(budget, lambda: 16)
+        ran = [one for one in batch if one.entry.lane == "bulk"]
+        room = max(map(len, batch), default=0) * len(batch) if layout == "padded" else sum(map(len, batch))
+        assert room <= budget or len(batch) == 1
+        if not (texts_held and bulk_held):
+            without = without if texts_held else 0
+            continue
+        without = 0 if ran else without + 1
+        assert texts_held[0] in batch or (batch == bulk_held[:1])
+        assert ran == bulk_held[: len(ran)], "in their order"
+        assert without <= 8
+        if len(ran) > 1:
+            own = [one for one in batch if one not in ran]
+            needed = max(map(len, own)) * len(own) if layout == "padded" else sum(map(len, own)) / 0.975
+            assert room <= needed * 8 / 7 + 17
 
 
 def test_bulk_entries_that_are_held_give_way_to_texts() -> None:
@@ -225,3 +258,18 @@ def test_a_text_that_fails_runs_no_more_windows_and_fails_once() -> None:
     assert queue.completed == list(queue.texts)
     assert runs[:3] == [2, 1, 1], "a batch, and its windows alone"
     assert len(runs) == 5, "the rest is the self-test, in two calls"
+
+
+@pytest.mark.parametrize("pace", get_args(Pace))
+def test_nothing_is_claimed_beside_the_windows_of_a_quarantined_text(pace: Pace) -> None:
+    """One of them may crash the worker, and the texts beside it would be suspects, too."""
+    queue = FakeQueue(SHORT, solo=[LONG[3]])
+    queue.waiting.sort(key=lambda entry: entry not in queue.solo)
+    made = Made(queue, pace=pace, classifier=Reader(), batch_tokens=48)
+    expect(made, 0.05)
+    made.run()
+    alone = [{entry.id for entry in report.entries} for report in made.reports if report.reason == "solo"]
+    assert len(alone) > 3
+    assert set(map(len, alone)) == {1}
+    assert queue.log[:2] == ["claim 1", "complete 1"]
+    assert sorted(queue.completed) == sorted(queue.texts)
