@@ -407,9 +407,10 @@ class QueueLookup:
         if not ids:
             return
         looks = self._queue_checks_cache(request, len(ids))
+        unknown = list(ids)
         if revision and not looks:
             await self._read_shared(request, revision, ids, answer)
-        unknown = [text for text in ids if text not in answer.by_text]
+            unknown = [text for text in ids if text not in answer.by_text]
         if unknown:
             with self._limits.wait(request.client, len(unknown)) as first:
                 await self._compute(request, unknown, answer, first=first, revision=revision if looks else "")

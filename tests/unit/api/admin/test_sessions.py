@@ -45,7 +45,9 @@ async def test_a_link_works_once_and_its_session_until_it_ends(
             assert (await api.client.request(method, path, headers=session)).status_code == 200
         line = (await api.get("/audit")).json()["audit"][-1]
         assert (line["action"], line["operator"]) == ("begin_session", "admin:ops")
-        assert (await api.client.delete("/admin/session", headers=session)).status_code == 204
+        ended = await api.client.delete("/admin/session", headers=session)
+        assert ended.status_code == 204
+        assert "max-age=0;" in ended.headers["set-cookie"].lower(), "the browser forgets it"
         assert (await api.client.get("/admin/audit", headers=session)).status_code == 401
     secret = session["cookie"].partition("=")[2]
     for one in (link, secret):

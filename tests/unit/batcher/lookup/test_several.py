@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -150,3 +151,23 @@ async def test_what_was_found_before_a_refusal_is_noted(two: Two) -> None:
         await cascade(two, 1.0).find(request("a", "b"), found)
     assert found.outcomes == {"computed": 2, QueueFull: 2}
     assert found.asked == 4
+
+
+class Slow:
+    """A lookup that spends so many more seconds on caches."""
+
+    def __init__(self, lookup: QueueLookup, seconds: float) -> None:
+        self.models, self._lookup, self._seconds = lookup.models, lookup, seconds
+
+    async def find(self, wanted: LookupRequest, answer: LookupResult) -> None:
+        await self._lookup.find(wanted, answer)
+        answer.cache_s += self._seconds
+
+
+async def test_a_cascade_reports_the_time_on_the_caches_of_both_models(two: Two) -> None:
+    slow: Any = Slow(two.first, 10.0), Slow(two.second, 5.0)
+    found = LookupResult()
+    await CascadeLookup(Cascade("quick", "stub", "other", 1.0), lambda: slow, two.first.models).find(
+        request("a"), found
+    )
+    assert found.cache_s == pytest.approx(15.0, abs=1.0)
