@@ -44,6 +44,7 @@ ONCE = "def test_once():\n    assert not first('once'), 'unlucky'\n"
 TWICE = "def test_twice():\n    assert os.getpid() == 0, 'always'\n"
 CRASH = "def test_crash():\n    if first('crash'): os.kill(os.getpid(), signal.SIGKILL)\n"
 TEARDOWN = "def test_teardown(closed): pass\n"
+ENDS = "def test_ends(): os._exit(0)\n"
 LATER = "def test_later(): pass\n"
 SKIPPED = "def test_skipped():\n    if not first('skips'): pytest.skip('not alone')\n    assert False\n"
 
@@ -98,6 +99,14 @@ def test_what_fails_again_or_does_not_run_alone_is_red(tmp_path: Path) -> None:
     assert status == 1
     assert last_line(output) == "2 failed, 2 passed, 1 unstable"
     assert re.findall(r"^failed twice: .*::(\w+)$", output, re.MULTILINE) == ["test_twice", "test_skipped"]
+
+
+def test_a_test_that_ends_its_process_each_time_is_red_and_hides_no_other(tmp_path: Path) -> None:
+    """The run ended with a traceback before: status 0, but no record of what became of the test."""
+    status, output = run(tmp_path, ENDS, ONCE)
+    assert status == 1
+    assert last_line(output) == "1 failed, 2 passed, 1 unstable"
+    assert re.findall(r"^failed twice: .*::(\w+)$", output, re.MULTILINE) == ["test_ends"]
 
 
 @pytest.mark.parametrize(
