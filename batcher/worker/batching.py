@@ -309,8 +309,9 @@ class ClaimedTexts:
         self.texts: list[TokenizedEntry] = []
         self._layout = layout
         self._long = windows
-        # Batches since the last one with a window of an interactive entry, and with a bulk entry.
-        self._without_window = self._without_bulk = 0
+        # Whether a window of an interactive entry leads the next batch, and the batches since a bulk entry.
+        self._window_due = False
+        self._without_bulk = 0
 
     @property
     def gives_way(self) -> bool:
@@ -342,20 +343,17 @@ class ClaimedTexts:
 
     def next_batch(self, budget: int, bulk_budget: Callable[[], int]) -> list[TokenizedEntry]:
         """Removes the next batch of about `budget` tokens and returns it; `bulk_budget` if all are bulk."""
-        room, gives_way = budget, self.gives_way
-        if gives_way and not self.only_bulk:
-            batch = self._mixed(budget)
+        if not self.gives_way:
+            return self._take(self._choose(self.texts, budget))
+        if self.only_bulk:
+            room = min(budget, bulk_budget())
+            batch = self._take(self._choose(self.texts, room))
+            if room < budget and self.texts:
+                batch = [replace(item, reason="bulk") for item in batch]
         else:
-            if gives_way:
-                room = min(budget, bulk_budget())
-            batch = self._choose(self.texts, room)
-        chosen = {id(item) for item in batch}
-        self.texts = [item for item in self.texts if id(item) not in chosen]
-        if gives_way:
-            self._without_bulk = 0 if any(map(_is_bulk, batch)) else self._without_bulk + 1
-            self._without_window = 0 if any(map(_is_window, batch)) else self._without_window + 1
-        if room < budget and self.texts:
-            batch = [replace(item, reason="bulk") for item in batch]
+            batch = self._take(self._mixed(budget))
+        self._window_due = not any(map(_is_window, batch))
+        self._without_bulk = 0 if any(map(_is_bulk, batch)) else self._without_bulk + 1
         return batch
 
     def _mixed(self, budget: int) -> list[TokenizedEntry]:
@@ -366,8 +364,7 @@ class ClaimedTexts:
         bulk = [item for item in self.texts if _is_bulk(item)]
         windows = [item for item in self.texts if _is_window(item)]
         texts = [item for item in self.texts if not (_is_bulk(item) or _is_window(item))]
-        lead = int(self._without_window >= 1)
-        own = [*windows[:lead], *texts, *windows[lead:]]
+        own = [*windows[:1], *texts, *windows[1:]] if self._window_due else [*texts, *windows]
         if bulk and self._without_bulk >= _BULK_PASSED_OVER:
             batch = [*bulk[:1], *self._choose(own, budget - self._room(bulk[:1]))]
             return batch if self._room(batch) <= budget else bulk[:1]
@@ -377,6 +374,12 @@ class ClaimedTexts:
         while taken < len(bulk) and self._room([*batch, *bulk[: taken + 1]]) <= room:
             taken += 1
         return [*batch, *bulk[:taken]] if taken else self._choose(own, budget)
+
+    def _take(self, batch: list[TokenizedEntry]) -> list[TokenizedEntry]:
+        """Removes these, and returns them."""
+        chosen = {id(item) for item in batch}
+        self.texts = [item for item in self.texts if id(item) not in chosen]
+        return batch
 
     def _choose(self, items: Sequence[TokenizedEntry], budget: int) -> list[TokenizedEntry]:
         return [items[index] for index in choose_batch([*map(len, items)], self._layout, budget)]

@@ -211,7 +211,9 @@ class Worker:
         if self.turns is None:
             self._run_held()
             return
-        cost, budget, only_bulk = self.inference.cost, self.budget(), self._pool.only_bulk
+        cost = self.inference.cost
+        budget = self.budget()
+        only_bulk = self._pool.only_bulk
         if only_bulk:
             budget = self.exchange.here.bulk_budget(cost, budget)
         cost_s = cost.batch_s(min(self._pool.tokens, budget))
