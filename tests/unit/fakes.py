@@ -1,10 +1,12 @@
-"""A fake queue and cache, which the API and jobs use."""
+"""A fake queue and cache, which the API and jobs use, and a call that hangs."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
@@ -218,3 +220,19 @@ async def run_attempt(
         return await run.run()
     finally:
         await opened.close()
+
+
+@asynccontextmanager
+async def hanging(call: Callable[[Callable[[], bool]], Coroutine[Any, Any, bool]]) -> AsyncIterator[None]:
+    """A call in a thread of `call` hangs meanwhile. What runs within must not wait for its end."""
+    began, stopped = threading.Event(), threading.Event()
+
+    def hang() -> bool:
+        began.set()
+        return stopped.wait(5)
+
+    running = asyncio.create_task(call(hang))
+    await asyncio.to_thread(began.wait)
+    yield
+    stopped.set()
+    assert await running, "it was still running"

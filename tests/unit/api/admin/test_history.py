@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
 from dataclasses import replace
 
 import pytest
@@ -15,7 +13,7 @@ from api.stats.history import StatsPoint
 from batcher.admin.console import MINUTES
 from batcher.errors import QueueUnavailable
 from tests.unit.api.admin.conftest import AdminApi, P
-from tests.unit.fakes import RUNNING
+from tests.unit.fakes import RUNNING, hanging
 
 POINT = StatsPoint(10.0, 4.0, 1.0, 0.5, 20.0, 3.0, 30.0, 5)
 
@@ -70,17 +68,8 @@ async def test_what_comes_after_the_console_has_stopped_is_not_an_error_in_the_l
 
 async def test_the_console_stops_without_waiting_for_a_call_that_hangs(api: AdminApi) -> None:
     console = Console(api.stores, lambda: [True])
-    began, stopped = threading.Event(), threading.Event()
-
-    def hang() -> bool:
-        began.set()
-        return stopped.wait(5)
-
-    call = asyncio.create_task(console.call(hang))
-    await asyncio.to_thread(began.wait)
-    console.stop()
-    stopped.set()
-    assert await call, "it was still running"
+    async with hanging(console.call):
+        console.stop()
 
 
 async def test_a_service_without_shards_does_not_number_its_redis(api: AdminApi) -> None:

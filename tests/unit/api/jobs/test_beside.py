@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-
 import pytest
 import redis
 
@@ -16,7 +13,7 @@ from batcher.jobs.store import JobStore
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import JobsApi
 from tests.unit.api.service import assert_problem
-from tests.unit.fakes import FakeCache, FakeHub
+from tests.unit.fakes import FakeCache, FakeHub, hanging
 
 
 async def test_a_request_that_prefers_it_becomes_a_job(api: JobsApi) -> None:
@@ -60,17 +57,8 @@ async def test_jobs_stop_without_waiting_for_a_command_that_hangs(fake_redis: Fa
     settings = ApiSettings()
     store, queue = JobStore(fake_redis.sync, settings.name, 60), JobQueue(fake_redis.sync, settings)
     service = Parts(settings, Backends(FakeHub(), FakeCache(), JobBackend(store, queue))).jobs
-    began, stopped = threading.Event(), threading.Event()
-
-    def hang() -> bool:
-        began.set()
-        return stopped.wait(5)
-
-    call = asyncio.create_task(service.call(hang))
-    await asyncio.to_thread(began.wait)
-    await service.stop()
-    stopped.set()
-    assert await call, "it was still running"
+    async with hanging(service.call):
+        await service.stop()
 
 
 async def test_openapi_documents_every_status_of_every_route(api: JobsApi) -> None:
