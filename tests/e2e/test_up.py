@@ -90,8 +90,10 @@ def test_with_several_shards_each_has_its_part(up: Callable[..., Up]) -> None:
 
 
 def test_while_the_model_is_prepared_it_says_what_it_waits_for(up: Callable[..., Up]) -> None:
-    service = up(stub_batch_ms=400)  # warm-up takes several batches
-    assert re.search(r"^waiting for \d+ s: the worker is preparing its model", service.said(), re.MULTILINE)
+    service = up(ready=False, stub_batch_ms=5000)  # a worker is warm after several batches
+    phase = re.compile(r"preparing stub for \d+ s: measuring what batches cost$", re.MULTILINE)
+    wait_until(lambda: phase.search(service.said()) or not service.running, "it to say what it waits for")
+    assert service.running, service.said()
 
 
 def test_told_to_stop_it_stops_everything_in_order(up: Callable[..., Up]) -> None:
