@@ -283,12 +283,14 @@ def _max_tokens(config: dict[str, Any], path: Path) -> int:
 
 
 def _tokenizer_limit(file: Path) -> int:
-    """`model_max_length` in tokenizer_config.json, if it is there and means a limit."""
-    limit = read_json(file).get("model_max_length") if file.is_file() else None
+    """`model_max_length` in tokenizer_config.json, or its former name, if one is there and means a limit."""
+    config = read_json(file) if file.is_file() else {}
+    name = "model_max_length" if "model_max_length" in config else "max_len"
+    limit = config.get(name)
     if limit is None:
         return _NO_LIMIT
     if type(limit) not in (int, float) or not limit >= 1:
-        raise wrong_value(file, "model_max_length", limit, "be a whole number from 1 on")
+        raise wrong_value(file, name, limit, "be a whole number from 1 on")
     return int(min(limit, _NO_LIMIT))
 
 
@@ -298,7 +300,7 @@ def unnumbered(config: dict[str, Any]) -> int | None:
     if model_type not in _AFTER_PADDING:
         return None
     padding = 1 if model_type == "mpnet" else config.get("pad_token_id", 1)
-    if type(padding) is not int:
+    if type(padding) is not int or padding < 0:
         raise ModelUnsupported(
             f"{CONFIG} has pad_token_id {shown(padding)}; {model_type} numbers positions after padding, "
             "so it must be the id of the padding token."

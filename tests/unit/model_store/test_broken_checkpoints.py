@@ -14,7 +14,7 @@ from model_store import load
 from model_store.checkpoint import read_checkpoint
 from model_store.errors import ModelUnsupported
 from tests.families.checkpoints import write_family
-from tests.lazy import load_file, save_file, torch
+from tests.lazy import load_file, save_file, torch, transformers
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -64,6 +64,26 @@ def test_a_limit_of_the_tokenizer_may_mean_none(path: Path, limit: object, most:
 
 
 @pytest.mark.parametrize(
+    ("given", "most"),
+    [
+        ({"max_len": 20}, 20),
+        ({"max_len": 20, "model_max_length": 30}, 30),
+        ({"max_len": 20, "model_max_length": None}, 94),
+    ],
+)
+def test_the_former_name_of_the_limit_of_a_tokenizer_was_not_read(
+    path: Path, given: dict[str, Any], most: int
+) -> None:
+    """transformers cuts texts there, and this read on to the last position."""
+    file = path / "tokenizer_config.json"
+    others = json.loads(file.read_text("utf-8"))
+    del others["model_max_length"]
+    file.write_text(json.dumps(others | given), "utf-8")
+    limit = transformers.AutoTokenizer.from_pretrained(path).model_max_length
+    assert read_checkpoint(path).max_tokens == min(limit, 94) == most
+
+
+@pytest.mark.parametrize(
     "name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"]
 )
 def test_a_file_that_git_lfs_has_not_fetched_was_not_json(path: Path, name: str) -> None:
@@ -77,6 +97,7 @@ def test_a_file_that_git_lfs_has_not_fetched_was_not_json(path: Path, name: str)
     [
         (edited("config.json", quantization_config={"quant_method": "gptq"}), r"is quantized \('gptq'\)"),
         (edited("config.json", pad_token_id=None), "has pad_token_id None; roberta numbers positions"),
+        (edited("config.json", pad_token_id=-1), "has pad_token_id -1; roberta numbers positions"),
         (edited("config.json", max_position_embeddings=1), "can read -1 tokens of a text"),
         (
             edited("config.json", hidden_act="nope"),
@@ -110,6 +131,7 @@ def test_a_file_that_git_lfs_has_not_fetched_was_not_json(path: Path, name: str)
     ids=[
         "quantized",
         "padding",
+        "none",
         "positions",
         "activation",
         "function",
