@@ -56,6 +56,7 @@ TOKENIZER_FILES = (
     "entity_vocab.json",
 )
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+ADAPTER = "adapter_config.json"
 
 # Families and activations that `engines/graph.py` and `engines/encoder.py` know.
 _PACKABLE = (
@@ -141,8 +142,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read the checkpoint at `path`.
 
     Raises ModelNotFound if there is no config.json, and ModelUnsupported for pickled weights, a model
-    without a classification head, or an invalid config.
+    without a classification head, an adapter, which transformers would apply to the weights of another
+    directory, or an invalid config.
     """
+    if (path / ADAPTER).is_file():
+        raise ModelUnsupported(
+            f"{path} has an adapter of PEFT ({ADAPTER}), and only whole models are served: merge it into its "
+            "base with merge_and_unload(), and save that in another directory, with the tokenizer."
+        )
     if not (path / CONFIG).is_file():
         raise ModelNotFound(f"{path} does not contain a model: it has neither manifest.json nor {CONFIG}.")
     named = (CONFIG, WEIGHTS, WEIGHTS_INDEX, *TOKENIZER_FILES)

@@ -92,8 +92,16 @@ class Safetensors:
 
     def _find(self, name: str) -> tuple[Path, int, dict[str, Any]]:
         if name not in self._places:
-            raise ModelUnsupported(f"{self._checkpoint} lacks some of the model's weights, such as {name}.")
+            raise lacking(self._checkpoint, "some", name)
         return self._places[name]
+
+
+def lacking(checkpoint: Path, count: str, name: str) -> ModelUnsupported:
+    """The error for a checkpoint without the weight of this name."""
+    return ModelUnsupported(
+        f"{checkpoint} lacks {count} of the model's weights, such as {name}: "
+        "save the whole classifier with transformers' save_pretrained."
+    )
 
 
 def _not_float(file: Path, name: str, dtype: str) -> ModelUnsupported:

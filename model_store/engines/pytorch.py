@@ -19,7 +19,7 @@ from model_store.engines.card import CardPasses
 from model_store.engines.encoder import packed_encoder
 from model_store.errors import ModelUnsupported, first_line, shown
 from model_store.rows import FILLER, Floats, Rows
-from model_store.weights import Safetensors
+from model_store.weights import Safetensors, lacking
 
 log = logging.getLogger(__name__)
 _DTYPES: dict[Arithmetic, torch.dtype] = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -46,7 +46,7 @@ def read_model(path: Path) -> Any:
         why = _mismatch(path, model) if "ignore_mismatched_sizes" in str(error) else ""
         raise ModelUnsupported(f"transformers cannot load {path} ({why or first_line(error)}).") from error
     if missing := sorted(report["missing_keys"]):
-        raise ModelUnsupported(f"{path} lacks {len(missing)} of the model's weights, such as {missing[0]}.")
+        raise lacking(path, str(len(missing)), missing[0])
     return model.eval()
 
 

@@ -50,6 +50,22 @@ def reweighted(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Edi
     return edit
 
 
+def without(prefix: str) -> Edit:
+    def edit(path: Path) -> None:
+        file = path / "model.safetensors"
+        kept = {name: one for name, one in load_file(file).items() if not name.startswith(prefix)}
+        save_file(kept, file, metadata={"format": "pt"})
+
+    return edit
+
+
+def as_adapter(path: Path) -> None:
+    """What PEFT saves: no config.json, and a file of weights with another name."""
+    (path / "config.json").unlink()
+    (path / "model.safetensors").rename(path / "adapter_model.safetensors")
+    (path / "adapter_config.json").write_text('{"peft_type": "LORA", "task_type": "SEQ_CLS"}', "utf-8")
+
+
 @pytest.mark.parametrize("limit", ["32", True, 0, -1, [32], float("nan")])
 def test_a_limit_of_the_tokenizer_that_is_none_was_put_down_to_config_json(path: Path, limit: object) -> None:
     edited("tokenizer_config.json", model_max_length=limit)(path)
@@ -127,6 +143,15 @@ def test_a_file_that_git_lfs_has_not_fetched_was_not_json(path: Path, name: str)
             reweighted("classifier.out_proj.weight", lambda one: (one * 10).to(torch.int8)),
             "stores classifier.out_proj.weight as I8",
         ),
+        (
+            without("classifier."),
+            r"lacks 4 of .*, such as classifier.dense.bias: save the whole",
+        ),
+        (
+            lambda path: (path / "adapter_config.json").write_text("{}", "utf-8"),
+            r"model has an adapter of PEFT .*: merge it into its base with merge_and_unload",
+        ),
+        (as_adapter, r"model has an adapter of PEFT .*: merge it into its base with merge_and_unload"),
     ],
     ids=[
         "quantized",
@@ -140,6 +165,9 @@ def test_a_file_that_git_lfs_has_not_fetched_was_not_json(path: Path, name: str)
         "family",
         "labels",
         "integers",
+        "head",
+        "beside",
+        "adapter",
     ],
 )
 def test_it_was_refused_for_another_reason(path: Path, tmp_path: Path, edit: Edit, said: str) -> None:
