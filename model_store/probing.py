@@ -20,7 +20,7 @@ from model_store.errors import GateFailed, ModelUnsupported
 from model_store.inputs import Inputs, Sharing, TokenTypes
 from model_store.phases import phase
 from model_store.probes import CHOOSES, UNBOUNDED, Probes, Scores, Source, chosen, read_probes, write_probes
-from model_store.proof import INT8_GATE, prove
+from model_store.proof import INT8_GATE, SHARED_TOKENS, prove
 from model_store.rows import Tokenizer, share_out, shared, special_ids
 from model_store.tokens import Tokens
 
@@ -90,8 +90,10 @@ def compute_probes(
     if not checkpoint.packable:
         most = _accepted(Source(empty, texts), most, reference)
     phase(f"computing the answers to texts of up to {most} tokens")
-    tried = list(Source(empty, texts).with_each(() if checkpoint.packable else special, most))
-    inputs = reference.inputs([tried[0], tried[-1]] if checkpoint.packable else tried)
+    trial, longest = Source(empty, texts), min(most, SHARED_TOKENS)
+    tried = list(trial.with_each(() if checkpoint.packable else special, most))
+    longer = [] if checkpoint.packable else [trial.text(longest // 2), trial.text(longest)]
+    inputs = reference.inputs([tried[0], tried[-1]] if checkpoint.packable else tried, longer)
     candidates = source.candidates(most)
     batches = list(_batches(candidates, inputs.sharing))
     scores = np.concatenate([reference(batch) for batch in batches])

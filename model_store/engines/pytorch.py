@@ -94,12 +94,17 @@ class PaddedModel(torch.nn.Module):
         self.token_types = token_types and "token_type_ids" in known
         self._masked = "attention_mask" in known
         self._options = {"use_cache": False} if "use_cache" in known else {}
+        # BigBird attends fully to a short text, and from then on to every other.
+        self._switched = [one for one in model.modules() if hasattr(one, "set_attention_type")][:1]
         for config in (model.config, model.config.get_text_config()):
             if hasattr(config, "use_cache"):
                 config.use_cache = False  # not every class passes the argument on
 
     def forward(self, ids: Tensor, positions: Tensor, segments: Tensor, first: Tensor) -> Tensor:
         """Returns logits (R, labels). The model computes positions and first tokens itself."""
+        config = self.model.config
+        if self._switched and ids.shape[1] > (5 + 2 * config.num_random_blocks) * config.block_size:
+            self._switched[0].set_attention_type(config.attention_type)
         given: dict[str, Any] = {"input_ids": ids, **self._options}
         if self._masked:
             given["attention_mask"] = (segments != FILLER).long()

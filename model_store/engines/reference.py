@@ -75,16 +75,19 @@ class Reference:
         named = (getattr(config, f"{kind}_token_id", None) for kind in ("pad", "eos", "bos"))
         return next((one for one in named if type(one) is int and one >= 0), 0)
 
-    def inputs(self, texts: Sequence[Sequence[int]]) -> Inputs:
+    def inputs(self, texts: Sequence[Sequence[int]], longer: Sequence[Sequence[int]] = ()) -> Inputs:
         """The inputs of the model, and which texts may share a forward pass.
 
-        This is tried with `texts` of several lengths: each must have the same scores as alone.
+        This is tried with `texts` of several lengths: each must have the same scores as alone. If any may
+        share one, also with `longer` ones, since a long text may change how a model reads all of its batch.
         """
         alone = [self([text])[0] for text in texts]
         lengths = [len(text) for text in texts]
         for sharing in get_args(Sharing):  # "none" comes last, and always agrees
             if sharing == "none" or self._agree(texts, alone, shared(lengths, sharing)):
                 break
+        if sharing == "any" and longer:
+            return self.inputs([texts[0], *longer])
         return replace(self._given, sharing=sharing)
 
     def _agree(self, texts: Sequence[Sequence[int]], alone: Sequence[Any], batches: list[list[int]]) -> bool:

@@ -232,3 +232,45 @@ def test_compiled_kernels_of_former_shapes_are_not_kept(checkpoint: Path, kept: 
     words = [sys.executable, "-c", SHAPES, str(checkpoint), str(kept)]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[3])
     assert int(done.stdout) < 25
+
+
+BLOCKS = {"block_size": 4, "num_random_blocks": 1}  # up to 28 tokens, attention is full
+STRETCHED: dict[str, Any] = {
+    "max_positions": 160, "max_position_embeddings": 160, "original_max_position_embeddings": 80,
+    "rope_parameters": {
+        "rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "factor": 2.0,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        ("big_bird", BLOCKS),
+        ("bigbird_pegasus", BLOCKS),
+        ("phi3", STRETCHED),
+    ],
+)
+def test_a_long_text_had_other_scores_after_a_short_one_or_beside_it(
+    family: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    """BigBird skipped no blocks once it had read a short text; rotations for a long one were for all.
+
+    A worker with such rotations did not start.
+    """
+    path = write_family(tmp_path / "model", family, **changes)
+    texts = ["never again!", *LONG, "the plot goes nowhere " * 4]
+    most = changes.get("max_positions", 96)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    wanted = []
+    for text in texts:
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(path).eval()
+        given = tokenizer(text, return_tensors="pt", truncation=True, max_length=most)
+        with torch.inference_mode():
+            wanted.append(model(**given).logits.softmax(-1)[0].tolist())
+    model = load(str(path), engine="torch", precision="f32", threads=1, artefact_dir=tmp_path / "kept")
+    tokens = model.tokenize(texts)
+    assert max(map(len, tokens)) == most
+    assert np.abs(np.array([model.classify([one])[0] for one in tokens]) - wanted).max() < 1e-4
+    assert np.abs(np.array(model.classify(tokens)) - wanted).max() < 1e-4
+    model.close()
