@@ -231,6 +231,8 @@ class CompatMiddleware:
             found = self._exact.get((method, path)) or self._match(method, path, scope)
             if found is not None and not (isinstance(found, Endpoint) and found.leaves_to_page(scope)):
                 app = found
+            elif path != "/" and scope["path"].endswith("/") and self.dialect_of(path):  # another method
+                scope["path"] = scope["path"].rstrip("/")
         await app(scope, receive, send)
 
     def dialect_of(self, path: str) -> Dialect | None:

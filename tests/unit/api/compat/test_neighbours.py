@@ -91,6 +91,14 @@ async def test_a_slash_at_the_end_became_part_of_a_name(start: Start) -> None:
         assert (await service.client.post(f"{path}/", json=body)).status_code == 200
 
 
+async def test_a_slash_at_the_end_made_another_method_an_unknown_route(start: Start) -> None:
+    service = await start(compat=",".join(DIALECTS))
+    for path in ("/v2", "/v2/models/m", "/v2/models/m/infer", "/v1/models/m", "/classify", "/info"):
+        found, slash = [await service.client.put(one) for one in (path, f"{path}/")]
+        assert (slash.status_code, slash.headers["allow"]) == (405, found.headers["allow"]), path
+        assert slash.json() | {"request_id": ""} == found.json() | {"request_id": ""}
+
+
 async def test_jobs_below_a_model_were_taken_for_a_model(start: Start) -> None:
     for names in ("", "*"):
         service = await start(compat_models=names)
