@@ -400,13 +400,14 @@ class ClaimedTexts:
     def limits(self, budget: int, bulk_budget: int) -> tuple[int, int]:
         """The tokens of a claim, and those of bulk entries among them (-1: none), beside what is held.
 
-        While windows fill a batch, some interactive entries are claimed and no bulk ones.
+        While windows fill a batch, some interactive entries are claimed and one bulk entry for each eighth.
         """
         bulk = sum(len(item) for item in self.texts if _is_bulk(item))
         windows = sum(len(item) for item in self.texts if _is_window(item))
         cost = claim_cost(self.tokens - bulk, budget, self._layout)
         if windows >= budget:
-            return max(cost, int(budget * _SHARE)) if windows < _MAX_BATCHES * budget else 0, -1
+            due = not bulk and self._without_bulk >= _BULK_PASSED_OVER - 1
+            return max(cost, int(budget * _SHARE)) if windows < _MAX_BATCHES * budget else 0, 1 if due else -1
         return cost, min(cost, max(budget - bulk, 0)) if bulk < bulk_budget else -1
 
 

@@ -241,6 +241,29 @@ def test_bulk_waits_for_interactive_but_never_starves(bench: Bench) -> None:
     assert lanes.count("bulk") == 2
 
 
+def test_large_entries_that_go_first_keep_none_from_running(bench: Bench) -> None:
+    """One of them fills a batch, and the next is there before the worker claims again."""
+    worker = bench.worker()
+    bench.ask("bulk", lane="bulk", cost=100)
+    bench.ask("other", cost=100)
+    claimed: list[str] = []
+    for number in range(20):
+        bench.ask(f"x{number}", first=True, cost=100)
+        claimed += (now := ids_of(worker.claim(16, 100, 100)))
+        worker.complete([(entry, ANSWER) for entry in now])
+    assert {"bulk", "other"} < set(claimed)
+    assert len(claimed) == 20, "one fills a batch"
+
+
+def test_large_interactive_entries_do_not_starve_bulk(bench: Bench) -> None:
+    worker = bench.worker()
+    bench.ask("b0", "b1", lane="bulk", cost=100)
+    bench.ask(*(f"x{number}" for number in range(20)), cost=100, cap=10_000)
+    claimed = [ids_of(worker.claim(16, 100, 100)) for _ in range(20)]
+    assert claimed.index(["b0"]) == 7
+    assert claimed.index(["b1"]) == 15
+
+
 def test_bulk_alone_is_claimed_in_small_pieces(bench: Bench) -> None:
     bench.ask(*(f"b{i}" for i in range(40)), lane="bulk")
     assert len(bench.worker().claim(100, 1000, 50).entries) == 5

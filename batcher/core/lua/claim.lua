@@ -16,7 +16,7 @@ now = queue_clock()
 if ARGV[8] == '1' and (tonumber(redis.call('HGET', worker_key(worker), 'beaten')) or 0) + lease <= now then
   most, free, idle_ms = 0, false, -1
 end
-local READ_AHEAD = 32
+local READ_AHEAD, PASSED_OVER = 32, 7
 local lease_end, first_claim = digits(now + lease), claim_line(1, worker, lease, 0, 0, '')
 -- `seen`: ids that this claim has dealt with. One may be listed twice, and its entry has been read for both places.
 local freed, leases, seen, claims = {}, {}, {}, {}
@@ -68,6 +68,7 @@ end
 local q_paused, bulk_paused = is_paused('interactive'), is_paused('bulk')
 -- Lists that are known to be empty: nothing is added to them meanwhile.
 local empty = {}
+local from = {} -- lists of which an entry was claimed
 local function claim_from(list, entries_limit, cost_limit)
   if list == BULK and bulk_paused or list ~= BULK and q_paused then return end
   while taken < entries_limit and cost < cost_limit and not empty[list] do
@@ -83,7 +84,9 @@ local function claim_from(list, entries_limit, cost_limit)
     local claimed = redis.call('HMGET', CLAIMS, unpack(ids))
     while read < #ids and cost < cost_limit do
       read = read + 1
+      local before = taken
       claim_entry(ids[read], 0, found[read], in_flight[read], claimed[read])
+      from[list] = from[list] or taken > before
     end
     redis.call('LTRIM', list, read, '-1')
     empty[list] = read == #ids and #ids < wanted
@@ -113,10 +116,19 @@ if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   local reserve = redis.call('LLEN', BULK) > 0 and 1 or 0
   empty[BULK] = reserve == 0
   local share, share_cost = most - reserve * math.floor(most / 8), most_cost - reserve * most_cost / 8
-  if redis.call('EXISTS', FIRST) == 1 then
+  local priority = redis.call('EXISTS', FIRST) == 1
+  -- Where entries are large, those of one list fill the batch. One that a number of claims passed over leads the next.
+  local waits = { [Q] = priority and not q_paused, [BULK] = reserve == 1 and bulk_cost >= 0 and not bulk_paused }
+  local passed = {}
+  local function field(list) return 'passed' .. string.sub(list, #P + 1) end
+  for list, waiting in pairs(waits) do
+    passed[list] = waiting and tonumber(redis.call('HGET', WAITING, field(list))) or 0
+    if passed[list] >= PASSED_OVER then claim_from(list, most, math.min(cost + 1, most_cost)) end
+  end
+  if priority then
     claim_from(FIRST, share, share_cost)
     -- Keep the batch small when it holds priority entries: a full batch would cost them the time they gained.
-    if taken > 0 then
+    if from[FIRST] then
       most_cost = math.max(cost, most_cost / 4)
       redis.call('HSET', WAITING, 'first_at', now)
     end
@@ -127,6 +139,10 @@ if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   -- Next to interactive entries, bulk gets its eighth and no more, because a larger batch would delay them.
   local share = not empty[Q] and redis.call('LLEN', Q) > 0 and most_cost or math.max(bulk_cost, cost * 9 / 8)
   if bulk_cost >= 0 then claim_from(BULK, most, taken == 0 and bulk_cost or math.min(share, most_cost)) end
+  for list, waiting in pairs(waits) do
+    local times = (from[list] or taken == 0) and 0 or passed[list] + 1
+    if waiting and times ~= passed[list] then redis.call('HSET', WAITING, field(list), times) end
+  end
   if taken > 0 then claim_from(Q, most, most_cost) end
 end
 if taken > 0 then

@@ -166,6 +166,20 @@ def test_while_windows_fill_a_batch_no_bulk_entry_is_claimed() -> None:
     assert of_job.limits(4, 4) == (5, -1), "a job keeps no short text waiting"
 
 
+def test_windows_that_keep_coming_leave_a_place_to_bulk_once_in_eight_batches() -> None:
+    waiting = held(LONG[3])
+    claimed, ran = [], []
+    for number in range(24):
+        _, bulk = waiting.limits(32, 32)
+        if bulk >= 0:
+            claimed.append(number)
+            waiting.add(whole(f"bulk {number}", lane="bulk"))
+        waiting.add(tokenized(LONG[3]))
+        ran += [one.entry.id for one in waiting.next_batch(32, lambda: 4) if one.entry.lane == "bulk"]
+    assert claimed == [6, 14, 22]
+    assert ran == [f"bulk {number}" for number in claimed]
+
+
 def whole(*texts: str, lane: Any = "interactive", tokens: int = 20) -> list[TokenizedEntry]:
     return [
         TokenizedEntry(Entry(text, text, lane, 20, 0, 9000, 1), Tokens([1] * tokens, 0, 0), 0.0, 0.0, "full")
