@@ -119,23 +119,32 @@ def members(
             raise EOFError
 
 
-def decoded(blocks: Iterable[bytes], encoding: str) -> Iterator[str]:
-    """The characters without a byte order mark. Raises BadFile for bytes that are none, and for NUL."""
+def decoded(blocks: Iterable[bytes], encoding: str, end: str = "\n") -> Iterator[str]:
+    """The characters without a byte order mark. Raises BadFile for bytes that are none, and for NUL.
+
+    It names the line, of those that have this `end`.
+    """
     decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
-    line, begun = 1, encoding in ("utf-8", "utf-16")  # these decoders remove the byte order mark
+    line, begun = 1, encoding in ("utf-8", "utf-16", "utf-32")  # these decoders remove the byte order mark
     for block, final in chain(((block, False) for block in blocks), [(b"", True)]):
         try:
             text = decoder.decode(block, final)
         except UnicodeDecodeError as error:
-            line += error.object.count(b"\n", 0, error.start)
+            kept = len(error.object) - len(block)  # of earlier blocks, less than a character
+            line += decoder.decode(block[: max(error.start - kept, 0)]).count(end)
             raise OtherEncoding("string_unicode", f"not valid {encoding.upper()}", line=line) from None
         if text and not begun:
             text = text.removeprefix(MARK)
             begun = True
         if (at := text.find("\0")) >= 0:
-            raise BadFile("not_text", NUL, line=line + text.count("\n", 0, at))
-        line += text.count("\n")
+            raise BadFile("not_text", NUL, line=line + text.count(end, 0, at))
+        line += text.count(end)
         yield text
+
+
+def _check_length(line: str, number: int) -> None:
+    if len(line) > MAX_FIELD:
+        raise BadFile("string_too_long", f"longer than {MAX_FIELD} characters", line=number)
 
 
 def filled_lines(parts: Iterable[str], end: str = "\n") -> Iterator[tuple[int, str]]:
@@ -146,6 +155,7 @@ def filled_lines(parts: Iterable[str], end: str = "\n") -> Iterator[tuple[int, s
         while stop := text.find(end, at) + 1:
             line = rest + text[at:stop]
             at, rest = stop, ""
+            _check_length(line, number)
             if line.isspace():
                 found = _filled(text, at)
                 at = max(text.rfind(end, at, found.start() if found else len(text)) + 1, at)
@@ -154,8 +164,7 @@ def filled_lines(parts: Iterable[str], end: str = "\n") -> Iterator[tuple[int, s
                 yield number, line
             number += 1
         rest += text[at:]
-        if len(rest) > MAX_FIELD:
-            raise BadFile("string_too_long", f"longer than {MAX_FIELD} characters", line=number)
+        _check_length(rest, number)
     if rest and not rest.isspace():
         yield number, rest
 
@@ -171,7 +180,6 @@ def split_lines(parts: Iterable[str], end: str = "\n") -> Iterator[str]:
             number += 1
             rest = ""
         rest += tail
-        if len(rest) > MAX_FIELD:
-            raise BadFile("string_too_long", f"longer than {MAX_FIELD} characters", line=number)
+        _check_length(rest, number)
     if rest:
         yield rest

@@ -8,6 +8,7 @@ import io
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Literal, get_args
@@ -30,18 +31,25 @@ SUFFIXES: dict[str, FormatName] = {
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 # Python has codecs that are not for files, and some whose time is not proportional to the length.
 _known_encoding = re.compile(
-    r"utf-?8|utf-?16(-?[lb]e)?|(windows|cp)-?(125\d|437|8\d\d|9\d\d)|iso-?8859-\d+|latin-?1|ascii|mac(intosh|-?roman)"
-    r"|shift_jis|euc[-_](jp|kr)|gbk?(2312|18030)?|big5|koi8-[ru]",
-    re.IGNORECASE,
+    r"utf-?8(-sig)?|utf-?(16|32)(-?[lb]e)?|(windows|cp)-?(125\d|437|8\d\d|9\d\d)|iso-?8859-\d+|latin-?1"
+    r"|(us-)?ascii|mac(intosh|-?roman)|s(hift)?-?jis|euc-?(jp|kr)|gbk?(2312|18030)?|big5|koi8-[ru]"
 ).fullmatch
-_TEXT_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+_code_page = re.compile("^(windows|cp)-?")
+# That of UTF-32 begins with that of UTF-16.
+_TEXT_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 # The first bytes of common files that are not text, and what to do about it.
 _OTHER_FILES = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
     b"GIF8": "a GIF image",
     b"%PDF": "a PDF document",
-    b"PK\x03\x04": "an office document or a ZIP archive: save it as XLSX or CSV",
+    b"PK\x03\x04": "an office document or a ZIP archive: unpack it, or save it as XLSX or CSV",
     b"\xd0\xcf\x11\xe0": "an old office document, or one with a password: save it as XLSX or CSV",
     b"PAR1": "a Parquet file",
     b"ARROW1": "an Arrow file",
@@ -187,7 +195,7 @@ def _detect(filename: str, head: bytes, hints: Hints, complete: bool) -> FileFor
     try:
         start = codecs.getincrementaldecoder(encoding)("replace").decode(head).removeprefix(MARK)
     except UnicodeError:
-        advice = "name utf-16-le or utf-16-be, the order of its bytes"
+        advice = f"name {encoding}-le or {encoding}-be, the order of its bytes"
         raise BadFile("encoding", f"{encoding.upper()} without a byte order mark: {advice}") from None
     _refuse_html(filename, start, hints)
     found = _Start(filename, start, hints, complete=complete and len(head) < HEAD_BYTES)
@@ -396,14 +404,11 @@ def _rows(text: str, delimiter: str, most: int = _ROWS) -> list[list[str]]:
 
 def _checked(encoding: str) -> str:
     """The normal name of an encoding. Raises BadFile for an unknown one."""
-    if not _known_encoding(encoding):
-        raise BadFile(
-            "encoding", f"unknown encoding {encoding!r}; known are e.g. utf-8, utf-16, windows-1252"
-        )
-    try:
-        return codecs.lookup(encoding.replace("windows-", "cp")).name
-    except LookupError:
-        raise BadFile("encoding", f"unknown encoding {encoding!r}") from None
+    name = encoding.lower().replace("_", "-").removeprefix("x-")
+    with suppress(LookupError):
+        if _known_encoding(name):
+            return codecs.lookup(_code_page.sub("cp", name.removesuffix("-sig"))).name
+    raise BadFile("encoding", f"unknown encoding {encoding!r}; known are e.g. utf-8, utf-16, windows-1252")
 
 
 def _encoding(head: bytes, hints: Hints) -> str:

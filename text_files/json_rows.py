@@ -13,6 +13,7 @@ from text_files.errors import BadFile
 
 LIST = 'expected a list of texts or objects, or {"text": [...]}; one object per line is NDJSON'
 _TWICE = "a field is given more than once"
+_LONG = f"not valid JSON, or longer than {MAX_FIELD} characters"
 _space = re.compile(r"[ \t\r\n]*").match
 
 
@@ -116,7 +117,7 @@ class _Json:
 
     def value(self, number: int = 0) -> tuple[Any, str]:
         """Consumes a string or an object: its value and source. Reads as much again before each retry."""
-        where = f"item {number}: " if number else ""
+        where, why = f"item {number}: " if number else "", "not valid JSON"
         while not self.at_end():
             try:
                 value, end = _DECODER.raw_decode(self._buffer, self._at)
@@ -126,12 +127,16 @@ class _Json:
                 break
             except ValueError:
                 left = len(self._buffer) - self._at
-                if left > MAX_FIELD or not self._more(left):
-                    break
-                continue
+                if left <= MAX_FIELD and self._more(left):
+                    continue
+                why = _LONG if left > MAX_FIELD else why
+                break
+            if end - self._at > MAX_FIELD:
+                why = _LONG
+                break
             source, self._at = self._buffer[self._at : end], end
             return value, source
-        raise BadFile("json_invalid", f"{where}not valid JSON" if where else LIST)
+        raise BadFile("json_invalid", f"{where}{why}" if where else LIST)
 
     def _more(self, least: int) -> bool:
         """Reads at least so many characters. Returns False at the end of the file."""

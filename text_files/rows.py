@@ -68,10 +68,10 @@ class FileRows:
             return self._isolated(blocks) if self.source is None else self._typed(self.source, form)
         if form.compression:
             blocks = self.counted(unpacked(blocks, form.compression))
-        text = decoded(blocks, form.encoding)
+        end = form.newline[-1]
+        text = decoded(blocks, form.encoding, end)
         if form.name == "json":
             return (self._row(*item, unit="item") for item in read_items(text))
-        end = form.newline[-1]
         if form.name == "ndjson":
             return (self._row(*line, unit="line") for line in read_lines(filled_lines(text, end)))
         if form.name == "txt":

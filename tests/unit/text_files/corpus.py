@@ -176,6 +176,15 @@ CASES = [
     _case("excel.txt", "id\ttext\n1\tgood\n", ["good"]),
     _case("notes.txt", "text, and more\nid\n", ["text, and more", "id"]),
     _case("a.csv", "text\nschön\n".encode("cp1252"), "line 2: not valid UTF-8"),
+    _case("a.csv", "text\rgut\rschön\r".encode("cp1252"), "line 3: not valid UTF-8"),
+    _case("a.csv", "\ufefftext\n\u0a0a\nb".encode("utf-16-le") + b"\0\xd8", "line 3: not valid UTF-16"),
+    _case("a.csv", "text\rgut\ra\0\r".encode("cp1252"), "line 3: a NUL", query={"encoding": "cp1252"}),
+    *(
+        _case("a.csv", "\ufeffid;text\n1;schön\n".encode(encoding), ["schön"], starts="\ufeffid;text;label")
+        for encoding in ("utf-32-le", "utf-32-be")
+    ),
+    _case("a.csv", "text\ngood\n".encode("utf-32"), ["good"]),
+    _case("a.csv", "text\ngood\n".encode("utf-32-be"), ["good"], query={"encoding": "utf-32-be"}),
     _case("a.csv", "text\ngood\n".encode("utf-16-le"), "name the encoding utf-16-le"),
     _case("a.csv", "text\ngood\n".encode("utf-16-le"), ["good"], query={"encoding": "utf-16-le"}),
     _case("a.csv", "text\nschön\n".encode("cp1252"), ["schön"], query={"encoding": "windows-1252"}),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from text_files.decoding import filled_lines, split_lines
+from text_files.decoding import MAX_FIELD, filled_lines, split_lines
 from text_files.errors import BadFile
 from text_files.formats import FileFormat, Hints, detect
 from text_files.rows import FileRows
@@ -77,6 +77,44 @@ def test_texts_do_not_depend_on_how_they_arrive(size: int) -> None:
         for ascii_only in (True, False):
             content = json.dumps(value, ensure_ascii=ascii_only, indent=1).encode()
             assert texts("a.json", content, size=size) == wanted
+
+
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "begin", "end", "around"),
+    [("a.txt", "", "\n", 1), ("a.ndjson", '"', '"\n', 3), ("a.json", '["', '"]', 2)],
+)
+def test_how_a_long_line_arrived_decided_whether_it_was_read(
+    name: str, begin: str, end: str, around: int, more: int
+) -> None:
+    content = f"{begin}{'x' * (MAX_FIELD - around + more)}{end}".encode()
+    for size in (1000, 65_536, len(content)):
+        if more:
+            with pytest.raises(BadFile, match=f"longer than {MAX_FIELD} characters"):
+                texts(name, content, size=size)
+        else:
+            assert len(texts(name, content, size=size)) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "known"),
+    [
+        ("ISO_8859-1", "iso8859-1"),
+        ("latin_1", "iso8859-1"),
+        ("US-ASCII", "ascii"),
+        ("UTF_8_SIG", "utf-8"),
+        ("UTF-32BE", "utf-32-be"),
+        ("cp-1252", "cp1252"),
+        ("windows1252", "cp1252"),
+        ("mac_roman", "mac-roman"),
+        ("x-mac-roman", "mac-roman"),
+        ("Shift-JIS", "shift_jis"),
+        ("x-sjis", "shift_jis"),
+        ("koi8_r", "koi8-r"),
+    ],
+)
+def test_a_usual_name_of_an_encoding_was_unknown(given: str, known: str) -> None:
+    assert detect("a.csv", b"text\n", Hints(encoding=given)).encoding == known
 
 
 @pytest.mark.parametrize(

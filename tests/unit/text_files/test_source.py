@@ -116,7 +116,7 @@ SAID: list[tuple[str, str | bytes, str]] = [
     (
         "a.docx",
         b"PK\x03\x04\x14\0",
-        ": not a text file but an office document or a ZIP archive: save it as XLSX or CSV.",
+        ": not a text file but an office document or a ZIP archive: unpack it, or save it as XLSX or CSV.",
     ),
     ("a.bin", b"abc\0def", ": not a text file: it contains NUL bytes."),
     ("a.csv.gz", gzip.compress(b"text\n" * 99, mtime=0)[:-9], ": the gzip file ends too early."),

@@ -109,7 +109,7 @@ def test_a_text_longer_than_csv_fields_may_be_by_default_is_read(tmp_path: Path,
         (
             "a.csv",
             b"PK\x03\x04\x00\x00",
-            "not a text file but an office document or a ZIP archive: save it as XLSX or CSV",
+            "not a text file but an office document or a ZIP archive: unpack it, or save it as XLSX or CSV",
         ),
         ("a.csv", b"text,label\n" + b"x,y\n" * 20000 + b"\0", "line 20002: a NUL character"),
         (
