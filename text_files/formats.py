@@ -60,9 +60,7 @@ _OTHER_FILES = {
 }
 
 
-_HTML = re.compile(
-    r"\s*<(!doctype html|html|\?xml[^>]*>\s*<(\?mso-application|workbook))", re.IGNORECASE
-).match
+_HTML = re.compile(r"\s*<(!doctype html|html|\?xml)[\s>]", re.IGNORECASE).match
 _compressed = re.compile(r"\.(gz|zst)$", re.IGNORECASE)
 # How many rows of a table say what it is like, and how many of them must agree on what looks like one.
 _ROWS, _ALIKE = 20, 3
@@ -74,6 +72,9 @@ _blank = re.compile(r'([\s,;|]|"")*').fullmatch
 _json = re.compile(
     r'\s*(\{\s*(["}]|$)|\[\s*(["{\[\]]|$|(-?\d+(\.\d+)?([eE][-+]?\d+)?|true|false|null)\s*([,\]]|$)))'
 ).match
+_objects = re.compile(r'\s*+(\[\s*+)?\{\s*+"').match
+# An object with a list, in place of one for each line.
+_wrapped = re.compile(r'\{\s*"[^"]*"\s*:\s*\[').match
 # The line that names the delimiter for Excel.
 _sep = re.compile(r'"?sep=([^\w"\r])"?\r?', re.IGNORECASE).fullmatch
 _number = re.compile(r"\s*[-+]?\d+([.,]\d+)?\s*").fullmatch
@@ -225,6 +226,7 @@ class _Start:
     def __init__(self, filename: str, start: str, hints: Hints, complete: bool) -> None:
         self._filename = filename
         self._hints = hints
+        self._tried = hints.delimiter or "".join(DELIMITERS)
         at = start.find("\n")
         self._newline = "\r\n" if at > 0 and start[at - 1] == "\r" else "\n"
         if at < 0 and "\r" in (start if complete else start[:-1]):  # CRLF may be cut in two
@@ -236,13 +238,7 @@ class _Start:
 
     def format(self, wide: bool) -> FileFormat:
         """The format, without its encoding. `wide`: in UTF-16, Excel saves tables with tabs as .txt."""
-        name = self._hints.format or SUFFIXES.get(_suffix(self._filename))
-        if name is None:
-            name = self._by_content(wide)
-        elif self._hints.format is None and name == "txt":
-            name = "csv" if self._separator else self._if_tabs(wide)
-        elif self._hints.format is None and name == "json" and self._whole.lstrip().startswith("{"):
-            name = self._by_content(wide)  # datasets and pandas write lines of objects under this name
+        name = self._hints.format or self._by_name(wide)
         if name not in ("csv", "tsv"):
             note, headerless = self._lines_note() if name == "txt" else ("", 0)
             return FileFormat(name, newline=self._newline, note=note, headerless=headerless)
@@ -263,6 +259,16 @@ class _Start:
             note=note,
             headerless=headerless,
         )
+
+    def _by_name(self, wide: bool) -> FormatName:
+        """By the suffix, if the content is not of another kind."""
+        name = SUFFIXES.get(_suffix(self._filename))
+        if name is None:
+            return self._by_content(wide)
+        if name == "txt":
+            return "csv" if self._separator or self._hints.delimiter else self._if_tabs(wide)
+        table = name == "ndjson" or not _objects(self._whole) or self._named(self._header(self._delimiter()))
+        return name if table and name != "json" else self._json_kind() or "json"
 
     def _lines(self) -> list[str]:
         return self._text.split(self._newline)
@@ -285,7 +291,7 @@ class _Start:
         first = next((at for at, line in enumerate(lines) if not _blank(line) and not _sep(line)), len(lines))
         rest = (at for at in range(first, len(lines)) if lines[at][:1] != "#" and not _blank(lines[at]))
         texts = (self._newline.join(lines[at:]) for at in (first, next(rest, first)))
-        one, other = (max(self._named(_first(text, delimiter)) for delimiter in DELIMITERS) for text in texts)
+        one, other = (max(self._named(_first(text, by)) for by in self._tried) for text in texts)
         return one < other
 
     def _named(self, names: Sequence[str]) -> int:
@@ -296,25 +302,31 @@ class _Start:
 
     def _by_content(self, wide: bool) -> FormatName:
         """NDJSON, JSON or a table with the wanted column if the first line is one; else plain text."""
-        if self._separator:
+        if self._separator or self._hints.delimiter:
             return "csv"
         if not self._hints.header:
             return "tsv" if self._delimiter() == "\t" else "csv"
-        text = self._whole.lstrip()
-        first = text.partition(self._newline)[0].strip()
-        try:
-            value = json.loads(first)
-        except (ValueError, RecursionError):
-            value = None
-        if _json(text) or (isinstance(value, str) and value != self._hints.column):
-            own = value.get(self._hints.column) if isinstance(value, dict) else value
-            more = isinstance(value, dict) and text[len(first) :].lstrip().startswith("{")
-            return "ndjson" if isinstance(own, str) or more else "json"
+        if kind := self._json_kind():
+            return kind
         delimiter = self._delimiter()
         names = self._header(delimiter)
         if self._named(names) and (len(names) > 1 or names == [self._hints.column]):
             return "tsv" if delimiter == "\t" else "csv"
         return self._if_tabs(wide)
+
+    def _json_kind(self) -> Literal["ndjson", "json"] | None:
+        """NDJSON also of a file named .json, as datasets and pandas write it; None for what is not JSON."""
+        text = self._whole.lstrip()
+        first, _, rest = text.partition(self._newline)
+        value = None
+        with suppress(ValueError, RecursionError):
+            value = json.loads(first)
+        if not _json(text) and (not isinstance(value, str) or value == self._hints.column):
+            return None
+        own = value.get(self._hints.column) if isinstance(value, dict) else value
+        cut = "" if rest or self._complete or _wrapped(text) else text
+        more = rest.lstrip() if isinstance(value, dict) else cut
+        return "ndjson" if isinstance(own, str) or more.startswith("{") else "json"
 
     def _if_tabs(self, wide: bool) -> FormatName:
         """A table that Excel has saved as text, which names the column or is in UTF-16; else plain text."""
@@ -327,10 +339,12 @@ class _Start:
     def _delimiter(self) -> str:
         """The one under which the first line names the columns; else the one that makes the most of them."""
         if self._hints.header:
-            names = {one: self._header(one) for one in DELIMITERS}
-            return max(DELIMITERS, key=lambda one: (self._named(names[one]), len(names[one])))
-        widths = {one: [len(row) for row in _rows(self._text, one)] for one in DELIMITERS}
-        return max(DELIMITERS, key=lambda one: (len({*widths[one]}) == 1 and widths[one][0], widths[one][:1]))
+            names = {one: self._header(one) for one in self._tried}
+            return max(self._tried, key=lambda one: (self._named(names[one]), len(names[one])))
+        widths = {one: [len(row) for row in _rows(self._text, one)] for one in self._tried}
+        return max(
+            self._tried, key=lambda one: (len({*widths[one]}) == 1 and widths[one][0], widths[one][:1])
+        )
 
     def _literal(self, delimiter: str) -> bool:
         """Whether quotes are ordinary characters: as the user says, else in tables that only so are even."""
@@ -361,7 +375,9 @@ class _Start:
         return _without_header("the first line looks like a row", [list(names), *rows])
 
     def _lines_note(self) -> tuple[str, int]:
-        """What to do if lines of text look like the rows of a table."""
+        """What to do if lines of text look like JSON or the rows of a table."""
+        if _objects(self._whole):
+            return "the lines look like JSON: if so, choose the format NDJSON", 0
         lines = [line for line in self._lines()[:_ROWS] if line.strip()]
         for delimiter in ("\t", "|", ";", ","):
             rows = _rows(self._text, delimiter)

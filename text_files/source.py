@@ -95,6 +95,8 @@ class TextFile:
             advice = f" Choose one with --{'label-' if error.wanted in self._hints.also else ''}column."
             if form is not None and form.note:
                 advice = f"{advice[:-1]}, or read it with --no-header --column {form.headerless}."
+            elif form is not None and form.delimiter and not error.columns[1:]:
+                advice = f"{advice[:-1]}, or name the --delimiter between columns."
         elif isinstance(error, OtherEncoding):
             advice = " Name its encoding, e.g. --encoding windows-1252."
         return f"{self.name}{where}: {error}{'' if str(error).endswith('?') else '.'}{advice}"

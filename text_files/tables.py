@@ -99,4 +99,4 @@ class _Record:
 def _sentence(message: str) -> str:
     """The error of the csv module as a sentence that says what to do."""
     advice = (part for beginning, part in _ADVICE.items() if message.startswith(beginning))
-    return next(advice, message)
+    return next(advice, message.replace("'\"'", "'\"': inside of quotes, a quote is written twice"))

@@ -68,6 +68,26 @@ CASES = [
     _case("", "text\ngood\n", ["good"]),
     _case("", '"good"\n"bad"\n', ["good", "bad"]),
     _case("", '{"body": "a"}\n{"body": "b"}\n', "its fields are 'body'"),
+    # A first line that is longer than what is looked at
+    *(
+        _case(name, f'{{"id": "{"x" * HEAD_BYTES}", "text": "a"}}\n{{"id": 2, "text": "b"}}\n', ["a", "b"])
+        for name in ("", "a.json", "a.ndjson")
+    ),
+    _case("a.json", f'{{"text": [{"1, " * HEAD_BYTES}', "item 1: neither a string"),
+    _case("a.json", f'{{"data": [{"1, " * HEAD_BYTES}', "expected a list"),
+    # A delimiter that the user names was not used to find out what these are.
+    _case("", "id^text\n1^good\n", ["good"], query={"delimiter": "^"}),
+    _case("a.txt", "id^text\n1^good\n", ["good"], query={"delimiter": "^"}),
+    _case("a.csv", "# c\nid^text\n1^good\n", ["good"], query={"delimiter": "^"}),
+    # What the name says, and the content does not
+    _case("a.csv", '{"text": "a", "id": 1}\n{"text": "b"}\n', ["a", "b"], starts='{"text": "a", "id": 1, "'),
+    _case("a.tsv", '[{"text": "a"}]', ["a"]),
+    _case("a.csv", '{"a",text\n1,good\n', ["good"]),
+    _case("a.csv", '"good"\n"bad"\n', "no column 'text'; the columns are 'good'"),
+    _case("a.json", '"a"\n"b"\n', ["a", "b"]),
+    _case("a.json", "{'text': 'a'}\n", "expected a list"),
+    _case("a.json", '{"text": "a"}\n', ["a"], query={"header": "false"}),
+    _case("a.json", '{"m": [1], "text": null}\n{"m": [2]}\n', "line 1: 'text' is null"),
     # What looks like a blank line, and other line ends
     _case("a.txt", "one\n\x85\ntwo\n\x1e\n\u2028\nthree\n", ["one", "two", "three"]),
     _case("a.txt", "one\n\ufeff\ntwo\n", ["one", "\ufeff", "two"]),
@@ -149,7 +169,11 @@ CASES = [
     _case("a.csv", 'text,label\n"a\rb",x\n"c\r\nd",y\n', ["a\rb", "c\r\nd"], labels=["x", "y"]),
     _case("a.csv", 'id,text\n1,"never closed\n', "a quote is not closed"),
     _case("a.csv", 'id,text\n1,"he said \\"hi\\", ok"\n', "',' expected after '\"'"),
-    _case("a.csv", 'id,text\n1,5" nail\n2,"a"b\n', "',' expected after '\"'"),
+    _case(
+        "a.csv",
+        'id,text\n1,5" nail\n2,"a"b\n',
+        "line 3: ',' expected after '\"': inside of quotes, a quote is written",
+    ),
     _case("a.csv", 'id,text\n1,5" nail is "good"\n', ['5" nail is "good"'], starts="id,text,label"),
     _case("a.csv", 'id,text,x\n1,"=LINK(""y"")",@S\n', ['=LINK("y")'], starts="id,text,x,label"),
     _case("a.csv", "id;text,en;text\n1;hello, world;bonjour\n", ["bonjour"]),
@@ -232,6 +256,7 @@ CASES = [
     _case("a.xls", "<html><body><table><tr><td>text</td></tr></table>", "an HTML or XML page"),
     _case("a.xls", "  <table><tr><td>text", "an HTML or XML page"),
     _case("", "<!DOCTYPE html>\n<p>text", "an HTML or XML page"),
+    _case("a.xml", '<?xml version="1.0"?>\n<rows><row>a</row></rows>', "an HTML or XML page"),
     _case("a.docx", b"PK\x03\x04\x14\0", "an office document or a ZIP archive"),
     # With labels
     _case(

@@ -248,6 +248,7 @@ def test_a_suggestion_for_a_mistyped_column_compared_every_name() -> None:
         ),
         ("a.txt", b"1;a\n2;b\n3;c\n", "1 to 2, without a header"),
         ("a.tsv", b"ham\tsee you\nham\twin\n", "the first line looks like a row: if so"),
+        ("a.txt", b'{"text": "a"}\n', "the lines look like JSON: if so, choose the format NDJSON"),
         ("", b"Well, yes.\nNo.\nWell, no.\n", ""),
         ("a.csv", b"id,words\n1,a\n", ""),
         ("a.csv", b"id,text\n1,a\n", ""),

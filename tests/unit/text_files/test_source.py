@@ -77,6 +77,12 @@ SAID: list[tuple[str, str | bytes, str]] = [
         "id,Text\n1,a\n",
         f", line 1: no column 'text'; the columns are 'id', 'Text': did you mean 'Text'?{COLUMN}",
     ),
+    (
+        "a.csv",
+        "id^text\n1^a\n",
+        ", line 1: no column 'text'; the columns are 'id^text': did you mean 'id^text'?"
+        f"{COLUMN[:-1]}, or name the --delimiter between columns.",
+    ),
     ("a.csv", "", ": the file is empty."),
     ("a.csv", "id,text\n1,a\n2\n", ", line 3: 1 column, but the first line names 2."),
     ("a.csv", "id,text\n1,one, two\n", ", line 2: 3 columns, but the first line names 2."),
