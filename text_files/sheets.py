@@ -44,7 +44,8 @@ class Sheet:
             book = load_workbook(source, read_only=True, data_only=True, keep_links=False)
             shown_sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
             if not shown_sheets:
-                raise BadFile("missing", "the workbook has no sheet")
+                found = "no sheet is visible, or the workbook is in Strict Open XML"
+                raise BadFile("missing", f"{found}: save it as another XLSX or as CSV")
             for sheet in shown_sheets:
                 sheet.reset_dimensions()  # programs write wrong ones
             firsts = {sheet.title: next(_rows(sheet), (1, [])) for sheet in shown_sheets}

@@ -297,6 +297,19 @@ def test_what_cannot_be_read_is_refused_alike(tmp_path: Path, name: str, content
         assert f"line {alone.value.line}: " in str(command.value)
 
 
+def test_a_workbook_in_strict_open_xml_was_said_to_have_no_sheet() -> None:
+    strict = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(xlsx([["text"], ["a"]]))) as book, zipfile.ZipFile(strict, "w") as other:
+        for name in book.namelist():
+            used = b"http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+            content = book.read(name).replace(
+                used, b"http://purl.oclc.org/ooxml/officeDocument/relationships"
+            )
+            other.writestr(name, content)
+    with pytest.raises(BadFile, match="in Strict Open XML: save it as another XLSX or as CSV"):
+        list(FileRows([strict.getvalue()], "a.xlsx", Hints()))
+
+
 def test_without_the_extra_one_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("text_files.typed.find_spec", lambda name: None)
     for content, said in ((parquet(TABLE), "Parquet needs pyarrow"), (xlsx(SHEET), "XLSX needs openpyxl")):
