@@ -39,7 +39,7 @@ class ArrowTable:
                 self._schema = self._file.schema_arrow
             else:
                 self._schema = self._reader(None).schema
-        self.names: Sequence[str] = self._schema.names
+            self.names: Sequence[str] = self._schema.names
 
     def check(self, column: int) -> None:
         kind = self._schema.types[column]
@@ -99,6 +99,8 @@ class ArrowTable:
         except (pa.ArrowException, OSError, UnicodeDecodeError, MemoryError) as error:
             reason = " ".join(str(error).split())[:200]
             raise BadFile("table_invalid", f"damaged {TYPED[self._form][0]} file ({reason})") from None
+        except KeyError:  # such as intervals of months
+            raise BadFile("table_invalid", "a column has a type that pyarrow does not read") from None
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -123,8 +123,9 @@ class Output:
         return lambda cells: writer.writerow(cells)[:-2] + end
 
     def _literal(self, cells: Sequence[object]) -> str:
-        """Without quotes, cells have neither tabs nor line ends."""
-        return self.delimiter.join(re.sub(r"[\t\r\n]", " ", str(one)) for one in cells) + self.source.newline
+        """Without quotes, cells have neither delimiters nor line ends."""
+        never = re.compile(f"[{re.escape(self.delimiter)}\r\n]")
+        return self.delimiter.join(never.sub(" ", str(one)) for one in cells) + self.source.newline
 
 
 class _Echo:

@@ -166,6 +166,13 @@ CASES = [
     # The first 64 KiB end within a line end.
     _case("a.csv", f"{'text,'.ljust(HEAD_BYTES - 1, 'a')}\r\ngood,1\r\nbad,2\r\n", ["good", "bad"]),
     _case("a.tsv", 'text\tid\n"all"\t1\n', ['"all"'], query={"quotes": "false"}),
+    _case(
+        "a.csv",
+        'text,x\n"a\tb,\t\n',
+        ['"a\tb'],
+        query={"quotes": "false"},
+        starts='text,x,label,score,error\n"a\tb,\t,L0,',
+    ),
     _case("a.csv", 'text,label\n"a\rb",x\n"c\r\nd",y\n', ["a\rb", "c\r\nd"], labels=["x", "y"]),
     _case("a.csv", 'id,text\n1,"never closed\n', "a quote is not closed"),
     _case("a.csv", 'id,text\n1,"he said \\"hi\\", ok"\n', "',' expected after '\"'"),

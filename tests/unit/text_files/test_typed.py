@@ -297,6 +297,22 @@ def test_what_cannot_be_read_is_refused_alike(tmp_path: Path, name: str, content
         assert f"line {alone.value.line}: " in str(command.value)
 
 
+def test_names_and_types_that_pyarrow_does_not_read_ended_with_a_traceback() -> None:
+    interval = pa.array([(1, 2, 3)], pa.month_day_nano_interval())
+    content = arrow(pa.table({"text": ["a"], "for": interval}))
+    # One of these bytes says that the interval has not only months.
+    units = [at for at, byte in enumerate(content) if byte == 2]
+    one_less = [b"%b\0%b" % (content[:at], content[at + 1 :]) for at in units]
+    said = []
+    for damaged in (content.replace(b"for\0", b"f\xff\xff\0"), *one_less):
+        try:
+            list(FileRows([damaged], "a.arrow", Hints(), source=io.BytesIO(damaged)))
+        except BadFile as error:
+            said.append(str(error))
+    assert said[0].startswith("damaged Arrow file ('utf-8' codec")
+    assert "a column has a type that pyarrow does not read" in said
+
+
 def test_a_workbook_in_strict_open_xml_was_said_to_have_no_sheet() -> None:
     strict = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(xlsx([["text"], ["a"]]))) as book, zipfile.ZipFile(strict, "w") as other:
