@@ -71,9 +71,6 @@ def run(args: argparse.Namespace) -> int:
         sources = [stack.enter_context(opened(name, hints(args))) for name in args.files]
         # Every file and name is checked before the first job is submitted.
         previews = [source.preview() for source in sources]
-        for source, preview in zip(sources, previews, strict=True):
-            if not preview.rows:
-                raise CommandError(f"{source.name} has no texts.")
         formats = [preview.format for preview in previews]
         targets = _targets(args, formats)
         for target in targets:

@@ -39,6 +39,8 @@ _AGAIN = frozenset((429, 502, 503, 504))
 WAIT_S = 10
 LINE_S = 30.0
 _LINES = 1000
+# The digest of no texts.
+_NOTHING = hashlib.sha256().hexdigest()
 # Results that are asked for at a time, and how often they may be gone.
 PAGE = 1_000_000
 AGAIN = 5
@@ -76,7 +78,9 @@ class JobClient(ServiceClient):
         A job that another model has answered is left alone, and the texts get a new one.
         """
         model = self._model()
-        key = f"{_digest(source)} {model or self._name}"
+        if (digest := _digest(source)) == _NOTHING:
+            raise CommandError(f"{source.name} has no texts.")
+        key = f"{digest} {model or self._name}"
         while True:
             job = self._post(source, f"millrace-classify-{hashlib.sha256(key.encode()).hexdigest()}")
             if job["status"] in ("failed", "cancelled"):

@@ -59,8 +59,6 @@ def run(args: argparse.Namespace) -> int:
         source = None
         if not args.job:
             source = stack.enter_context(opened(args.file, hints(args)))
-            if not source.preview().rows:
-                raise CommandError(f"{source.name} has no texts.")
         client = stack.enter_context(JobClient.of(args))
         try:
             chosen = choose(_results(args, client, source), args.texts, at_random=args.random)

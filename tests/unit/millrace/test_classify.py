@@ -173,17 +173,6 @@ def test_a_file_that_cannot_be_read_is_an_error(
     assert capsys.readouterr().err == f"millrace classify: {source} cannot be read: Permission denied.\n"
 
 
-@pytest.mark.parametrize("words", [["classify"], ["sample", "-o", "OUT.csv"]])
-@pytest.mark.parametrize(("name", "content"), [("a.csv", "id,text\n"), ("a.txt", "\n \n"), ("a.json", "[]")])
-def test_a_file_without_texts_was_sent_and_said_to_be_empty(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], name: str, content: str
-) -> None:
-    path = tmp_path / name
-    path.write_text(content)
-    assert main([*words, str(path)]) == 2
-    assert capsys.readouterr().err == f"millrace {words[0]}: {path} has no texts.\n"
-
-
 def test_names_that_the_system_refuses_are_an_error(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -97,6 +97,18 @@ def test_a_file_is_handed_in_as_lines(service: Service, client: JobClient, sourc
     assert service.bodies == [b'"a"\n"b"\n"c"\n']
 
 
+@pytest.mark.parametrize(("name", "content"), [("a.csv", "id,text\n"), ("a.txt", "\n \n"), ("a.json", "[]")])
+def test_a_file_without_texts_was_sent_and_said_to_be_empty(
+    service: Service, client: JobClient, tmp_path: Path, name: str, content: str
+) -> None:
+    service.answers = [job()]
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(CommandError, match=f"^{re.escape(str(path))} has no texts.$"):
+        client.submit(TextFile(path, Hints()))
+    assert service.asked == []
+
+
 def test_the_key_follows_from_the_texts(service: Service, client: JobClient, source: TextFile) -> None:
     service.answers = [job(202), job(), job(202)]
     client.submit(source)
