@@ -6,7 +6,8 @@ What passes alone leaves the run green and is listed as `unstable`, with its fai
 before it in its process. Nothing is run again after an error of collection, after more than ten failures, and
 where a run was interrupted. `--outcomes` keeps what became of each test. `--left-out-by` runs the tests that
 the run which wrote this file left out for want of a tool, or with another server, where the tool is here
-now; it fails if no test used a tool that is here.
+now; it fails if no test used a tool that is here. `--pauses SEED` stops processes for a moment
+(tests/pauses.py).
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def run(words: Sequence[str], record: Path) -> int:
 
     Raises Terminated once pytest and all that it started have ended.
     """
-    command = [sys.executable, "-m", "pytest", *words, "-p", "tests.outcomes", f"--outcomes={record}"]
+    plugins = ["-p", "tests.pauses", "-p", "tests.outcomes", f"--outcomes={record}"]
+    command = [sys.executable, "-m", "pytest", *words, *plugins]
     with subprocess.Popen(command) as pytest_process:
         try:
             return pytest_process.wait()

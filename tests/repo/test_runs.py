@@ -16,6 +16,7 @@ import pytest
 
 from tests.order import place
 from tests.outcomes import MAX_AGAIN
+from tests.pauses import Pauses
 from tests.service import wait_until
 from tests.tools import PROGRAMS
 
@@ -259,3 +260,39 @@ def test_a_bare_machine_has_a_python_whose_path_has_spaces(tmp_path: Path) -> No
     words = [sys.executable, "-c", code, python, "python3", "-c", "print('runs')"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "runs\n"), done.stderr
+
+
+STOPPED = """
+import subprocess, sys
+import psutil
+from tests.service import wait_until
+
+def test_stopped():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        process = psutil.Process(child.pid)
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "a stop")
+        wait_until(lambda: process.status() != psutil.STATUS_STOPPED, "its end")
+        child.terminate()
+    assert False, f"pid={child.pid}"
+"""
+
+
+def test_pauses_stop_what_a_test_has_started_and_a_failure_lists_them(tmp_path: Path) -> None:
+    status, output = run(tmp_path, STOPPED, options=("-n", "1", "--pauses", "7"))
+    assert status == 1
+    (pid, *_) = re.findall(r"AssertionError: pid=(\d+)", output)
+    assert re.search(rf"^\d+\.\d\d s: {pid} for \d\.\d\d s: \S+python\S* -c input\(\)$", output, re.MULTILINE)
+
+
+def test_what_a_test_has_stopped_itself_stays_so_until_it_goes_on() -> None:
+    pauses = Pauses("7")
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        process = psutil.Process(child.pid)
+        pauses.start()
+        wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "a stop")
+        pauses.kill(child.pid, signal.SIGSTOP)
+        pauses.end()
+        assert process.status() == psutil.STATUS_STOPPED
+        pauses.kill(child.pid, signal.SIGCONT)
+        wait_until(lambda: process.status() != psutil.STATUS_STOPPED, "its end")
+        child.terminate()
