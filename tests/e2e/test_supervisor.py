@@ -22,7 +22,7 @@ from tests.service import wait_until
 pytestmark = pytest.mark.e2e
 
 SLEEP = "import time; time.sleep(60)"
-STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); {SLEEP}"
+STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open({{!r}}, 'w'); {SLEEP}"
 
 
 @pytest.fixture
@@ -43,6 +43,14 @@ def child(group: Group, code: str, *, ready: bool = True, stop_s: float = 10, na
 def pid_of(made: Child) -> int:
     assert made._process is not None
     return made._process.pid
+
+
+async def stubborn(group: Group, folder: Path, stop_s: float) -> Child:
+    """A child that does not listen any more."""
+    made = child(group, STUBBORN.format(str(folder / "deaf")), stop_s=stop_s)
+    await made.start()
+    await asyncio.to_thread(wait_until, (folder / "deaf").exists, "it to be deaf")
+    return made
 
 
 async def test_a_child_that_dies_later_comes_back(group: Group, capsys: pytest.CaptureFixture[str]) -> None:
@@ -113,18 +121,14 @@ async def test_stages_stop_one_after_the_other(group: Group, tmp_path: Path) -> 
     assert log.read_text().split()[-2:] == ["api", "redis"]
 
 
-async def test_a_child_that_does_not_listen_is_killed_in_the_end(group: Group) -> None:
-    made = child(group, STUBBORN, stop_s=0.3)
-    await made.start()
-    await asyncio.sleep(0.3)
+async def test_a_child_that_does_not_listen_is_killed_in_the_end(group: Group, tmp_path: Path) -> None:
+    made = await stubborn(group, tmp_path, stop_s=0.3)
     await made.stop(asyncio.Event())
     assert not made.running
 
 
-async def test_someone_in_a_hurry_does_not_wait(group: Group) -> None:
-    made = child(group, STUBBORN, stop_s=60)
-    await made.start()
-    await asyncio.sleep(0.3)
+async def test_someone_in_a_hurry_does_not_wait(group: Group, tmp_path: Path) -> None:
+    made = await stubborn(group, tmp_path, stop_s=60)
     hurry = asyncio.Event()
     hurry.set()
     began = time.monotonic()
