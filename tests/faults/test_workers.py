@@ -91,7 +91,7 @@ async def test_fault_05_the_reply_to_complete_is_lost_and_it_is_sent_again(
 ) -> None:
     """A worker by hand, so that nothing but `complete` is hit."""
     proxy = proxies(service.redis.url)
-    client = connect(proxy.url, timeout_s=0.5, retries=0)
+    client = connect(proxy.url, timeout_s=2.0, retries=0)
     queue = heartbeat_queue(client, "default", "by hand", lease_ms=5000, max_attempts=3, result_ms=60_000)
     info = StubClassifier(variant="signed").info
     queue.heartbeat((), WorkerStats().record(info, "idle"), model_record(info), ttl_ms=60_000, takeover=True)
