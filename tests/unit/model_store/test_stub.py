@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.synchronize import Event
 
 import pytest
 
@@ -67,9 +68,12 @@ def test_kill_ends_the_process() -> None:
 
 
 def test_hang_does_not_come_back() -> None:
-    process = multiprocessing.get_context("spawn").Process(target=_hang, daemon=True)
+    context = multiprocessing.get_context("spawn")
+    begins = context.Event()
+    process = context.Process(target=_hang, args=(begins,), daemon=True)
     process.start()
-    process.join(1.5)
+    assert begins.wait(60)
+    process.join(0.5)
     assert process.is_alive()
     process.kill()
     process.join()
@@ -106,6 +110,8 @@ def test_it_imports_nothing_heavy() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def _hang() -> None:
+def _hang(begins: Event) -> None:
     stub = StubClassifier()
-    stub.classify(stub.tokenize(["\0hang"]))
+    tokens = stub.tokenize(["\0hang"])
+    begins.set()
+    stub.classify(tokens)
