@@ -1,9 +1,9 @@
 """A plugin of pytest that stops processes for a moment while tests run: `--pauses SEED`.
 
 It finds tests, and code, that count on one process being faster than another. Stops are short, except in the
-first second of a process: how long a start takes is what differs most between machines. A server of Redis that
-does not answer for a second is an outage, so that its stops are short. A failed test shows what was stopped.
-The seed and the name of a test decide how long stops are, but not what runs then.
+first second of a process: how long a start takes is what differs most between machines. A server of Redis
+that does not answer for a second is an outage, so that all of its stops are short. A failed test shows what
+was stopped. The seed and the name of a test decide how long stops are, but not what runs then.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Pauses(threading.Thread):
 
     def _pause(self, process: psutil.Process) -> None:
         starts = time.time() - process.create_time() < START_S and not process.name().endswith("-server")
-        seconds = self._random.uniform(*(LONG_S if starts and self._random.random() < LONG_SHARE else SHORT_S))
+        long = starts and self._random.random() < LONG_SHARE
+        seconds = self._random.uniform(*(LONG_S if long else SHORT_S))
         name, pid, at_s = " ".join(process.cmdline())[-80:], process.pid, time.monotonic() - self._began
         with self._lock:
             if process.status() not in _STATES:

@@ -33,12 +33,16 @@ async def obey(client: httpx.AsyncClient, name: str, refused: httpx.Response) ->
 
 
 async def share_taken(client: httpx.AsyncClient, burst: int) -> float:
-    """The share of a burst's refused requests that are answered when they come back as asked."""
+    """The share of a burst's refused requests that are answered when they come back as asked.
+
+    That is none if many waited in vain, because the service had become slower than it knew itself to be.
+    """
     first = await asyncio.gather(*(ask(client, f"{burst} {number}") for number in range(BURST)))
     statuses = Counter(answer.status_code for answer in first)
     assert statuses.keys() <= {200, 429, 504}, statuses
     assert min(statuses[200], statuses[429]) >= BURST // 10, statuses
-    assert statuses[504] <= BURST // 10, statuses
+    if statuses[504] > BURST // 10:
+        return 0.0
     refused = [answer for answer in first if answer.status_code == 429]
     again = [obey(client, f"{burst} again {number}", one) for number, one in enumerate(refused)]
     return (await asyncio.gather(*again)).count(200) / len(refused)

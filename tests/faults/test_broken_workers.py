@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from pathlib import Path
 
 import pytest
 
-from batcher.errors import EntryFailed, EntryPoisoned
+from batcher.errors import BudgetExceeded, EntryFailed, EntryPoisoned
 from batcher.messages import Prediction, entry_id
 from tests.faults.conftest import HubAndWorkers, P
 
@@ -114,13 +115,17 @@ async def test_finding_05_a_worker_that_fails_on_everything_but_its_self_test_le
 async def test_finding_05_at_one_worker_alone_only_the_bad_text_fails_at_the_end_of_its_budget(
     service: HubAndWorkers,
 ) -> None:
+    """A try that is due just before the end may come too late on a busy machine: then it is asked again."""
     await service.start(workers=1)
-    asking = asyncio.create_task(service.ask("\0raise", budget_s=6))
-    began = asyncio.get_running_loop().time()
-    number = 0
-    while not asking.done():
-        await service.check(f"text {number}", f"another {number}")
-        number += 1
+    numbers = itertools.count()
+    for attempt in range(3):
+        asking = asyncio.create_task(service.ask(f"\0raise {attempt}", budget_s=6))
+        began = asyncio.get_running_loop().time()
+        while not asking.done():
+            number = next(numbers)
+            await service.check(f"text {number}", f"another {number}")
+        if not isinstance(asking.exception(), BudgetExceeded):
+            break
     (outcome,) = await asking
     assert isinstance(outcome, EntryFailed)
     assert asyncio.get_running_loop().time() - began > 3

@@ -40,10 +40,14 @@ async def test_fault_01_a_worker_killed_idle_takes_nothing_along(service: HubAnd
 async def test_fault_02_killed_in_the_window_the_entry_is_still_in_the_list(service: HubAndWorkers) -> None:
     """An eager stream makes the worker keep a window of half a batch; it dies inside one."""
     await service.start(stub_batch_ms=200, window_ms=1000, lease_ms=1000)
-    for attempt in range(5):
+    for attempt in range(10):
         await asyncio.gather(*(service.check(f"warm {attempt} {i}") for i in range(30)))
         asking = asyncio.create_task(service.check(f"in the window {attempt}"))
-        await service.until(lambda: service.client.llen(f"{P}:q"), "the entry to be queued")
+        await service.until(
+            lambda asking=asking: service.client.llen(f"{P}:q") or asking.done(), "the entry to be queued"
+        )
+        if asking.done():  # the worker was so slow that the stream has ended for it: it kept no window
+            continue
         await asyncio.sleep(0.02)
         service.workers[-1].kill()
         taken = service.in_flight()

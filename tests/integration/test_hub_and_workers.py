@@ -353,13 +353,17 @@ async def test_finding_05_a_bad_text_fails_at_two_workers_and_ends_neither(servi
 async def test_finding_05_at_one_worker_alone_a_text_fails_when_its_budget_ends(
     service: HubAndWorkers,
 ) -> None:
+    """A try that is due just before the end may come too late on a busy machine: then it is asked again."""
     hub, worker = await service.hub(), await service.worker()
     await service.ready(hub)
-    asked = asyncio.create_task(ask(hub, "\0raise", budget_s=5))
     others = 0
-    while not asked.done():
-        assert isinstance((await ask(hub, f"a good one {others}"))[0], Prediction)
-        others += 1
+    for attempt in range(3):
+        asked = asyncio.create_task(ask(hub, f"\0raise {attempt}", budget_s=5))
+        while not asked.done():
+            assert isinstance((await ask(hub, f"a good one {others}"))[0], Prediction)
+            others += 1
+        if not isinstance(asked.exception(), BudgetExceeded):
+            break
     assert isinstance((await asked)[0], EntryFailed)
     assert others
     assert not worker.broken
