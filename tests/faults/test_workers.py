@@ -159,8 +159,9 @@ async def test_a_wake_up_that_reaches_no_worker_is_replaced(
     await service.ready(2)
     (lost,) = (record.id for record in await service.hub.workers() if f"-{worker.pid}-" in record.id)
     await service.until(lambda: service.client.zcard(f"{P}:idle") == 2, "both workers to be idle")
+    swept = service.hub.parts[0].snapshot
     monkeypatch.setattr(hub, "SWEEP_EVERY_S", 600.0)
-    await asyncio.sleep(1.1)  # until the sweep that is due has run
+    await service.until(lambda: service.hub.parts[0].snapshot is not swept, "the sweep that is due")
     if fate == "killed":
         worker.kill()
     elif fate == "frozen":

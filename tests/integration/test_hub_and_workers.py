@@ -679,8 +679,9 @@ async def test_a_wake_up_that_a_dead_worker_got_is_replaced(
     worker = await service.worker()
     await service.ready(hub)
     await ask(hub, "first")
+    swept = hub.parts[0].snapshot
     monkeypatch.setattr(hub_module, "SWEEP_EVERY_S", 60.0)
-    await asyncio.sleep(1.1)  # until the sweep that is due has run
+    await until(lambda: hub.parts[0].snapshot is not swept)  # the sweep that is due has run
     for name in ("killed", "frozen"):
         lost = heartbeat_queue(service.client, "t", name, lease_ms=60_000, max_attempts=3, result_ms=60_000)
         lost.heartbeat([], {"revision": "rev"}, {"name": "m", "revision": "rev"}, 60_000)
