@@ -405,14 +405,15 @@ async def test_finding_04_a_late_hint_of_an_old_failure_does_not_answer_a_later_
 
 
 async def test_a_budget_that_ends_is_one_callers_alone(service: HubAndWorkers) -> None:
-    hub = await service.hub()
-    await service.worker(StubClassifier(batch_ms=1000))
+    classifier = Gated()
+    hub, _ = await service.hub(), await service.worker(classifier)
     await service.ready(hub)
     blocker = asyncio.create_task(ask(hub, "blocks the worker"))
     await until(lambda: service.client.zcard(f"{PREFIX}:inflight") > 0)
     patient = asyncio.create_task(ask(hub, "shared text", budget_s=60))
     with pytest.raises(BudgetExceeded):
         await ask(hub, "shared text", budget_s=0.05)
+    classifier.gate.set()
     assert isinstance((await patient)[0], Prediction)
     await blocker
 
@@ -526,8 +527,8 @@ async def test_a_lost_hint_costs_a_poll_not_the_answer(service: HubAndWorkers) -
 
 
 async def test_what_redis_lost_is_asked_again(service: HubAndWorkers) -> None:
-    hub = await service.hub()
-    await service.worker(StubClassifier(batch_ms=1500))
+    classifier = Gated()
+    hub, _ = await service.hub(), await service.worker(classifier)
     await service.ready(hub)
     blocker = asyncio.create_task(ask(hub, "blocks the worker"))
     await until(lambda: service.client.zcard(f"{PREFIX}:inflight") > 0)
@@ -535,8 +536,9 @@ async def test_what_redis_lost_is_asked_again(service: HubAndWorkers) -> None:
     entry = f"{PREFIX}:entry:{entry_id('lost on the way')}"
     await until(lambda: service.client.exists(entry) > 0)
     service.client.delete(f"{PREFIX}:q", entry)
+    await until(lambda: hub.counts.asked_again >= 1)
+    classifier.gate.set()
     assert isinstance((await waiting)[0], Prediction)
-    assert hub.counts.asked_again >= 1
     await blocker
 
 
@@ -642,12 +644,13 @@ async def test_a_stopping_worker_finishes_what_it_runs_and_gives_back_the_rest(
 
 
 async def test_stopping_the_hub_answers_who_waits(service: HubAndWorkers) -> None:
-    hub = await service.hub()
-    await service.worker(StubClassifier(batch_ms=500))
+    classifier = Gated()
+    hub, _ = await service.hub(), await service.worker(classifier)
     await service.ready(hub)
     asking = asyncio.create_task(ask(hub, "still waiting"))
-    await asyncio.sleep(0.05)
+    await until(lambda: service.client.zcard(f"{PREFIX}:inflight") > 0)
     await hub.stop()
+    classifier.gate.set()
     with pytest.raises(QueueUnavailable):
         await asking
 

@@ -519,9 +519,8 @@ def test_finding_05_a_worker_alone_tries_again_until_the_budget_ends(bench: Benc
     alone = bench.worker("alone")
     alone.heartbeat([], RECORD, MODEL, 60_000)
     for number in range(3):
-        text = f"x{number}"
+        text, runs, began = f"x{number}", 0, time.monotonic()
         bench.ask(text, budget_ms=2_000)
-        runs, began = 0, time.monotonic()
         while not (hints := bench.hints()):
             if ids_of(alone.claim(10, 100, 100)):
                 runs += 1
