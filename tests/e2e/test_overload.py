@@ -35,7 +35,7 @@ async def obey(client: httpx.AsyncClient, name: str, refused: httpx.Response) ->
 async def share_taken(client: httpx.AsyncClient, burst: int) -> float:
     """The share of a burst's refused requests that are answered when they come back as asked.
 
-    That is none if many waited in vain, because the service had become slower than it knew itself to be.
+    That is none if many were not answered in time: the service had become slower than it knew itself to be.
     """
     first = await asyncio.gather(*(ask(client, f"{burst} {number}") for number in range(BURST)))
     statuses = Counter(answer.status_code for answer in first)
