@@ -33,7 +33,8 @@ class Pauses(threading.Thread):
         super().__init__(daemon=True)
         self.said: list[str] = []
         self._random, self._began, self._over = random.Random(seed), time.monotonic(), threading.Event()
-        self._lock, self._kill = threading.Lock(), os.kill
+        # As they are before the test replaces anything.
+        self._tests, self._lock, self._kill = psutil.Process(), threading.Lock(), os.kill
         self._stopped_by_test: set[int] = set()
 
     def kill(self, pid: int, number: int) -> None:
@@ -47,8 +48,8 @@ class Pauses(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(self._random.uniform(*BETWEEN_S)):
-            if below := psutil.Process().children(recursive=True):
-                with suppress(psutil.Error, ProcessLookupError):
+            with suppress(psutil.Error, ProcessLookupError):
+                if below := self._tests.children(recursive=True):
                     self._pause(self._random.choice(below))
 
     def end(self) -> None:
