@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from batcher.connection.clients import Redis, connect, replies_of
+from batcher.connection.clients import Redis, connect, round_trip
 from batcher.connection.outage import REDIS_ERRORS, Outage
 from batcher.core.commands import spread
 from batcher.core.keys import cache_key, full_key
@@ -100,7 +100,8 @@ def connect_writer(settings: QueueSettings) -> CacheWriter | ShardedCacheWriter:
 
 def remember(client: Redis, name: str, ttl_s: float, results: Iterable[tuple[str, Prediction]]) -> None:
     """Writes each (id, prediction) under the revision that computed it; expiry times vary by ±10 %."""
-    pipe = client.pipeline(transaction=False)
-    for entry, prediction in results:
-        pipe.set(cache_key(name, prediction.revision, entry), prediction.encode(), px=spread(ttl_s * 1000))
-    replies_of(pipe)
+    commands = [
+        ("SET", cache_key(name, one.revision, entry), one.encode(), "PX", spread(ttl_s * 1000))
+        for entry, one in results
+    ]
+    round_trip(client, commands)

@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from batcher.connection.clients import Redis, replies_of
+from batcher.connection.clients import Redis, round_trip
 from batcher.connection.outage import REDIS_ERRORS, NoScriptError, Outage
 from batcher.core.commands import Claim, Claimed, Command, Complete, Completed, Release
 from batcher.core.keys import cache_prefix
@@ -78,10 +78,7 @@ class WorkerQueue:
     def run(self, commands: Sequence[Command[Any]]) -> list[Any]:
         """Runs scripts in one round trip and reads their replies. Raises the first error among them."""
         began = time.perf_counter()
-        pipe = self._client.pipeline(transaction=False)
-        for command in commands:
-            pipe.execute_command(*command.words(self.prefix, known=True))
-        replies = replies_of(pipe)
+        replies = round_trip(self._client, [command.words(self.prefix, known=True) for command in commands])
         answers = [self._read(command, replies.pop(0)) for command in commands]
         if self._on_round_trip is not None:
             self._on_round_trip(commands, time.perf_counter() - began, answers)
@@ -103,24 +100,19 @@ class WorkerQueue:
 
     def wait(self, block_s: float) -> bool:
         """Blocks until this worker is woken, for at most `block_s`. Claims nothing."""
-        return bool(self._listen(self._client, block_s))
+        return bool(self._client.blpop([self._wake_list], block_s))
 
     def wait_and_claim(self, block_s: float, command: Claim) -> Claimed:
         """Blocks like `wait`, then runs the claim `command`, all in one round trip.
 
         If the process ends while it waits, its connection is closed and the claim does not run.
         """
-        pipe = self._client.pipeline(transaction=False)
-        self._listen(pipe, block_s)
-        pipe.execute_command(*command.words(self.prefix, known=True))
-        woken, reply = replies_of(pipe)
+        wait = ("BLPOP", self._wake_list, block_s)
+        woken, reply = round_trip(self._client, [wait, command.words(self.prefix, known=True)])
         claimed: Claimed = self._read(command, reply)
         if isinstance(woken, Exception) and not claimed.entries:
             raise woken
         return claimed
-
-    def _listen(self, client: Any, block_s: float) -> Any:
-        return client.blpop([self._wake_list], block_s)
 
     def claim_command(
         self,

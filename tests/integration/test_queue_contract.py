@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from batcher.connection.clients import round_trip
 from batcher.core.commands import (
     AddUsage,
     Cancel,
@@ -1160,13 +1161,11 @@ def test_of_a_wait_that_fails_the_claim_counts_if_it_brought_something(
     bench.ask("x")
     refused = redis.exceptions.NoPermissionError("no permissions to run blpop")
 
-    class Refusing(redis.client.Pipeline):
-        def execute(self, raise_on_error: bool = True) -> list[Any]:
-            answers = super().execute(raise_on_error)
-            return answers if len(answers) == 1 else [refused, *answers[1:]]
+    def refusing(*arguments: Any) -> list[Any]:
+        answers = round_trip(*arguments)
+        return answers if len(answers) == 1 else [refused, *answers[1:]]
 
-    pool = bench.client.connection_pool
-    monkeypatch.setattr(bench.client, "pipeline", lambda **_: Refusing(pool, {}, False, None))
+    monkeypatch.setattr("batcher.worker.exchange.round_trip", refusing)
     assert ids_of(claim_in_advance(worker)) == ["x"]
     with pytest.raises(redis.exceptions.NoPermissionError):
         claim_in_advance(worker)

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from batcher.connection.pipeline import Pipeline
 from batcher.core.keys import cache_key
@@ -109,26 +111,32 @@ async def test_a_cluster_is_asked_for_each_key(fake_redis: FakeRedis) -> None:
 
 
 class Waiting:
-    """A client whose pipelines take until `gate` opens, then fail or not."""
+    """A client whose connection answers once `gate` opens, and fails or not."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.error: Exception | None = None
         self.written = 0
+        self.connection_pool = self
+        self.retry = Retry(NoBackoff(), 0)
 
-    def pipeline(self, transaction: bool) -> Waiting:
+    def get_connection(self) -> Waiting:
         return self
 
-    def set(self, key: str, value: bytes, px: int) -> None: ...
+    def release(self, connection: Waiting) -> None: ...
 
     def close(self) -> None: ...
 
-    def execute(self, raise_on_error: bool) -> list[bool]:
+    def disconnect(self) -> None: ...
+
+    def send_packed_command(self, packed: tuple[bytes]) -> None: ...
+
+    def read_response(self) -> bool:
         assert self.gate.wait(5)
         if self.error is not None:
             raise self.error
         self.written += 1
-        return [True]
+        return True
 
 
 RESULT = [(IDS[0], prediction("one"))]
