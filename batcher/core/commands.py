@@ -119,19 +119,34 @@ class Enqueue(Command[Enqueued]):
     only: str = ""
 
     def args(self) -> list[Any]:
-        trace = self.trace or NO_TRACE
-        args = [self.api, self.lane, self.budget_ms, KEEP_MS, self.cap, trace, int(self.first), self.cache]
-        args.append(self.only)
-        for item in zip(self.ids, self.texts, self.costs, strict=True):
-            args += item
-        return args
+        return EnqueueAll([self]).args()
 
     def read(self, reply: Any) -> Enqueued:
-        if reply and reply[0] == b"full":
-            return Full(int(reply[1]))
-        states = reply[: len(self.ids)]
-        idle = reply[len(states)] if len(reply) > len(states) else 0
-        return Accepted([_state(state) for state in states], int(idle))
+        return EnqueueAll([self]).read(reply)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class EnqueueAll(Command[list[Enqueued]]):
+    """Does what `requests` of one API process would do one after the other. No id may occur in two."""
+
+    script = "enqueue"
+    requests: Sequence[Enqueue]
+
+    def args(self) -> list[Any]:
+        args: list[Any] = [self.requests[0].api, KEEP_MS]
+        for one in self.requests:
+            args += [len(one.ids), one.lane, one.budget_ms, one.cap, one.trace or NO_TRACE, int(one.first)]
+            args += [one.cache, one.only]
+            for item in zip(one.ids, one.texts, one.costs, strict=True):
+                args += item
+        return args
+
+    def read(self, reply: Any) -> list[Enqueued]:
+        *answers, idle = reply
+        return [
+            Accepted([_state(state) for state in one], int(idle)) if isinstance(one, list) else Full(int(one))
+            for one in answers
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from batcher.connection.outage import (
     FULL,
@@ -21,7 +22,17 @@ from batcher.connection.outage import (
     refused_cache,
 )
 from batcher.connection.pipeline import Pipeline
-from batcher.core.commands import Cancel, Enqueue, Enqueued, Full, Outcomes, Wake, Waking
+from batcher.core.commands import (
+    Accepted,
+    Cancel,
+    Enqueue,
+    EnqueueAll,
+    Enqueued,
+    Full,
+    Outcomes,
+    Wake,
+    Waking,
+)
 from batcher.core.holds import Pause
 from batcher.core.keys import cache_prefix
 from batcher.errors import (
@@ -30,20 +41,11 @@ from batcher.errors import (
     EntryPoisoned,
     Malformed,
     MillraceError,
-    Paused,
-    QueueFull,
     QueueUnavailable,
 )
+from batcher.hub.admission import Admission
 from batcher.messages import Failure, Lane, Outcome, Prediction, decode_cached, decode_result
 
-# Admit only what will be claimed within this share of its budget: the batch itself needs the rest.
-ADMIT_SHARE = 0.5
-# Clients with little waiting (`first`) may exceed the cap by one part in this many.
-FIRST_SHARE = 4
-RETRY_MAX_S = 60.0
-# Retry-After counts on this share of the measured rate: it has whole seconds, so many clients retry at once,
-# and new requests arrive meanwhile.
-PROMISED_SHARE = 0.75
 # Entries that still wait after this time need another worker: a healthy one claims within a few ms.
 WAKE_AGAIN_S = 0.015
 log = logging.getLogger(__name__)
@@ -52,68 +54,10 @@ OUTAGE_GRACE_S = 0.8
 # Results are polled after this time in case a hint was lost.
 LOOK_S = 0.3
 MAX_CANCELLED = 512  # entries that one command cancels
+MAX_TOGETHER = 128  # entries from which on the next request goes with a separate command
 # An entry is polled at growing intervals up to this one.
 LOOK_MAX_S = 1.0
 MAX_POLLED = 500
-
-
-class Admission:
-    """How much may wait in each lane for one API process, and the cost it has shed but expects back.
-
-    `caps` are in estimated tokens, and `rate` is in these per second.
-    """
-
-    def __init__(self, caps: Mapping[str, int]) -> None:
-        self.caps = caps
-        self.rate = 0.0
-        self.pauses: Mapping[str, Pause] = {}
-        # Cost that was shed with a Retry-After, less what the workers could have done since.
-        self._promised = self._promised_at = 0.0
-
-    def check(self, lane: Lane, budget_s: float) -> None:
-        """Raises Paused if the lane is paused and takes no request with this budget."""
-        pause = self.pauses.get(lane)
-        if pause is not None and not pause.admits(budget_s):
-            raise _paused(pause)
-
-    def cap(self, lane: Lane, first: bool, budget_s: float) -> int:
-        """The waiting cost that can be claimed in time: the setting, or less if the workers are slower."""
-        cap = self.caps[lane]
-        if lane == "interactive" and self.rate > 0:
-            able_s = max(budget_s - self.pause_s(lane), 0.0)
-            cap = min(cap, int(self.rate * able_s * ADMIT_SHARE) + 1)
-        return cap + cap // FIRST_SHARE if first else cap
-
-    def refusals(self) -> Iterator[tuple[str, Paused]]:
-        """The lanes whose waiting texts are refused, and the refusal."""
-        for lane, pause in self.pauses.items():
-            if pause.waiting == "refuse" and pause.left_s:
-                yield lane, _paused(pause)
-
-    def pause_s(self, lane: Lane) -> float:
-        """For how long workers claim nothing from the lane."""
-        pause = self.pauses.get(lane)
-        return 0.0 if pause is None else pause.left_s
-
-    def queue_full(self, lane: Lane, waiting: int, cost: int, now: float) -> QueueFull:
-        """The refusal of a request of this `cost`."""
-        wait_s = self.retry_after_s(waiting, cost, now) + self.pause_s(lane)
-        detail = f"the queue is full: {waiting} tokens of text are waiting; try again later"
-        return QueueFull(detail, retry_after_s=wait_s)
-
-    def retry_after_s(self, waiting: int, cost: int, now: float) -> float:
-        """Seconds until the waiting cost and all cost shed before have drained, which spreads retries."""
-        rate = self.rate * PROMISED_SHARE
-        if rate <= 0:
-            return 1.0
-        drained = rate * (now - self._promised_at)
-        self._promised = min(max(self._promised - drained, 0.0) + cost, rate * RETRY_MAX_S)
-        self._promised_at = now
-        return min(max((waiting + self._promised) / rate, 1.0), RETRY_MAX_S)
-
-
-def _paused(pause: Pause) -> Paused:
-    return Paused("an operator has paused this work; try again later", retry_after_s=pause.left_s)
 
 
 @dataclass(slots=True)
@@ -241,6 +185,14 @@ class WakeUps:
                 self._check_in(WAKE_AGAIN_S)
 
 
+class Asked(NamedTuple):
+    """The entries of one request, the number that they have from then on, and the command for them."""
+
+    entries: Sequence[PendingEntry]
+    number: int
+    command: Enqueue
+
+
 class Dispatcher:
     """Enqueues and cancels the entries of one API process. `pending` are those without an outcome, by id."""
 
@@ -258,6 +210,9 @@ class Dispatcher:
         self._admission = admission
         self.wake_ups = WakeUps(pipeline, self.pending)
         self._last_write = self._enqueues = 0
+        # What the next tick enqueues.
+        self._unsent: list[Asked] = []
+        self._unsent_ids: set[str] = set()
         self._unwanted: list[str] = []
 
     def hold(
@@ -331,7 +286,8 @@ class Dispatcher:
     def _enqueue(self, entries: Sequence[PendingEntry]) -> None:
         """Enqueues entries of one request, which is that of the first of them.
 
-        Other requests may have given the rest a later deadline, which the queue keeps.
+        Other requests may have given the rest a later deadline, which the queue keeps. The requests of one
+        tick share a command, which costs much less than one for each.
         """
         one = entries[0]
         deadline = min(entry.deadline for entry in entries)
@@ -349,25 +305,45 @@ class Dispatcher:
             cache_prefix(self._cache_name, one.revision) if one.revision else "",
             one.only,
         )
+        if len(self._unsent_ids) >= MAX_TOGETHER or not self._unsent_ids.isdisjoint(command.ids):
+            self._send()
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._send)
         self._enqueues += 1
         for entry in entries:
             entry.enqueue = self._enqueues
-        reply = self._pipeline.run(command)
-        reply.add_done_callback(partial(self._replied, entries, self._enqueues, self._pipeline.writes))
+        self._unsent.append(Asked(entries, self._enqueues, command))
+        self._unsent_ids.update(command.ids)
 
-    def _replied(
-        self, entries: Sequence[PendingEntry], number: int, write: int, done: asyncio.Future[Enqueued]
-    ) -> None:
+    def _send(self) -> None:
+        if self._unsent:
+            self._run(self._unsent)
+            self._unsent = []
+            self._unsent_ids.clear()
+
+    def _run(self, asked: Sequence[Asked]) -> None:
+        reply = self._pipeline.run(EnqueueAll([one.command for one in asked]))
+        reply.add_done_callback(partial(self._replied, asked, self._pipeline.writes))
+
+    def _replied(self, asked: Sequence[Asked], write: int, done: asyncio.Future[list[Enqueued]]) -> None:
         if error := done.exception():
-            self._refused(entries, error)
+            for one in asked:
+                # Redis may refuse what only one of them needs, such as memory.
+                if len(asked) > 1 and refused(error):
+                    self._run([one])
+                else:
+                    self._refused(one.entries, error)
             return
         self.counts.round_trips += write != self._last_write
         self._last_write = write
-        enqueued = done.result()
         now = asyncio.get_running_loop().time()
-        if isinstance(enqueued, Full):
-            self._full(entries, number, enqueued.waiting, now)
-            return
+        for one, enqueued in zip(asked, done.result(), strict=True):
+            if isinstance(enqueued, Full):
+                self._full(one.entries, one.number, enqueued.waiting, now)
+            else:
+                self._accepted(one.entries, enqueued, now)
+
+    def _accepted(self, entries: Sequence[PendingEntry], enqueued: Accepted, now: float) -> None:
         self.wake_ups.queued(enqueued.idle)
         for entry, state in zip(entries, enqueued.states, strict=True):
             if new := entry.asked_at == math.inf:
@@ -418,6 +394,7 @@ class Dispatcher:
 
     def _cancel(self) -> None:
         """Cancels entries, except those that a new request waits for by now."""
+        self._send()
         ids = [one for one in self._unwanted if one not in self.pending]
         self._unwanted = []
         for at in range(0, len(ids) if self._outage.over else 0, MAX_CANCELLED):

@@ -21,12 +21,14 @@ from batcher.core.commands import (
     Complete,
     Completed,
     Enqueue,
+    EnqueueAll,
     Full,
     HeartbeatReply,
     Lend,
     NoteRefused,
     Outcomes,
     SendHeartbeat,
+    State,
     UsageRow,
     Wake,
 )
@@ -964,6 +966,36 @@ def test_an_enqueue_says_whether_there_was_a_worker_to_wake(bench: Bench) -> Non
     (one, _) = idle_workers(bench, "one", "two")
     enqueues = [Enqueue([text], [text], [10], "a", "interactive", 10_000, 1000) for text in "abc"]
     assert [accepted.idle for accepted in one.run(enqueues)] == [1, 0, -1]
+
+
+def test_requests_of_one_call_are_enqueued_as_if_each_had_its_own(bench: Bench) -> None:
+    (worker,) = idle_workers(bench, "one")
+    bench.ask("old", lane="bulk")
+    worker.claim(10, 100, 100)
+    result = Prediction(fragment(("N", "P"), (0.5, 0.5)), MODEL["revision"], 3).encode()
+    worker.complete([("old", result)])
+
+    def request(*ids: str, lane: Any = "interactive", cap: int = 25, **terms: Any) -> Enqueue:
+        return Enqueue(ids, ids, [10] * len(ids), "a", lane, 10_000, cap, **terms)
+
+    requests = [
+        request("a", "b", trace="t1"),
+        request("c"),
+        request("d", "old", cap=1000, first=True),
+        request("e", lane="bulk"),
+    ]
+    (answers,) = worker.run([EnqueueAll(requests)])
+    kinds = [answer.waiting if isinstance(answer, Full) else [*answer.states] for answer in answers]
+    old = State("known", result)
+    queued = State("queued")
+    assert kinds == [[queued] * 2, 20, [queued, old], [queued]], "only the second one found the lane full"
+    assert bench.client.hmget(f"{bench.P}:waiting", "interactive", "bulk") == [b"30", b"10"]
+    claimed = worker.claim(10, 100, 100)
+    assert [(entry.id, entry.lane, entry.trace) for entry in claimed.entries] == [
+        ("d", "interactive", ""),
+        ("a", "interactive", "t1"),
+        ("b", "interactive", "t1"),
+    ], "priority goes before what this call has enqueued, and bulk entries have a share"
 
 
 def test_what_bulk_leaves_of_its_share_goes_to_interactive_texts(bench: Bench) -> None:

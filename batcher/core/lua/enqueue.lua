@@ -1,22 +1,29 @@
--- Requests results: each id is answered, joined to an existing entry, or queued. If the lane is full, none of them is.
--- ARGV: api, lane, budget_ms, keep_ms, cap (waiting cost of the lane), trace (or -), first (1: ahead of others in its lane),
---       cache key prefix (empty if the cache is elsewhere), the only revision whose stored results may answer (empty: all that
---       are served), then id, text, cost for each.
--- Returns {'full', waiting cost} or, for each id, {its cached result} | its result | 'joined' | 'queued'; at the end, if any
--- was queued, how many workers are still idle, or -1 if there was none to wake.
-local api, lane, cap, trace, cache_prefix, only = ARGV[1], ARGV[2], tonumber(ARGV[5]), ARGV[6], ARGV[8], ARGV[9]
-local first = ARGV[7] == '1' and lane == 'interactive'
+-- Requests results for one request after another: each id is answered, joined to an existing entry, or queued. If the lane is full,
+-- none of the ids of a request is. No id may occur in two requests.
+-- ARGV: api, keep_ms, then for each request: how many ids, lane, budget_ms, cap (waiting cost of the lane), trace (or -), first (1: ahead
+--       of others in its lane), cache key prefix (empty if the cache is elsewhere), the only revision whose stored results may answer
+--       (empty: all that are served), then id, text, cost for each.
+-- Returns for each request how much waits if the lane is full, else for each id {its cached result} | its result | 'joined' | 'queued';
+-- at the end how many workers are still idle (-1: there was none to wake), or 0 if nothing was queued that a worker may take.
+local api, keep = ARGV[1], tonumber(ARGV[2])
 now = queue_clock()
-local deadline, keep = now + tonumber(ARGV[3]), tonumber(ARGV[4])
-local states, keys, cached, results, count, fresh_cost = {}, {}, {}, {}, 0, 0
-for i = 10, #ARGV, 3 do
-  local id = ARGV[i]
-  count = count + 1
-  keys[count], results[count] = entry_key(id), result_key(id)
-  if cache_prefix ~= '' then cached[count] = cache_prefix .. id end
+-- `keys` has the keys of the result and of the entry of each text in turn, and `found` what they hold.
+local requests, keys, cached, looks = {}, {}, {}, false
+local FIELDS, i, count = 8, 3, 0
+while ARGV[i] do
+  local ends, prefix = i + FIELDS + 3 * ARGV[i], ARGV[i + 6]
+  requests[#requests + 1] = i
+  looks = looks or prefix ~= ''
+  for at = i + FIELDS, ends - 1, 3 do
+    local id = ARGV[at]
+    count = count + 1
+    keys[2 * count - 1], keys[2 * count] = result_key(id), entry_key(id)
+    cached[count] = prefix ~= '' and prefix .. id or keys[2 * count]
+  end
+  i = ends
 end
-cached, results = values_of(cached), values_of(results)
-local entries = call_in_chunks(keys, 'EXISTS') > 0 and values_of(keys) or {}
+cached = looks and values_of(cached) or {}
+local found = values_of(keys)
 
 -- True if the revision is the current one or a live worker runs it.
 local serving = {}
@@ -33,82 +40,111 @@ end
 
 -- True if a result stored for earlier callers may answer a new request. A failure (which has no second line) may not,
 -- except poison; neither may a prediction of a model that no longer serves.
-local function is_reusable(result)
+local function is_reusable(result, only)
   if string.sub(result, -1) == '\n' then return string.find(result, '"poison"', 1, true) end
   local revision = string.match(result, '^[^\n%[]*%["([^"]*)", "[^\n]*"%]\n')
   if only ~= '' and revision ~= only then return false end
   return revision and is_serving(revision)
 end
 
-for n = 1, count do
-  local known, result = cached[n], results[n]
-  if result and not is_reusable(result) then result = false end
-  if known then
-    states[n] = { known }
-  elseif result then
-    states[n] = result
-  elseif entries[n] and string.find(entries[n], ASKED) then
-    states[n] = 'joined'
-  else
-    states[n] = 'queued'
-    fresh_cost = fresh_cost + ARGV[9 + 3 * n]
+-- How many entries each lane has, what waits in it, and what this call adds.
+local lengths, waiting, added = {}, {}, {}
+local reply, n = {}, 0
+for r, at in ipairs(requests) do
+  local lane, looks, only = ARGV[at + 1], ARGV[at + 6] ~= '', ARGV[at + 7]
+  local states, fresh_cost = {}, 0
+  for k = 1, ARGV[at] do
+    n = n + 1
+    local known, result, entry = looks and cached[n], found[2 * n - 1], found[2 * n]
+    if known then
+      states[k] = { known }
+    elseif result and is_reusable(result, only) then
+      states[k] = result
+    elseif entry and string.find(entry, ASKED) then
+      states[k] = 'joined'
+    else
+      states[k] = 'queued'
+      fresh_cost = fresh_cost + ARGV[at + FIELDS + 3 * k - 1]
+    end
+  end
+  reply[r] = states
+  if fresh_cost > 0 then
+    if not waiting[lane] then
+      lengths[lane] = redis.call('LLEN', lane_list(lane))
+      waiting[lane] = lengths[lane] > 0 and tonumber(redis.call('HGET', WAITING, lane)) or 0
+    end
+    local before = waiting[lane]
+    if before > 0 and before + fresh_cost > tonumber(ARGV[at + 3]) then
+      reply[r] = before
+    else
+      waiting[lane], added[lane] = before + fresh_cost, (added[lane] or 0) + fresh_cost
+    end
   end
 end
-
-if fresh_cost > 0 then
-  local waiting = redis.call('LLEN', lane_list(lane)) > 0 and tonumber(redis.call('HGET', WAITING, lane)) or 0
-  if waiting > 0 and waiting + fresh_cost > cap then return { 'full', waiting } end
-  -- This is the first write, so a Redis whose memory is full refuses new entries.
-  redis.call('HSET', WAITING, lane, waiting + fresh_cost)
+-- This is the first write, so a Redis whose memory is full refuses new entries.
+for lane in pairs(added) do
+  redis.call('HSET', WAITING, lane, waiting[lane])
   redis.call('PEXPIRE', WAITING, WAITING_MS)
 end
 
-local pushed, ahead, queued = {}, {}, 0
--- The parts that all new entries of this call share.
-local head, tail = string.format('%.0f %s ', deadline, lane), string.format(' %.0f %s %s\n', now, trace, api)
-local life = digits(ARGV[3] + keep)
-for n, state in ipairs(states) do
-  local i = 7 + 3 * n
-  local id, key = ARGV[i], keys[n]
-  if state == 'queued' then
-    redis.call('SET', key, head .. ARGV[i + 2] .. tail .. ARGV[i + 1], 'PX', life)
-    -- A result that may not be reused must not answer this request either, if its entry is lost.
-    if results[n] then redis.call('DEL', result_key(id)) end
-    queued = queued + 1
-    pushed[queued] = id
-  elseif state == 'joined' then
-    local old_deadline, old_lane, cost, enqueued, old_trace, names, text = string.match(entries[n], ASKED)
-    local waits = not read_claim(id)
-    if first and waits then ahead[#ahead + 1] = id end
-    if not string.find(' ' .. names .. ' ', ' ' .. api .. ' ', 1, true) then names = names .. ' ' .. api end
-    -- An interactive request joins an entry that a job has queued: it moves to the interactive lane, and its old place is
-    -- skipped later.
-    if lane == 'interactive' and old_lane == 'bulk' and waits then
-      old_lane = lane
-      subtract_cost('bulk', cost)
-      add_waiting(lane, cost)
-      queued = queued + 1
-      pushed[queued] = id
-    end
-    local latest = math.max(tonumber(old_deadline), deadline)
-    write_entry(key, latest, old_lane, cost, enqueued, old_trace, names, text, 'PX', digits(latest - now + keep))
-  end
-end
+local pushed, ahead = { interactive = {}, bulk = {} }, {}
 -- If others wait, priority entries get two places: one ahead of the lane, and one in it, which autoscaling counts.
-if first and redis.call('LLEN', Q) > 0 then
-  for _, id in ipairs(pushed) do ahead[#ahead + 1] = id end
+local others_wait = (lengths.interactive or 0) > 0
+-- The parts that all new entries of a request share, and often those of the next one.
+local shared, head, tail, life = nil, nil, nil, nil
+n = 0
+for r, at in ipairs(requests) do
+  local lane, budget, trace, states = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4], reply[r]
+  local first, places = ARGV[at + 5] == '1' and lane == 'interactive', pushed[lane]
+  local deadline, before = now + budget, #places
+  if shared ~= lane .. budget .. trace then
+    shared = lane .. budget .. trace
+    head, tail = string.format('%.0f %s ', deadline, lane), string.format(' %.0f %s %s\n', now, trace, api)
+    life = digits(budget + keep)
+  end
+  for k = 1, type(states) == 'table' and ARGV[at] or 0 do
+    local state, i, key = states[k], at + FIELDS + 3 * k - 3, keys[2 * n + 2 * k]
+    local id = ARGV[i]
+    if state == 'queued' then
+      redis.call('SET', key, head .. ARGV[i + 2] .. tail .. ARGV[i + 1], 'PX', life)
+      -- A result that may not be reused must not answer this request either, if its entry is lost.
+      if found[2 * n + 2 * k - 1] then redis.call('DEL', result_key(id)) end
+      places[#places + 1] = id
+    elseif state == 'joined' then
+      local old_deadline, old_lane, cost, enqueued, old_trace, names, text = string.match(found[2 * n + 2 * k], ASKED)
+      local waits = not read_claim(id)
+      if first and waits then ahead[#ahead + 1] = id end
+      if not string.find(' ' .. names .. ' ', ' ' .. api .. ' ', 1, true) then names = names .. ' ' .. api end
+      -- An interactive request joins an entry that a job has queued: it moves to the interactive lane, and its old place is
+      -- skipped later.
+      if lane == 'interactive' and old_lane == 'bulk' and waits then
+        old_lane = lane
+        subtract_cost('bulk', cost)
+        add_waiting(lane, cost)
+        added[lane] = added[lane] or 1
+        places[#places + 1] = id
+      end
+      local latest = math.max(tonumber(old_deadline), deadline)
+      write_entry(key, latest, old_lane, cost, enqueued, old_trace, names, text, 'PX', digits(latest - now + keep))
+    end
+  end
+  n = n + ARGV[at]
+  if first and others_wait then
+    for k = before + 1, #places do ahead[#ahead + 1] = places[k] end
+  end
+  others_wait = others_wait or lane == 'interactive' and not first and #places > before
 end
 if #ahead > 0 then
   call_in_chunks(ahead, 'RPUSH', FIRST)
   redis.call('PEXPIRE', FIRST, 120000)
   add_waiting('void', #ahead)
 end
-if queued > 0 then
-  call_in_chunks(pushed, 'RPUSH', lane_list(lane))
-  if is_paused(lane) then
-    states[#states + 1] = 0
-  else
-    states[#states + 1] = wake_for(math.max(fresh_cost, 1)) > 0 and redis.call('ZCARD', IDLE) or -1
+local cost = 0
+for lane, places in pairs(pushed) do
+  if #places > 0 then
+    call_in_chunks(places, 'RPUSH', lane_list(lane))
+    if not is_paused(lane) then cost = cost + added[lane] end
   end
 end
-return states
+reply[#reply + 1] = cost == 0 and 0 or wake_for(cost) > 0 and redis.call('ZCARD', IDLE) or -1
+return reply

@@ -10,10 +10,11 @@ import pytest
 import redis
 
 from batcher.connection.outage import Outage
-from batcher.core.commands import Accepted, Cancel, Enqueue, Full, State
+from batcher.core.commands import Accepted, Cancel, Enqueue, EnqueueAll, Full, State
 from batcher.core.holds import Pause
 from batcher.errors import Paused, QueueFull, QueueUnavailable
-from batcher.hub.dispatcher import Admission, Dispatcher
+from batcher.hub.admission import Admission
+from batcher.hub.dispatcher import MAX_TOGETHER, Dispatcher
 from batcher.messages import Lane, Prediction
 
 
@@ -32,7 +33,7 @@ class Made:
         self.dispatcher = Dispatcher(pipeline, "t", "api", self.outage, admission)
 
     def run(self, command: Any) -> asyncio.Future[Any]:
-        self.commands.append(command)
+        self.commands += command.requests if isinstance(command, EnqueueAll) else [command]
         answer = asyncio.get_running_loop().create_future()
         self.answers.append(answer)
         if self.error is not None:
@@ -49,6 +50,7 @@ class Made:
 async def test_a_pause_that_refuses_withdraws_what_waits_in_its_lane() -> None:
     made = Made()
     held = made.ask("interactive", "x", "y") | made.ask("bulk", "z")
+    await asyncio.sleep(0)
     made.dispatcher.pause({"interactive": Pause("refuse", time.monotonic() + 60)})
     await asyncio.sleep(0)
     assert [command.ids for command in made.commands] == [["x", "y"], ["z"], ["x", "y"]]
@@ -65,6 +67,7 @@ async def test_finding_45_a_text_that_another_request_waits_for_does_not_lend_it
     made.dispatcher.hold([("x", "text")], now + 60, "interactive", "old", True, "r1")
     made.dispatcher.hold([("x", "text"), ("y", "text")], now + 61, "bulk", "new", False, "")
     made.dispatcher.hold([("x", "text"), ("z", "text")], now + 1, "interactive", "short", True, "")
+    await asyncio.sleep(0)
     raised, short = made.commands[1:]
     assert (raised.ids, raised.lane, raised.trace, raised.first) == (["y", "x"], "bulk", "new", False)
     assert raised.cache == ""
@@ -79,6 +82,7 @@ async def test_a_request_that_brings_priority_to_a_text_does_not_shorten_its_dea
     now = asyncio.get_running_loop().time()
     made.dispatcher.hold([("x", "text")], now + 60, "interactive", "patient", False, "")
     made.dispatcher.hold([("x", "text")], now + 1, "interactive", "hurried", True, "")
+    await asyncio.sleep(0)
     entry = made.dispatcher.pending["x"]
     assert (entry.deadline, entry.first) == (now + 60, True)
     assert [command.first for command in made.commands] == [False, True]
@@ -89,7 +93,8 @@ async def test_finding_47_a_refused_request_leaves_a_text_that_gained_priority_t
     now = asyncio.get_running_loop().time()
 
     async def answer(number: int, enqueued: Any) -> None:
-        made.answers[number].set_result(enqueued)
+        await asyncio.sleep(0)
+        made.answers[number].set_result([enqueued])
         await asyncio.sleep(0)
 
     accepted = Accepted([State("queued")], 0)
@@ -119,8 +124,10 @@ async def test_a_result_that_was_computed_while_a_request_waited_does_not_count_
     ]
     known = made.dispatcher.hold([("y", "text")], now + 60, "interactive", "-", False, "r1")["y"]
     # Replies that arrive together are read at the same time of the loop.
-    for answer, state in zip(made.answers, ("queued", "cached", "cached"), strict=True):
-        answer.set_result(Accepted([State(state, raw)], 0))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    queued, cached = (Accepted([State(kind, raw)], 0) for kind in ("queued", "cached"))  # type: ignore[arg-type]
+    for answer, accepted in zip(made.answers, ([queued], [cached, cached]), strict=True):
+        answer.set_result(accepted)
     await asyncio.sleep(0)
     assert [entry.future.result().cached for entry in (*entries, known)] == [False, False, True]
 
@@ -130,6 +137,7 @@ async def test_a_text_that_gets_priority_lends_its_budget_to_no_other_text() -> 
     now = asyncio.get_running_loop().time()
     made.dispatcher.hold([("x", "text")], now + 60, "interactive", "-", False, "")
     made.dispatcher.hold([("x", "text"), ("y", "text")], now + 1, "interactive", "-", True, "")
+    await asyncio.sleep(0)
     assert made.commands[1].ids == ["y", "x"]
     assert 900 < made.commands[1].budget_ms <= 1000
 
@@ -175,6 +183,7 @@ async def test_what_redis_lost_is_asked_for_again_while_time_is_left() -> None:
     held["x"].deadline = asyncio.get_running_loop().time() + 0.01
     for entry in held.values():
         made.dispatcher.again(entry)
+    await asyncio.sleep(0)
     assert [command.ids for command in made.commands] == [["x", "y"], ["y"]]
     assert made.dispatcher.counts.asked_again == 1
 
@@ -188,8 +197,40 @@ async def test_redis_is_lost_if_it_does_not_answer_a_cancel_and_not_if_it_refuse
 ) -> None:
     made = Made()
     held = made.ask("interactive", "x")
+    await asyncio.sleep(0)
     made.error = error
     made.dispatcher.let_go(held.values())
     await asyncio.sleep(0.01)
     assert [command.ids for command in made.commands] == [["x"], ["x"]]
     assert made.outage.over is not lost
+
+
+async def test_the_requests_of_one_tick_share_a_command_up_to_a_size() -> None:
+    made = Made()
+    held = [made.ask("interactive", f"a{number}") for number in range(3)]
+    await asyncio.sleep(0)
+    made.answers[0].set_result([Accepted([State("queued")], 0), Full(1000), Accepted([State("queued")], 0)])
+    await asyncio.sleep(0)
+    assert len(made.answers) == 1
+    states = [entry.future.done() for entries in held for entry in entries.values()]
+    assert states == [False, True, False], "the lane was full for the second one only"
+    for number in range(MAX_TOGETHER + 1):
+        made.ask("interactive", f"b{number}")
+    await asyncio.sleep(0)
+    assert len(made.answers) == 3
+    assert len(made.commands) == 3 + MAX_TOGETHER + 1
+
+
+async def test_what_redis_refuses_for_several_requests_is_asked_for_one_by_one() -> None:
+    made = Made()
+    x, y = (made.ask("interactive", one)[one] for one in "xy")
+    await asyncio.sleep(0)
+    made.answers[0].set_exception(redis.exceptions.OutOfMemoryError("used memory > 'maxmemory'."))
+    await asyncio.sleep(0)
+    assert [command.ids for command in made.commands] == [["x"], ["y"], ["x"], ["y"]]
+    made.answers[1].set_exception(redis.exceptions.OutOfMemoryError("used memory > 'maxmemory'."))
+    raw = Prediction(b'[{"label":"A","score":1.0}]', "r1", 3).encode()
+    made.answers[2].set_result([Accepted([State("known", raw)], 0)])
+    await asyncio.sleep(0)
+    assert isinstance(x.future.exception(), QueueUnavailable)
+    assert isinstance(y.future.result(), Prediction)
