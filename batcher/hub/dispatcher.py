@@ -54,7 +54,7 @@ OUTAGE_GRACE_S = 0.8
 # Results are polled after this time in case a hint was lost.
 LOOK_S = 0.3
 MAX_CANCELLED = 512  # entries that one command cancels
-MAX_TOGETHER = 128  # entries from which on the next request goes with a separate command
+MAX_TOGETHER = 2048  # estimated tokens from which on the next request goes with a separate command
 # An entry is polled at growing intervals up to this one.
 LOOK_MAX_S = 1.0
 MAX_POLLED = 500
@@ -213,6 +213,7 @@ class Dispatcher:
         # What the next tick enqueues.
         self._unsent: list[Asked] = []
         self._unsent_ids: set[str] = set()
+        self._unsent_cost = 0
         self._unwanted: list[str] = []
 
     def hold(
@@ -305,7 +306,7 @@ class Dispatcher:
             cache_prefix(self._cache_name, one.revision) if one.revision else "",
             one.only,
         )
-        if len(self._unsent_ids) >= MAX_TOGETHER or not self._unsent_ids.isdisjoint(command.ids):
+        if self._unsent_cost >= MAX_TOGETHER or not self._unsent_ids.isdisjoint(command.ids):
             self._send()
         if not self._unsent:
             asyncio.get_running_loop().call_soon(self._send)
@@ -314,12 +315,14 @@ class Dispatcher:
             entry.enqueue = self._enqueues
         self._unsent.append(Asked(entries, self._enqueues, command))
         self._unsent_ids.update(command.ids)
+        self._unsent_cost += sum(command.costs)
 
     def _send(self) -> None:
         if self._unsent:
             self._run(self._unsent)
             self._unsent = []
             self._unsent_ids.clear()
+            self._unsent_cost = 0
 
     def _run(self, asked: Sequence[Asked]) -> None:
         reply = self._pipeline.run(EnqueueAll([one.command for one in asked]))

@@ -15,7 +15,7 @@ import pytest
 import redis.asyncio
 
 from batcher.connection.pipeline import PendingCommand, Pipeline
-from batcher.core.commands import Command, Enqueue
+from batcher.core.commands import Command, EnqueueAll
 from batcher.core.keys import cache_key
 from batcher.errors import (
     BudgetExceeded,
@@ -212,7 +212,7 @@ async def test_a_redis_whose_scripts_may_not_read_the_cache_is_asked_again_witho
     run = Pipeline.run
 
     def refusing(pipeline: Pipeline, command: Command[Any]) -> asyncio.Future[Any]:
-        if isinstance(command, Enqueue) and command.cache:
+        if isinstance(command, EnqueueAll) and command.requests[0].cache:
             refused = asyncio.get_running_loop().create_future()
             refused.set_exception(redis.exceptions.ResponseError("a non local key"))
             return refused
@@ -449,7 +449,7 @@ async def test_finding_15_what_shares_a_round_trip_is_bounded_in_bytes(
 
     def packing(pipeline: Pipeline, exchange: PendingCommand) -> bytes:
         packed = pack(pipeline, exchange)
-        if isinstance(exchange.command, Enqueue):
+        if isinstance(exchange.command, EnqueueAll):
             sent.append((pipeline._sent_bytes, len(packed)))
         return packed
 
@@ -460,7 +460,7 @@ async def test_finding_15_what_shares_a_round_trip_is_bounded_in_bytes(
     ]
     small = [asyncio.create_task(ask(hub, f"small {n}", lane="bulk")) for n in range(40)]
     await until(lambda: hub.counts.queued == 40 * 50 + 40)
-    assert len(sent) == 80
+    assert 40 < len(sent) < 80, "long requests have a command each"
     assert max(under_way for under_way, _ in sent) < 2 << 20, "more waits until a reply has arrived"
     assert sum(size for _, size in sent) > 3 * (2 << 20)
     assert hub.counts.round_trips < 20, "they do share round trips"

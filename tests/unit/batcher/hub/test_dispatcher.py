@@ -14,7 +14,7 @@ from batcher.core.commands import Accepted, Cancel, Enqueue, EnqueueAll, Full, S
 from batcher.core.holds import Pause
 from batcher.errors import Paused, QueueFull, QueueUnavailable
 from batcher.hub.admission import Admission
-from batcher.hub.dispatcher import MAX_TOGETHER, Dispatcher
+from batcher.hub.dispatcher import MAX_TOGETHER, Dispatcher, estimate_cost
 from batcher.messages import Lane, Prediction
 
 
@@ -214,11 +214,12 @@ async def test_the_requests_of_one_tick_share_a_command_up_to_a_size() -> None:
     assert len(made.answers) == 1
     states = [entry.future.done() for entries in held for entry in entries.values()]
     assert states == [False, True, False], "the lane was full for the second one only"
-    for number in range(MAX_TOGETHER + 1):
+    cost = estimate_cost("text")
+    for number in range(MAX_TOGETHER // cost + 2):
         made.ask("interactive", f"b{number}")
     await asyncio.sleep(0)
     assert len(made.answers) == 3
-    assert len(made.commands) == 3 + MAX_TOGETHER + 1
+    assert len(made.commands) == 3 + MAX_TOGETHER // cost + 2
 
 
 async def test_what_redis_refuses_for_several_requests_is_asked_for_one_by_one() -> None:
