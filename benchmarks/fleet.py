@@ -111,9 +111,9 @@ def run_workers(urls: Sequence[str], homes: int, first: int, count: int, pipe: C
     from batcher.connection.clients import connect
     from batcher.settings import WorkerSettings
     from batcher.shards import Shard, shards_of
-    from batcher.worker.exchange import Queues
     from batcher.worker.heartbeat import HeartbeatQueue
     from batcher.worker.loop import Worker
+    from batcher.worker.queue import Queues
     from model_store.stub import StubClassifier
 
     settings = WorkerSettings(redis_url=SecretStr(" ".join(urls)))

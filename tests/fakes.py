@@ -16,9 +16,9 @@ from batcher.hub.hub import ShardHub
 from batcher.messages import Entry, Lane, entry_id
 from batcher.settings import QueueSettings, WorkerSettings
 from batcher.shards import Shard
-from batcher.worker.exchange import Queues
 from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.host import Host
+from batcher.worker.queue import Queues
 from model_store.stub import StubClassifier
 
 LOST = redis.exceptions.ConnectionError("gone")
@@ -222,6 +222,12 @@ class FakeQueue:
         self.wait(block_s)
         claimed: Claimed = self.run([command])[0]
         return claimed
+
+    def complete_and_wait(
+        self, complete: Complete, block_s: float, command: Claim, completed: Callable[[Completed], None]
+    ) -> Claimed:
+        completed(self.run([complete])[0])
+        return self.wait_and_claim(block_s, command)
 
     def claim_command(
         self, entries: int, cost: int, bulk_cost: int, free: bool, waits: bool, idle_ms: int

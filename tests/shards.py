@@ -18,10 +18,10 @@ from batcher.settings import QueueSettings, WorkerSettings
 from batcher.shards import shard_of, shards_of
 from batcher.worker.building import LoadedModel, build_worker, load_one
 from batcher.worker.cache_writer import connect_writer
-from batcher.worker.exchange import Queues
 from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability
+from batcher.worker.queue import Queues
 from model_store.stub import StubClassifier
 from tests.answers import right
 from tests.fakes import counted, heartbeat_queue, shard_hub

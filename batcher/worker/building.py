@@ -29,10 +29,11 @@ from batcher.settings import WorkerSettings
 from batcher.shards import Shard
 from batcher.version import process_name
 from batcher.worker.cache_writer import CacheWriter, ShardedCacheWriter, connect_writer
-from batcher.worker.exchange import WAIT_S, Q, Queues, WorkerQueue
+from batcher.worker.exchange import WAIT_S
 from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import Worker
 from batcher.worker.observability import Observability, probes
+from batcher.worker.queue import Q, Queues, WorkerQueue
 from batcher.worker.several import LIST_EVERY_S, Listing, Repeated, SeveralWorkers
 from batcher.worker.stats import Remember
 from model_store import Classifier, ModelError, ModelInfo, hardware, load

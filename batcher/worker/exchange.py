@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from batcher.connection.clients import Redis, round_trip
-from batcher.connection.outage import REDIS_ERRORS, NoScriptError, Outage
-from batcher.core.commands import Claim, Claimed, Command, Complete, Completed, Release
-from batcher.core.keys import cache_prefix
+from batcher.connection.outage import REDIS_ERRORS, Outage
+from batcher.core.commands import Claim, Claimed, Completed
 from batcher.messages import Result
 from batcher.settings import WorkerSettings
-from batcher.shards import Shard
 from batcher.worker.batching import Arrivals, ClaimedTexts, CostModel, InteractiveTraffic
 from batcher.worker.host import Host
+from batcher.worker.queue import Queues
 from model_store import Layout
 
 log = logging.getLogger(__name__)
@@ -37,145 +34,6 @@ AWAY_S = 1.0
 PAUSE_S = 0.02
 
 T = TypeVar("T")
-Q = TypeVar("Q", bound="WorkerQueue")
-OnRoundTrip = Callable[[Sequence[Command[Any]], float, Sequence[Any]], None]
-
-
-class WorkerQueue:
-    """The worker's side, synchronous. The threads of a worker may share one instance.
-
-    Results are cached in this Redis under the name of the shard and `revision`, if the settings say so.
-    `on_round_trip` is called with the seconds of each that succeeds: a failed one counts as an outage.
-    """
-
-    def __init__(
-        self,
-        client: Redis,
-        settings: WorkerSettings,
-        shard: Shard,
-        worker: str,
-        *,
-        revision: str = "",
-        on_round_trip: OnRoundTrip | None = None,
-    ) -> None:
-        self.prefix = shard.prefix
-        self.worker = worker
-        self._client: Any = client  # redis-py does not annotate execute_command
-        self._lease_ms = settings.lease_ms
-        self._max_attempts = settings.max_attempts
-        self._result_ms = int(settings.result_ttl_s * 1000)
-        self._cache = cache_prefix(shard.cache_name, revision)
-        self._cache_ms = int(settings.cache_ttl_s * 1000) if settings.cache_here else 0
-        # Whether this is one of several shards, whose workers help each other.
-        self._helps = len(settings.queue_shards) > 1
-        self._on_round_trip = on_round_trip
-        self._wake_list = f"{self.prefix}:wake:{worker}"
-
-    def close(self) -> None:
-        """Closes the client."""
-        self._client.close()
-
-    def run(self, commands: Sequence[Command[Any]]) -> list[Any]:
-        """Runs scripts in one round trip and reads their replies. Raises the first error among them."""
-        began = time.perf_counter()
-        replies = round_trip(self._client, [command.words(self.prefix, known=True) for command in commands])
-        answers = [self._read(command, replies.pop(0)) for command in commands]
-        if self._on_round_trip is not None:
-            self._on_round_trip(commands, time.perf_counter() - began, answers)
-        return answers
-
-    def _read(self, command: Command[Any], reply: Any) -> Any:
-        """Reads a reply. Only a script that the server does not know is sent again.
-
-        A claim that has run must not run twice: the first one's entries would wait for their leases to end.
-        """
-        if isinstance(reply, NoScriptError):
-            reply = self._client.execute_command(*command.words(self.prefix, known=False))
-        if isinstance(reply, Exception):
-            try:
-                raise reply
-            finally:
-                del reply  # it refers to this frame
-        return command.read(reply)
-
-    def wait(self, block_s: float) -> bool:
-        """Blocks until this worker is woken, for at most `block_s`. Claims nothing."""
-        return bool(self._client.blpop([self._wake_list], block_s))
-
-    def wait_and_claim(self, block_s: float, command: Claim) -> Claimed:
-        """Blocks like `wait`, then runs the claim `command`, all in one round trip.
-
-        If the process ends while it waits, its connection is closed and the claim does not run.
-        """
-        wait = ("BLPOP", self._wake_list, block_s)
-        woken, reply = round_trip(self._client, [wait, command.words(self.prefix, known=True)])
-        claimed: Claimed = self._read(command, reply)
-        if isinstance(woken, Exception) and not claimed.entries:
-            raise woken
-        return claimed
-
-    def claim_command(
-        self,
-        entries: int,
-        cost: int,
-        bulk_cost: int,
-        free: bool = True,
-        waits: bool = False,
-        idle_ms: int = -1,
-    ) -> Claim:
-        """The command for a claim. Pass `waits` for `wait_and_claim`."""
-        limits = entries, cost, bulk_cost
-        return Claim(self.worker, *limits, self._lease_ms, self._max_attempts, free, waits, idle_ms)
-
-    def complete_command(self, results: Iterable[tuple[str, bytes]], idle: bool = False) -> Complete:
-        """The command that sends results: (id, encoded result) of each."""
-        pairs = list(results)
-        ids = [entry for entry, _ in pairs]
-        encoded = [result for _, result in pairs]
-        cache = self._cache, self._cache_ms
-        return Complete(self.worker, ids, encoded, self._result_ms, *cache, idle, self._helps)
-
-    @property
-    def remembers(self) -> bool:
-        """Whether completing an entry also caches its result."""
-        return self._cache_ms > 0
-
-    def read_completed(self, completed: Completed) -> int:
-        """How many entries were still waiting for their results.
-
-        If Redis refuses to cache results for a reason other than its memory, this queue caches no more.
-        """
-        if completed.refusal and "OOM" not in completed.refusal:
-            self._cache_ms = 0
-            message = "writing the cache separately from now on: %s"
-            log.warning(message, completed.refusal, extra={"action": "cache.apart"})
-        return completed.answered
-
-    def claim(self, entries: int, cost: int, bulk_cost: int, free: bool = True, idle_ms: int = -1) -> Claimed:
-        claimed: Claimed
-        (claimed,) = self.run([self.claim_command(entries, cost, bulk_cost, free, idle_ms=idle_ms)])
-        return claimed
-
-    def complete(self, results: Iterable[tuple[str, bytes]], idle: bool = False) -> int:
-        (completed,) = self.run([self.complete_command(results, idle)])
-        return self.read_completed(completed)
-
-    def release(self, ids: Sequence[str]) -> int:
-        (released,) = self.run([Release(ids)])
-        return int(released)
-
-
-class Queues(NamedTuple, Generic[Q]):
-    """The worker side of one queue, with a client each for commands, blocking waits and the heartbeat.
-
-    With several shards, this is shard `number`, at which the worker lives, and `others` are the rest.
-    """
-
-    commands: WorkerQueue
-    waiting: WorkerQueue
-    heartbeat: Q
-    number: int = 0
-    others: tuple[Queues[Q], ...] = ()
 
 
 class ShardExchange:
@@ -202,6 +60,8 @@ class ShardExchange:
         self.arrivals = Arrivals()
         # Whether Redis knows that this worker is idle. If not, the worker must claim before it waits.
         self.idle = False
+        # Whether Redis knows the script that sends results: a claim behind them would run without them.
+        self.knows_script = False
         # Set if there are other shards.
         self.late: Executor | None = None
         self._traffic = InteractiveTraffic()
@@ -251,6 +111,33 @@ class ShardExchange:
             return self._failed(error)
         self._stopping.wait(window_s)
         return self.claim(command)
+
+    def send_and_wait(
+        self, results: Sequence[Result], command: Claim, sent: Callable[[bool], None]
+    ) -> Claimed:
+        """Sends results and waits as `wait` does, in one write.
+
+        Calls `sent` with whether Redis accepted the results, before the wait.
+        """
+        complete = self.queue.complete_command(((entry, result.encode()) for entry, result in results), True)
+        accepted = False
+
+        def completed(answer: Completed) -> None:
+            nonlocal accepted
+            accepted = True
+            self.queue.read_completed(answer)
+            self._sent(results)
+            sent(True)
+
+        try:
+            claimed = self._waiting_queue.complete_and_wait(complete, WAIT_S, command, completed)
+        except REDIS_ERRORS as error:
+            if accepted:
+                return self._failed(error)
+            self.knows_script = False
+            sent(self.send(results, idle=True))
+            return NOTHING
+        return self._taken(claimed, command)
 
     def swap(self, results: Sequence[Result], command: Claim) -> tuple[bool, Claimed]:
         """Sends results and claims in one round trip. Returns whether Redis accepted the results."""
@@ -314,10 +201,11 @@ class ShardExchange:
 
     def _failed(self, error: Exception) -> Claimed:
         self.outage.lost(error)
-        self.idle = False
+        self.idle = self.knows_script = False
         return NOTHING
 
     def _sent(self, results: Sequence[Result]) -> None:
+        self.knows_script = True
         if not self.outage.over:
             self.outage.found()
         self.leases.difference_update([entry for entry, _ in results])
@@ -416,6 +304,16 @@ class Exchange:
         if self._here != self._home:
             self._known_at(self._here, moved=True)
         return self._claimed(self.here.wait(window_s, command), command)
+
+    def send_and_wait(
+        self, results: Sequence[Result], command: Claim, sent: Callable[[bool], None]
+    ) -> Claimed:
+        """Sends results, then waits: in one write if there are no other shards and Redis knows the script."""
+        if self._none or not self.here.knows_script:
+            sent(self.send(results, idle=True))
+            return self.wait(0.0, command) if self.here.idle else NOTHING
+        self._by_origin(results)
+        return self._claimed(self.here.send_and_wait(results, command, sent), command)
 
     def swap(self, results: Sequence[Result], command: Claim) -> tuple[bool, Claimed]:
         parts = self._by_origin(results)

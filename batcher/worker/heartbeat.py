@@ -15,8 +15,8 @@ from typing import Any
 from batcher.connection.outage import REDIS_ERRORS, Outage, reason
 from batcher.core.commands import TEXTS, Answer, EndWait, HeartbeatReply, Question, Retire, SendHeartbeat
 from batcher.settings import WorkerSettings
-from batcher.worker.exchange import Queues, WorkerQueue
 from batcher.worker.host import Host
+from batcher.worker.queue import Queues, WorkerQueue
 
 log = logging.getLogger(__name__)
 # Heartbeats per lease: of a worker that holds leases, and of an idle one.

@@ -12,6 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from batcher.connection.outage import REDIS_ERRORS, reason
@@ -20,10 +21,11 @@ from batcher.core.snapshot import needs_s
 from batcher.messages import Prediction, Result
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import ClaimedTexts, Reason, keep_window_s
-from batcher.worker.exchange import Exchange, Queues
+from batcher.worker.exchange import Exchange
 from batcher.worker.heartbeat import HeartbeatQueue, Heartbeats, Records
 from batcher.worker.host import Host
 from batcher.worker.inference import Faults, FinishedBatch, Inference, Tokenized, measure_long, warm_up
+from batcher.worker.queue import Queues
 from batcher.worker.stats import FOLLOW_UP_S, BatchReport, FollowUp, Remember, WorkerStats, model_record
 from batcher.worker.turns import Turns
 from model_store import Classifier
@@ -183,14 +185,17 @@ class Worker:
             sent, claim = self.exchange.swap(results, self._claim_command(self.budget()))
             self._book(finished, sent)
         else:
-            self._deliver(results, finished, idle=True)
-            if self._stop.is_set() or not self.exchange.here.idle:
-                return
-            budget = self.budget()
             typical = self.stats.typical_tokens
             most_s = self._settings.window_ms / 1000
             window_s = keep_window_s(self.exchange.here.arrivals, self.inference.cost, typical, most_s)
-            claim = self.exchange.wait(window_s, self._claim_command(budget, waits=True))
+            if results and window_s <= 0.0 and not self._stop.is_set():
+                command = self._claim_command(self.budget(), waits=True)
+                claim = self.exchange.send_and_wait(results, command, partial(self._book, finished))
+            else:
+                self._deliver(results, finished, idle=True)
+                if self._stop.is_set() or not self.exchange.here.idle:
+                    return
+                claim = self.exchange.wait(window_s, self._claim_command(self.budget(), waits=True))
         self._keep(self._tokenise(claim, "window" if window_s > 0.0 else "idle"))
 
     def _claim_command(self, budget: int, *, ahead: bool = False, waits: bool = False) -> Claim:

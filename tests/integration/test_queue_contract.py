@@ -39,7 +39,7 @@ from batcher.errors import QueueFull
 from batcher.messages import Failure, Prediction, decode_result, fragment
 from batcher.worker.heartbeat import HeartbeatQueue
 from tests.fakes import heartbeat_queue
-from tests.servers import leftovers
+from tests.servers import RedisServer, leftovers
 from tests.service import wait_until
 
 ANSWER = Prediction(fragment(("N", "P"), (0.25, 0.75)), "rev", 3).encode()
@@ -1185,6 +1185,35 @@ def test_a_claim_that_is_refused_wakes_another_worker(bench: Bench) -> None:
     assert woken(other) == ["other"]
 
 
+@pytest.mark.redis
+def test_results_are_sent_before_the_wait_in_the_same_write(redis_server: RedisServer) -> None:
+    """A fake server runs all commands of a write before it answers the first one."""
+    bench = Bench(redis_server.client())
+    worker = bench.worker()
+    worker.heartbeat([], RECORD, MODEL, 5000)
+    bench.ask("x", "z")
+    assert ids_of(worker.claim(1, 100, 100)) == ["x"]
+    assert ids_of(worker.claim(1, 100, 100)) == ["z"]
+    waits = worker.claim_command(10, 100, 100, waits=True, idle_ms=0)
+    found: list[Any] = []
+
+    def completed(answer: Completed) -> None:
+        found.append((answer.answered, bench.client.exists(f"{bench.P}:entry:x")))
+        bench.ask("y")
+
+    refused = worker.complete_command([("z", ANSWER)])
+    worker.complete([("z", ANSWER)])
+    bench.client.delete(f"{bench.P}:wake:w")
+    claimed = worker.complete_and_wait(worker.complete_command([("x", ANSWER)], True), 5.0, waits, completed)
+    assert found == [(1, 0)]
+    assert ids_of(claimed) == ["y"]
+    bench.client.script_flush()
+    with pytest.raises(redis.exceptions.NoScriptError):
+        worker.complete_and_wait(refused, 60.0, waits, completed)
+    assert len(found) == 1
+    assert worker.complete([("y", ANSWER)]) == 1, "the connection is still of use"
+
+
 def test_of_a_wait_that_fails_the_claim_counts_if_it_brought_something(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1197,7 +1226,7 @@ def test_of_a_wait_that_fails_the_claim_counts_if_it_brought_something(
         answers = round_trip(*arguments)
         return answers if len(answers) == 1 else [refused, *answers[1:]]
 
-    monkeypatch.setattr("batcher.worker.exchange.round_trip", refusing)
+    monkeypatch.setattr("batcher.worker.queue.round_trip", refusing)
     assert ids_of(claim_in_advance(worker)) == ["x"]
     with pytest.raises(redis.exceptions.NoPermissionError):
         claim_in_advance(worker)

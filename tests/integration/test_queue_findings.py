@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 import redis
 from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
 
+from batcher.connection.clients import round_trip
 from batcher.core.commands import (
     TEXTS,
     AddUsage,
@@ -520,14 +521,14 @@ def test_finding_46_a_wake_up_and_its_end_are_one_command(
 ) -> None:
     """If the connection broke between the two, the list of a worker that had stopped was kept forever."""
     sent: list[str] = []
-    execute, thread = redis.client.Pipeline.execute, threading.get_ident()
+    thread = threading.get_ident()
 
-    def recorded(pipe: Any, *args: Any, **options: Any) -> Any:
+    def recorded(client: Any, commands: Sequence[Sequence[Any]]) -> list[Any]:
         if threading.get_ident() == thread:  # a worker of an earlier test may still wait in another
-            sent.extend(words[0] for words, _ in pipe.command_stack)
-        return execute(pipe, *args, **options)
+            sent.extend(words[0] for words in commands)
+        return round_trip(client, commands)
 
-    monkeypatch.setattr(redis.client.Pipeline, "execute", recorded)
+    monkeypatch.setattr("batcher.worker.queue.round_trip", recorded)
     bench.worker("w").wake()
     assert sent == ["EVALSHA"]
     assert bench.client.lrange(f"{bench.P}:wake:w", 0, -1) == [b"1"]

@@ -32,7 +32,7 @@ def _inject_late() -> None:
 
 def _inject_mixed() -> None:
     from batcher.connection.outage import Outage
-    from batcher.worker.exchange import WorkerQueue
+    from batcher.worker.queue import WorkerQueue
 
     found, command, lost = Outage.found, WorkerQueue.complete_command, [False]
 

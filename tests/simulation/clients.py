@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import hiredis
 import redis
 
-from batcher.connection.clients import connect
+from batcher.connection.clients import connect, round_trip
 from tests.fakeredis_patches import encoded
 from tests.simulation.network import Link, Network
 from tests.simulation.threads import Process
@@ -93,21 +93,15 @@ class HubClient:
 
 
 class WorkerClient:
-    """What `WorkerQueue` uses of a client of redis-py, in the threads of one process.
-
-    After a lost connection, commands are sent again, up to `retries` times.
-    """
+    """What `WorkerQueue` uses of a client of redis-py, in the threads of one process, and its pool."""
 
     def __init__(self, network: Network, process: Process, timeout_s: float, retries: int) -> None:
-        self._network, self._process = network, process
-        self._timeout_s, self._retries = timeout_s, retries
-        self._free: list[Link] = []
-
-    def pipeline(self, transaction: bool) -> Commands:
-        return Commands(self)
+        self._make = lambda: WorkerConnection(network, process, timeout_s, retries)
+        self._free: list[WorkerConnection] = []
+        self.connection_pool = self
 
     def execute_command(self, *words: Any) -> Any:
-        (reply,) = self.send([words])
+        (reply,) = round_trip(self, [words])
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -115,31 +109,66 @@ class WorkerClient:
     def blpop(self, keys: Sequence[str], timeout: float) -> Any:
         return self.execute_command("BLPOP", *keys, timeout)
 
-    def close(self) -> None:
-        for link in self._free:
-            link.close()
+    def get_connection(self) -> WorkerConnection:
+        return self._free.pop() if self._free else self._make()
 
-    def send(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
-        encoded = [[_encoded(word) for word in words] for words in commands]
+    def release(self, connection: WorkerConnection) -> None:
+        self._free.append(connection)
+
+    def close(self) -> None:
+        for connection in self._free:
+            connection.disconnect()
+
+
+class WorkerConnection:
+    """What `round_trip` uses of a connection: commands are sent again up to `retries` times."""
+
+    def __init__(self, network: Network, process: Process, timeout_s: float, retries: int) -> None:
+        self._network, self._process = network, process
+        self._timeout_s, self._retries = timeout_s, retries
+        self._left = 0
+        self._link: Link | None = None
+        self._arrived: deque[Any] = deque()
+        self.retry = self
+
+    def call_with_retry(self, do: Callable[[], Any], fail: Callable[[Exception], None]) -> Any:
         for left in range(self._retries, -1, -1):
-            link = self._connected(left)
+            self._left = left
             try:
-                replies = self._exchange(link, encoded)
-            except redis.exceptions.RedisError as error:
-                link.close()
-                if not left or not isinstance(error, redis.exceptions.ConnectionError):
+                return do()
+            except redis.exceptions.ConnectionError as error:
+                fail(error)
+                if not left:
                     raise
                 self._process.sleep(AGAIN_S)
-            else:
-                self._free.append(link)
-                return replies
         raise AssertionError("never reached")
 
-    def _connected(self, retries: int) -> Link:
-        while self._free:
-            if (link := self._free.pop()).open:
-                return link
-        for left in range(retries, -1, -1):
+    def send_packed_command(self, packed: Sequence[bytes]) -> None:
+        reader = hiredis.Reader()
+        for part in packed:
+            reader.feed(part)
+        commands = [*iter(reader.gets, False)]
+        if self._link is None or not self._link.open:
+            self._link = self._connected()
+        self._arrived.clear()
+        self._link.on_reply = self._arrived.append
+        self._link.on_lost = lambda: None
+        self._link.send(commands)
+
+    def read_response(self) -> Any:
+        if not self._arrived:
+            self._await()
+        reply = self._arrived.popleft()
+        if isinstance(reply, Exception):
+            raise _parser.parse_error(str(reply))
+        return reply
+
+    def disconnect(self) -> None:
+        if self._link is not None:
+            self._link.close()
+
+    def _connected(self) -> Link:
+        for left in range(self._left, -1, -1):
             weather = self._network.weather(self._process.name)
             silent_s = weather.silent_until - self._network.loop.time()
             self._process.sleep(
@@ -155,25 +184,10 @@ class WorkerClient:
                 self._process.sleep(AGAIN_S)
         raise redis.exceptions.ConnectionError("refused")
 
-    def _exchange(self, link: Link, commands: Sequence[Sequence[bytes]]) -> list[Any]:
-        arrived: deque[Any] = deque()
-        replies: list[Any] = []
-        link.on_reply = arrived.append
-        link.on_lost = lambda: None
-        link.send(commands)
-        while len(replies) < len(commands):
-            if not arrived:
-                self._await(link, arrived)
-            reply = arrived.popleft()
-            if isinstance(reply, Exception):
-                reply = _parser.parse_error(str(reply))
-                if isinstance(reply, redis.exceptions.ConnectionError):
-                    raise reply
-            replies.append(reply)
-        return replies
-
-    def _await(self, link: Link, arrived: deque[Any]) -> None:
+    def _await(self) -> None:
         """Waits until something arrives. Raises TimeoutError, or ConnectionError once the link is lost."""
+        link, arrived = self._link, self._arrived
+        assert link is not None
 
         def begin(resume: Any) -> None:
             def take(reply: Any) -> None:
@@ -189,28 +203,3 @@ class WorkerClient:
             if link.open:
                 raise redis.exceptions.TimeoutError("no reply in time")
             raise redis.exceptions.ConnectionError("the connection was closed")
-
-
-class Commands:
-    """Commands that leave together."""
-
-    def __init__(self, client: WorkerClient) -> None:
-        self._client = client
-        self._commands: list[Sequence[Any]] = []
-
-    def execute_command(self, *words: Any) -> None:
-        self._commands.append(words)
-
-    def blpop(self, keys: Sequence[str], timeout: float) -> None:
-        self.execute_command("BLPOP", *keys, timeout)
-
-    def execute(self, raise_on_error: bool = True) -> list[Any]:
-        replies = self._client.send(self._commands)
-        for error in replies:
-            if raise_on_error and isinstance(error, Exception):
-                raise error
-        return replies
-
-
-def _encoded(word: Any) -> bytes:
-    return word if isinstance(word, bytes) else str(word).encode()

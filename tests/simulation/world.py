@@ -20,9 +20,10 @@ from batcher.hub.hub import ReplyHub
 from batcher.settings import WorkerSettings
 from batcher.worker import inference as inference_module
 from batcher.worker.batching import CostModel
-from batcher.worker.exchange import WAIT_S, Queues
+from batcher.worker.exchange import WAIT_S
 from batcher.worker.heartbeat import HeartbeatQueue
 from batcher.worker.loop import Worker
+from batcher.worker.queue import Queues
 from model_store import Tokens
 from model_store.stub import StubClassifier
 from tests.fakes import heartbeat_queue, shard_hub

@@ -10,8 +10,8 @@ import pytest
 from batcher.settings import WorkerSettings
 from batcher.worker import building
 from batcher.worker.building import LoadedModels, build_worker
-from batcher.worker.exchange import WorkerQueue
 from batcher.worker.observability import Observability
+from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
 
 HERE, ELSEWHERE = "redis://127.0.0.1:1", "redis://127.0.0.1:2"

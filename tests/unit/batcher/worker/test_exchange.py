@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from batcher.core.commands import Claim, Claimed
@@ -69,6 +71,19 @@ def test_finding_10_no_lease_is_kept_after_an_error_that_was_not_foreseen() -> N
     with pytest.raises(ZeroDivisionError):
         made.exchange.send(RESULTS)
     assert made.exchange.leases == set()
+
+
+@pytest.mark.parametrize("errors", [[None], [("refused", LOST)], [("lost", LOST)], [None, ("lost", LOST)]])
+def test_sending_and_waiting_in_one_write_completes_each_result_once(errors: list[Any]) -> None:
+    made = Made()
+    made.queue.errors = errors
+    command = made.exchange.claim_command(NOTHING_HELD, CostModel.start(), 256, waits=True)
+    sent: list[bool] = []
+    made.exchange.send_and_wait(RESULTS, command, sent.append)
+    assert sent == [True]
+    assert sorted(made.queue.completed) == sorted(entry for entry, _ in RESULTS)
+    assert made.exchange.leases == set()
+    assert made.queue.log.count("complete 2") <= 2 - (len(errors) > 1), "not again for a wait that was lost"
 
 
 @pytest.mark.parametrize("error", [None, ("refused", LOST), ("lost", LOST)])
