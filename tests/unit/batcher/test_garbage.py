@@ -107,29 +107,27 @@ def test_a_batch_stayed_in_memory_until_garbage_was_collected(kinds: list[str], 
     assert not found, "\n".join(found)
 
 
-class RefusingPipeline:
-    """Redis refuses each command. As in redis-py, the error refers to the frame that has all errors."""
+class RefusingConnection:
+    """Redis refuses each command. As in redis-py, the error refers to frames, here one with what was sent."""
 
-    def __init__(self) -> None:
-        self._commands: list[tuple[object, ...]] = []
+    sent: object = None
 
-    def execute_command(self, *words: object, **options: object) -> None:
-        self._commands.append(words)
+    def send_packed_command(self, packed: object) -> None:
+        self.sent = packed
 
-    set = execute_command
+    def read_response(self) -> Any:
+        sent = self.sent
+        assert sent
+        raise redis.exceptions.OutOfMemoryError("command not allowed")
 
-    def execute(self, raise_on_error: bool) -> list[Any]:
-        commands, replies = self._commands, list[Any]()
-        for _ in commands:
-            try:
-                raise redis.exceptions.OutOfMemoryError("command not allowed")
-            except redis.exceptions.RedisError as error:
-                replies.append(error)
-        return replies
+    def disconnect(self) -> None: ...
 
 
 def refusing() -> Any:
-    return SimpleNamespace(pipeline=lambda transaction: RefusingPipeline())
+    connection: Any = RefusingConnection()
+    connection.retry = SimpleNamespace(call_with_retry=lambda attempt, _: attempt())
+    pool = SimpleNamespace(get_connection=lambda: connection, release=lambda _: None)
+    return SimpleNamespace(connection_pool=pool)
 
 
 def large_prediction(text: str) -> Prediction:
