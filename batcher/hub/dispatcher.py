@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from batcher.connection.outage import (
     FULL,
-    REDIS_ERRORS,
     REFUSED,
     Outage,
     full,
@@ -29,7 +28,6 @@ from batcher.core.commands import (
     EnqueueAll,
     Enqueued,
     Full,
-    Outcomes,
     Wake,
     Waking,
 )
@@ -41,11 +39,20 @@ from batcher.errors import (
     EntryPoisoned,
     Malformed,
     MillraceError,
+    Paused,
+    QueueFull,
     QueueUnavailable,
 )
-from batcher.hub.admission import Admission
 from batcher.messages import Failure, Lane, Outcome, Prediction, decode_cached, decode_result
 
+# Admit only what will be claimed within this share of its budget: the batch itself needs the rest.
+ADMIT_SHARE = 0.5
+# Clients with little waiting (`first`) may exceed the cap by one part in this many.
+FIRST_SHARE = 4
+RETRY_MAX_S = 60.0
+# Retry-After counts on this share of the measured rate: it has whole seconds, so many clients retry at once,
+# and new requests arrive meanwhile.
+PROMISED_SHARE = 0.75
 # Entries that still wait after this time need another worker: a healthy one claims within a few ms.
 WAKE_AGAIN_S = 0.015
 log = logging.getLogger(__name__)
@@ -55,9 +62,65 @@ OUTAGE_GRACE_S = 0.8
 LOOK_S = 0.3
 MAX_CANCELLED = 512  # entries that one command cancels
 MAX_TOGETHER = 2048  # estimated tokens from which on the next request goes with a separate command
-# An entry is polled at growing intervals up to this one.
-LOOK_MAX_S = 1.0
-MAX_POLLED = 500
+
+
+class Admission:
+    """How much may wait in each lane for one API process, and the cost it has shed but expects back.
+
+    `caps` are in estimated tokens, and `rate` is in these per second.
+    """
+
+    def __init__(self, caps: Mapping[str, int]) -> None:
+        self.caps = caps
+        self.rate = 0.0
+        self.pauses: Mapping[str, Pause] = {}
+        # Cost that was shed with a Retry-After, less what the workers could have done since.
+        self._promised = self._promised_at = 0.0
+
+    def check(self, lane: Lane, budget_s: float) -> None:
+        """Raises Paused if the lane is paused and takes no request with this budget."""
+        pause = self.pauses.get(lane)
+        if pause is not None and not pause.admits(budget_s):
+            raise _paused(pause)
+
+    def cap(self, lane: Lane, first: bool, budget_s: float) -> int:
+        """The waiting cost that can be claimed in time: the setting, or less if the workers are slower."""
+        cap = self.caps[lane]
+        if lane == "interactive" and self.rate > 0:
+            able_s = max(budget_s - self.pause_s(lane), 0.0)
+            cap = min(cap, int(self.rate * able_s * ADMIT_SHARE) + 1)
+        return cap + cap // FIRST_SHARE if first else cap
+
+    def refusals(self) -> Iterator[tuple[str, Paused]]:
+        """The lanes whose waiting texts are refused, and the refusal."""
+        for lane, pause in self.pauses.items():
+            if pause.waiting == "refuse" and pause.left_s:
+                yield lane, _paused(pause)
+
+    def pause_s(self, lane: Lane) -> float:
+        """For how long workers claim nothing from the lane."""
+        pause = self.pauses.get(lane)
+        return 0.0 if pause is None else pause.left_s
+
+    def queue_full(self, lane: Lane, waiting: int, cost: int, now: float) -> QueueFull:
+        """The refusal of a request of this `cost`."""
+        wait_s = self.retry_after_s(waiting, cost, now) + self.pause_s(lane)
+        detail = f"the queue is full: {waiting} tokens of text are waiting; try again later"
+        return QueueFull(detail, retry_after_s=wait_s)
+
+    def retry_after_s(self, waiting: int, cost: int, now: float) -> float:
+        """Seconds until the waiting cost and all cost shed before have drained, which spreads retries."""
+        rate = self.rate * PROMISED_SHARE
+        if rate <= 0:
+            return 1.0
+        drained = rate * (now - self._promised_at)
+        self._promised = min(max(self._promised - drained, 0.0) + cost, rate * RETRY_MAX_S)
+        self._promised_at = now
+        return min(max((waiting + self._promised) / rate, 1.0), RETRY_MAX_S)
+
+
+def _paused(pause: Pause) -> Paused:
+    return Paused("an operator has paused this work; try again later", retry_after_s=pause.left_s)
 
 
 @dataclass(slots=True)
@@ -473,46 +536,3 @@ class Dispatcher:
     def _forget(self, entry: PendingEntry) -> None:
         if self.pending.get(entry.id) is entry:
             del self.pending[entry.id]
-
-
-class SlowPoll:
-    """Polls for the results of pending entries. After `hints_lost`, the next poll is for all of them."""
-
-    def __init__(self, pipeline: Pipeline, dispatcher: Dispatcher) -> None:
-        self.hints_lost = False
-        self._pipeline = pipeline
-        self._dispatcher = dispatcher
-
-    async def poll(self) -> None:
-        """Polls once for the entries that are due."""
-        late = self.late(asyncio.get_running_loop().time())
-        self.hints_lost = False
-        for at in range(0, len(late), MAX_POLLED):
-            await self.fetch(late[at : at + MAX_POLLED])
-
-    def late(self, now: float) -> list[PendingEntry]:
-        """The entries that are due, or after a loss of hints all that have waited LOOK_S."""
-        late = []
-        for entry in self._dispatcher.pending.values():
-            waited = now - entry.asked_at
-            if entry.look_at <= now or (self.hints_lost and waited > LOOK_S):
-                entry.look_at = now + min(max(waited, LOOK_S), LOOK_MAX_S)
-                late.append(entry)
-        return late
-
-    async def fetch(self, entries: Sequence[PendingEntry]) -> None:
-        """Asks Redis for the outcomes of these entries."""
-        try:
-            states = await self._pipeline.run(Outcomes([entry.id for entry in entries]))
-        except REDIS_ERRORS as error:
-            if not refused(error):
-                self._dispatcher.lost(error)
-            return
-        for entry, state in zip(entries, states, strict=True):
-            if entry.future.done() or state.kind == "waiting":
-                continue
-            if state.kind == "gone":
-                self._dispatcher.again(entry)
-            else:
-                self._dispatcher.counts.polled += 1
-                self._dispatcher.take_result(entry, state.result)

@@ -23,8 +23,8 @@ from batcher.core.keys import cache_prefix
 from batcher.core.redis_watch import OtherFormats, RedisWatch, read_memory
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers, merge
 from batcher.errors import NoWorker, QueueUnavailable
-from batcher.hub.admission import Admission
-from batcher.hub.dispatcher import Dispatcher, HubCounts, PendingEntry, SlowPoll, outcomes
+from batcher.hub.dispatcher import Admission, Dispatcher, HubCounts, PendingEntry, outcomes
+from batcher.hub.slow_poll import SlowPoll
 from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
 from batcher.shards import Shard, by_shard, shard_of

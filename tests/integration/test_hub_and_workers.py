@@ -25,7 +25,7 @@ from batcher.errors import (
     QueueUnavailable,
 )
 from batcher.hub import hub as hub_module
-from batcher.hub.admission import Admission
+from batcher.hub.dispatcher import Admission
 from batcher.hub.hub import HintList, ReplyHub
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import Failure, Prediction, entry_id

@@ -11,8 +11,9 @@ from unittest.mock import patch
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.connection.pipeline import Pipeline
 from batcher.hub import hub as hub_module
-from batcher.hub.dispatcher import Dispatcher, PendingEntry, SlowPoll, outcomes
+from batcher.hub.dispatcher import Dispatcher, PendingEntry, outcomes
 from batcher.hub.hub import HintList
+from batcher.hub.slow_poll import SlowPoll
 from batcher.worker.heartbeat import Heartbeat
 
 

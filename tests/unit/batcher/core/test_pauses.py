@@ -8,7 +8,7 @@ import pytest
 
 from batcher.core.holds import Pause, Waiting, read_pauses
 from batcher.errors import Paused
-from batcher.hub.admission import Admission
+from batcher.hub.dispatcher import Admission
 
 
 def admission(waiting: Waiting, left_s: float) -> Admission:

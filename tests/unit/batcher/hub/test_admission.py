@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from batcher.hub.admission import PROMISED_SHARE, Admission
+from batcher.hub.dispatcher import PROMISED_SHARE, Admission
 from batcher.messages import Lane
 
 CAPS = {"interactive": 1000, "bulk": 5000}

@@ -13,8 +13,7 @@ from batcher.connection.outage import Outage
 from batcher.core.commands import Accepted, Cancel, Enqueue, EnqueueAll, Full, State
 from batcher.core.holds import Pause
 from batcher.errors import Paused, QueueFull, QueueUnavailable
-from batcher.hub.admission import Admission
-from batcher.hub.dispatcher import MAX_TOGETHER, Dispatcher, estimate_cost
+from batcher.hub.dispatcher import MAX_TOGETHER, Admission, Dispatcher, estimate_cost
 from batcher.messages import Lane, Prediction
 
 
