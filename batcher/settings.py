@@ -195,7 +195,8 @@ class WorkerSettings(QueueSettings):
     """Longest wait for more entries after the first one of a batch. Skipped when waiting does not pay off."""
     bulk_wait_ms: float = Field(default=0.0, ge=0, le=1000)
     """Longest forward pass of bulk entries while interactive texts come, which wait for its end. 0: 1.5 times
-    as long as that of an interactive text, at least 2 ms. A longer one makes jobs faster, requests slower."""
+    as long as that of an interactive text, at least 2 ms, or longer where such texts are rare. A longer one
+    makes jobs faster, requests slower."""
     batch_tokens: int = Field(default=0, ge=0, le=1_000_000)
     """Tokens per forward pass, including padding if the engine pads. 0: measured at warm-up."""
     batch_texts: int = Field(default=256, ge=1, le=4096)

@@ -36,12 +36,14 @@ _FIXED_SHARE = 0.04
 # With a backlog, texts wait for earlier batches, so fewer and larger batches are better. A new text waits for
 # half of this on average. Batches are shorter while an entry has priority: see claim.lua.
 _LONG_BATCH_S = 0.1
-# After this many seconds without interactive traffic, bulk batches may use the full budget. Before that, the
-# next interactive text may wait for one as long as this share of the time since the last.
-_INTERACTIVE_RECENT_S = 60.0
-_SILENCE_SHARE = 1 / 200
-# How long an interactive text may wait for a bulk batch otherwise, in passes of a typical one.
+# How long an interactive text may wait for a bulk batch: in passes of a typical one and, where such texts are
+# rare, as a share of the time between them, which is that of their last seconds, until it is long enough.
 _OWN_PASSES = 1.5
+_EFFICIENT = 0.93
+_GAP_SHARE = 1 / 20
+_LAST_S = 2.0
+# If the settings say how long, this many seconds without interactive traffic end that.
+_INTERACTIVE_RECENT_S = 60.0
 # A delay that a caller does not notice, and the time to handle a text besides its forward pass.
 _UNNOTICED_S = 0.002
 _HANDLING_S = 0.0003
@@ -105,6 +107,11 @@ class CostModel:
             return sys.maxsize if self.fixed_s <= seconds else 0
         return max(int((seconds - self.fixed_s) / self.token_s), 0)
 
+    def efficient_s(self, budget: int) -> float:
+        """Seconds of a batch that has _EFFICIENT of the tokens per second of one of `budget` tokens."""
+        fixed_s, least_s = self.fixed_s, (1 - _EFFICIENT) * self.token_s * budget
+        return self.batch_s(int(_EFFICIENT * budget * fixed_s / (fixed_s + least_s))) if fixed_s else 0.0
+
     def best_tokens(self, *, backlog: bool = False, least: int = 256, most: int = 512) -> int:
         """Tokens of a batch, within [least, most]: the fewest at which the fixed cost is negligible.
 
@@ -138,9 +145,10 @@ class Arrivals:
 
 @dataclass(frozen=True, slots=True)
 class InteractiveTraffic:
-    """Tracks when interactive traffic was last seen, and its typical text length in tokens."""
+    """Tracks the claims per second that hold interactive texts, and their typical text length in tokens."""
 
     typical: float = 32.0
+    rate: float = 0.0
     at: float = float("-inf")
 
     def seen(self, lengths: Sequence[int], now: float) -> InteractiveTraffic:
@@ -148,19 +156,21 @@ class InteractiveTraffic:
         typical = self.typical
         for length in lengths:
             typical += 0.05 * (length - typical)
-        return InteractiveTraffic(typical, now) if lengths else self
+        return InteractiveTraffic(typical, self._rate(now) + 1.0 / _LAST_S, now) if lengths else self
+
+    def _rate(self, now: float) -> float:
+        return self.rate * math.exp((self.at - now) / _LAST_S)
 
     def bulk_tokens(self, cost: CostModel, budget: int, now: float, wait_s: float) -> int:
         """Tokens of a batch that holds only bulk entries: the full budget without recent interactive traffic.
 
         An interactive text waits for the end of such a batch, for `wait_s` at most; if that is 0, somewhat
-        longer than its own pass takes. It may wait longer the less often such texts come.
+        longer than its own pass takes, or longer the less often such texts come.
         """
-        silence_s = now - self.at
-        if silence_s > _INTERACTIVE_RECENT_S:
+        if now - self.at > _INTERACTIVE_RECENT_S:
             return budget
-        wait_s = wait_s or max(_UNNOTICED_S, _OWN_PASSES * cost.batch_s(int(self.typical)))
-        longest_s = max(wait_s, silence_s * _SILENCE_SHARE)
+        own_s = max(_UNNOTICED_S, _OWN_PASSES * cost.batch_s(int(self.typical)))
+        longest_s = wait_s or max(own_s, min(cost.efficient_s(budget), _GAP_SHARE / self._rate(now)))
         handled = int(longest_s / _HANDLING_S * self.typical)
         tokens = max(int(self.typical), min(cost.tokens_in(longest_s), handled))
         return min(round_up(tokens, STEP), budget)
