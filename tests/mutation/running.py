@@ -36,7 +36,8 @@ IMPORTED = (
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([*IMPORTED, "tests.mutation.mutants"])
 # Those that start no process and no server, which can be run thousands of times.
-TESTS = ("-m", "not redis and not e2e", "tests/unit", "tests/integration", "tests/search", "tests/simulation")
+FOLDERS = ("unit", "integration", "compat", "search", "simulation")
+TESTS = ("-m", "not redis and not e2e", *(f"tests/{folder}" for folder in FOLDERS))
 OPTIONS = ("-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--timeout", "60")
 RECORDING_PROCESSES = 2
 # The searches of `make test` with a real server, whose scripts are not recorded, by what they search.
@@ -79,11 +80,10 @@ def record(folder: Path, records: Path) -> Covering:
             str(RECORDING_PROCESSES),
         ]
         command += ["-p", "tests.mutation.covering", *TESTS]
-        path = os.pathsep.join([str(folder), str(folder / "client")])
         with tempfile.TemporaryDirectory(prefix="mutation-records-") as name:
             # Variables of pytest-xdist, if this runs in one of its processes, would make the new one another.
             variables = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-            variables |= {RECORDS: name, "PYTHONPATH": path}
+            variables |= {RECORDS: name, "PYTHONPATH": import_path(folder)}
             run = subprocess.run(command, cwd=folder, env=variables, stdout=subprocess.PIPE)
             if run.returncode:
                 raise SystemExit(f"Without a mutant, tests fail:\n{run.stdout.decode()[-3000:]}")
@@ -103,9 +103,15 @@ def unrecorded(mutant: Mutant) -> list[str]:
     return [*IN_PROCESSES.get(mutant.file, ()), *searches]
 
 
+def import_path(folder: Path) -> str:
+    """PYTHONPATH of processes that run the code of a copy."""
+    return os.pathsep.join([str(folder), str(folder / "client")])
+
+
 def run_tests(folder: Path, words: list[str], output: Path) -> None:
     """In a separate process, which has imported everything but the repository."""
     os.chdir(folder)
+    os.environ["PYTHONPATH"] = import_path(folder)
     sys.path[:] = [str(folder), *(entry for entry in sys.path if entry not in ("", str(ROOT)))]
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)

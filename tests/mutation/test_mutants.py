@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 import tomllib
 from pathlib import Path
 
@@ -111,6 +112,17 @@ def test_a_mutant_is_found_and_the_original_passes(recorded: tuple[Path, Coverin
     assert first_failure(folder, tests) == ""
     (folder / mutant.file).write_text(mutant.applied(text))
     assert first_failure(folder, tests) in tests
+
+
+def test_processes_that_tests_start_run_the_copy(recorded: tuple[Path, Covering]) -> None:
+    """Otherwise the edits of main programs live through all tests."""
+    folder, _ = recorded
+    words = [sys.executable, "-P", "-c", "import batcher, millrace_client; print(batcher.__file__)"]
+    test = f"assert subprocess.check_output({words}, text=True).startswith({str(folder)!r})"
+    (folder / "tests/unit/test_started.py").write_text(
+        f"import subprocess\n\n\ndef test_it():\n    {test}\n"
+    )
+    assert first_failure(folder, ["tests/unit/test_started.py::test_it"]) == ""
 
 
 def test_a_script_has_the_tests_that_run_it(recorded: tuple[Path, Covering]) -> None:
