@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
 
 from fastapi import APIRouter, Request
 
 from api.admin.schemas import LaneOrAll, LanePause
-from api.admin.service import Console, gather, missing
+from api.admin.service import Console, Replies, gather, missing
 from api.models.served import ServedModel, ServedModels
 from api.stats.frames import pause_facts
 from batcher.core.commands import SetPause
+from batcher.core.holds import Pause
 from batcher.core.snapshot import merge_pauses
 from batcher.messages import Lane
 
@@ -74,10 +75,7 @@ async def _change(
     for one in lanes:
         command = SetPause(one, pause.waiting, round(pause.for_s * 1000)) if pause else SetPause(one)
         for served in models[::-1]:  # the first one last: its reply counts
-            down = console.shards_down
-            parts = enumerate(served.hub.console.parts)
-            asked = {number: part.run(command) for number, part in parts if number not in down}
-            replies = await gather(asked, down)
+            replies = await _run(console, served, command)
             pauses = pause_facts(merge_pauses(replies.found))
             lost.update(replies.down)
     shards = missing(sorted(lost))
@@ -85,6 +83,23 @@ async def _change(
         facts |= {"waiting": pause.waiting, "for_s": pause.for_s}
     await console.record(request, "resume" if pause is None else "pause", **facts, **shards)
     return {"pauses": pauses, **shards}
+
+
+async def pause_alike(console: Console, answering: ServedModel, other: ServedModel) -> None:
+    """Gives a publication the pauses of the one that answers, and no others, before it answers too."""
+    await answering.hub.look()
+    for lane in get_args(Lane):
+        pause = answering.hub.snapshot.pauses.get(lane)
+        command = SetPause(lane)
+        if pause is not None and pause.left_s:
+            command = SetPause(lane, pause.waiting, round(pause.left_s * 1000))
+        await _run(console, other, command)
+
+
+async def _run(console: Console, served: ServedModel, command: SetPause) -> Replies[Mapping[str, Pause]]:
+    down = console.shards_down
+    parts = enumerate(served.hub.console.parts)
+    return await gather({number: part.run(command) for number, part in parts if number not in down}, down)
 
 
 def find(models: ServedModels, name: str) -> ServedModel:

@@ -99,6 +99,28 @@ async def test_published_and_taken_back_under_load(
     assert {one for _, _, found in load.answers for one in found.split(", ")} == set(model_headers.values())
 
 
+@pytest.mark.parametrize("model", ["", "topics"])
+async def test_a_pause_holds_when_another_revision_answers_and_so_does_its_end(
+    many: Many, replicas: Replicas, model: str
+) -> None:
+    """Jobs went on after a move, and a pause that had ended elsewhere was back after a move back."""
+    api, redis = replicas.apis[0], many.client()
+    queues = f"default/{model}".removesuffix("/"), f"default/{model}@1"
+    first, second = (f"{{millrace:2:{queue}}}:pauses" for queue in queues)
+    pauses = f"/admin/pauses/models/{model or 'stub'}"
+    await replicas.publish("stub@v2", model)
+    assert (await api.put("/admin/pauses/bulk", json={"waiting": "refuse", "for_s": 600})).is_success
+    redis.delete(second)  # as if its workers had come later
+    held = redis.get(first)
+    await replicas.move(model=model, number=1)
+    assert (redis.get(second) or b"").startswith(b"bulk refuse ")
+    assert (await api.delete(pauses)).is_success
+    assert not redis.exists(second)
+    redis.set(first, held)  # as if its workers had been away
+    await replicas.move(model=model)
+    assert not redis.exists(first, second)
+
+
 async def test_every_route_moves_and_jobs_do(many: Many, replicas: Replicas) -> None:
     store = many.job_store()
     await replicas.publish("stub@v2", "topics")

@@ -119,9 +119,7 @@ def test_processes_that_tests_start_run_the_copy(recorded: tuple[Path, Covering]
     folder, _ = recorded
     words = [sys.executable, "-P", "-c", "import batcher, millrace_client; print(batcher.__file__)"]
     test = f"assert subprocess.check_output({words}, text=True).startswith({str(folder)!r})"
-    (folder / "tests/unit/test_started.py").write_text(
-        f"import subprocess\n\n\ndef test_it():\n    {test}\n"
-    )
+    (folder / "tests/unit/test_started.py").write_text(f"import subprocess\n\n\ndef test_it():\n    {test}\n")
     assert first_failure(folder, ["tests/unit/test_started.py::test_it"]) == ""
 
 
