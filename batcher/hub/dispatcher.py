@@ -351,8 +351,12 @@ class Dispatcher:
         """Enqueues entries of one request, which is that of the first of them.
 
         Other requests may have given the rest a later deadline, which the queue keeps. The requests of one
-        tick share a command, which costs much less than one for each.
+        tick share a command, which costs much less than one for each. Entries that nobody waits for any more are
+        left out: their cancel is before this command.
         """
+        entries = [entry for entry in entries if not entry.future.done()]
+        if not entries:
+            return
         one = entries[0]
         deadline = min(entry.deadline for entry in entries)
         budget_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
@@ -381,22 +385,21 @@ class Dispatcher:
         self._unsent_cost += sum(command.costs)
 
     def _send(self) -> None:
-        if self._unsent:
-            self._run(self._unsent)
+        if asked := self._unsent:
             self._unsent = []
             self._unsent_ids.clear()
             self._unsent_cost = 0
-
-    def _run(self, asked: Sequence[Asked]) -> None:
-        reply = self._pipeline.run(EnqueueAll([one.command for one in asked]))
-        reply.add_done_callback(partial(self._replied, asked, self._pipeline.writes))
+            reply = self._pipeline.run(EnqueueAll([one.command for one in asked]))
+            reply.add_done_callback(partial(self._replied, asked, self._pipeline.writes))
 
     def _replied(self, asked: Sequence[Asked], write: int, done: asyncio.Future[list[Enqueued]]) -> None:
         if error := done.exception():
+            self._send()
             for one in asked:
                 # Redis may refuse what only one of them needs, such as memory.
                 if len(asked) > 1 and refused(error):
-                    self._run([one])
+                    self._enqueue(one.entries)
+                    self._send()
                 else:
                     self._refused(one.entries, error)
             return

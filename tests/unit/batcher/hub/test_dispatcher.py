@@ -14,7 +14,7 @@ from batcher.core.commands import Accepted, Cancel, Enqueue, EnqueueAll, Full, S
 from batcher.core.holds import Pause
 from batcher.errors import Paused, QueueFull, QueueUnavailable
 from batcher.hub.dispatcher import MAX_TOGETHER, Admission, Dispatcher, estimate_cost
-from batcher.messages import Lane, Prediction
+from batcher.messages import Failure, Lane, Prediction
 
 
 class Made:
@@ -234,3 +234,32 @@ async def test_what_redis_refuses_for_several_requests_is_asked_for_one_by_one()
     await asyncio.sleep(0)
     assert isinstance(x.future.exception(), QueueUnavailable)
     assert isinstance(y.future.result(), Prediction)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        redis.exceptions.OutOfMemoryError("used memory > 'maxmemory'."),
+        redis.exceptions.NoPermissionError("no permissions to access a key"),
+        [Accepted([State("known", Failure("budget_exceeded", "late").encode())], 0)] * 2,
+        [Accepted([State("cached", b"unreadable")], 0)] * 2,
+    ],
+)
+async def test_what_nobody_waits_for_any_more_is_not_enqueued_again(answer: Any) -> None:
+    """Nobody would cancel it again."""
+    made = Made()
+    deadline = asyncio.get_running_loop().time() + 60
+    left, stays = (
+        made.dispatcher.hold([(one, "text")], deadline, "interactive", "-", False, "r1") for one in "xy"
+    )
+    await asyncio.sleep(0)
+    made.dispatcher.let_go(left.values())
+    await asyncio.sleep(0)
+    if isinstance(answer, Exception):
+        made.answers[0].set_exception(answer)
+    else:
+        made.answers[0].set_result(answer)
+    await asyncio.sleep(0.01)
+    assert [command.ids for command in made.commands] == [["x"], ["y"], ["x"], ["y"]]
+    assert [type(command) for command in made.commands] == [Enqueue, Enqueue, Cancel, Enqueue]
+    assert not stays["y"].future.done()
