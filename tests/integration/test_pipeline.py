@@ -10,7 +10,7 @@ import redis
 
 from batcher.connection.clients import connect_async
 from batcher.connection.pipeline import Pipeline
-from batcher.core.commands import Cancel, Outcomes, State
+from batcher.core.commands import Cancel, Enqueue, Outcomes, State
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -127,7 +127,12 @@ async def test_scripts_run_in_the_order_in_which_they_were_asked_even_if_unknown
     assert await bench.pipeline.run(Cancel("a", ["x"])) == 0
     assert bench.admin.info("commandstats")["cmdstat_evalsha"]["calls"] == 1
     bench.admin.script_flush()
-    assert await bench.pipeline.run(Cancel("a", ["x"])) == 0
+    enqueue = Enqueue(["x"], ["text"], [1], "a", "interactive", 10_000, 100)
+    first = [bench.pipeline.run(one) for one in (enqueue, Cancel("a", ["x"]), Outcomes(["x"]))]
+    await asyncio.gather(*first)
+    bench.admin.script_flush()
+    again = [bench.pipeline.run(one) for one in (enqueue, Outcomes(["x"]), Cancel("a", ["x"]))]
+    assert [await one for one in again][1:] == [[State("waiting")], 1]
 
 
 async def test_a_server_that_does_not_answer_in_time(redis_server: RedisServer) -> None:
