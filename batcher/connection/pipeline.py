@@ -229,7 +229,8 @@ class Pipeline(asyncio.Protocol):
         pending = self._answered()
         if isinstance(reply, redis.exceptions.NoScriptError) and not pending.by_source:
             pending.by_source = True
-            self._waiting.insert(sum(one.by_source for one in self._waiting), pending)  # behind those before it
+            # Behind those that came before it.
+            self._waiting.insert(sum(one.by_source for one in self._waiting), pending)
         else:
             pending.fail(reply)
 

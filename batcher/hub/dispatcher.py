@@ -351,11 +351,10 @@ class Dispatcher:
         """Enqueues entries of one request, which is that of the first of them.
 
         Other requests may have given the rest a later deadline, which the queue keeps. The requests of one
-        tick share a command, which costs much less than one for each. Entries that nobody waits for any more are
-        left out: their cancel is before this command.
+        tick share a command, which costs much less than one for each. Entries that no request waits for any
+        more are left out: they are cancelled before this command.
         """
-        entries = [entry for entry in entries if not entry.future.done()]
-        if not entries:
+        if not (entries := [entry for entry in entries if not entry.future.done()]):
             return
         one = entries[0]
         deadline = min(entry.deadline for entry in entries)
@@ -385,10 +384,9 @@ class Dispatcher:
         self._unsent_cost += sum(command.costs)
 
     def _send(self) -> None:
-        if asked := self._unsent:
-            self._unsent = []
-            self._unsent_ids.clear()
-            self._unsent_cost = 0
+        asked, self._unsent, self._unsent_cost = self._unsent, [], 0
+        self._unsent_ids.clear()
+        if asked:
             reply = self._pipeline.run(EnqueueAll([one.command for one in asked]))
             reply.add_done_callback(partial(self._replied, asked, self._pipeline.writes))
 

@@ -245,8 +245,8 @@ async def test_what_redis_refuses_for_several_requests_is_asked_for_one_by_one()
         [Accepted([State("cached", b"unreadable")], 0)] * 2,
     ],
 )
-async def test_what_nobody_waits_for_any_more_is_not_enqueued_again(answer: Any) -> None:
-    """Nobody would cancel it again."""
+async def test_what_no_request_waits_for_any_more_is_not_enqueued_again(answer: Any) -> None:
+    """It has been cancelled, and would not be again."""
     made = Made()
     deadline = asyncio.get_running_loop().time() + 60
     left, stays = (
