@@ -140,8 +140,8 @@ if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
   local share = not empty[Q] and redis.call('LLEN', Q) > 0 and most_cost or math.max(bulk_cost, cost * 9 / 8)
   if bulk_cost >= 0 then claim_from(BULK, most, taken == 0 and bulk_cost or math.min(share, most_cost)) end
   for list, waiting in pairs(waits) do
-    -- A worker that may take no more says nothing of whether the list has its turn.
-    local times = (from[list] or empty[list]) and 0 or passed[list] + (taken > 0 and 1 or 0)
+    -- A claim of a worker that may take no more counts as well: it comes once for each batch of what that worker holds.
+    local times = (from[list] or empty[list]) and 0 or passed[list] + 1
     if waiting and times ~= passed[list] then redis.call('HSET', WAITING, field(list), times) end
   end
   if taken > 0 then claim_from(Q, most, most_cost) end
