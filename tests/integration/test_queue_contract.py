@@ -274,7 +274,7 @@ def test_large_interactive_entries_do_not_starve_bulk(bench: Bench) -> None:
 
 
 def test_claims_of_a_worker_that_may_take_no_more_keep_no_list_waiting(bench: Bench) -> None:
-    """One that holds many windows claims after each of its batches, which count. The count began anew each time."""
+    """One that holds many windows claims after each of its batches. The count began anew each time."""
     worker = bench.worker()
     bench.ask("other", cost=100)
     claimed: list[str] = []
