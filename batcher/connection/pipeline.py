@@ -88,6 +88,7 @@ class Pipeline(asyncio.Protocol):
         self._known: set[str] = set()
         self._heard_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._ended = False
 
     def execute(self, *words: Any) -> asyncio.Future[Any]:
         """Sends one command, such as ("GET", key). An error reply is raised."""
@@ -98,19 +99,26 @@ class Pipeline(asyncio.Protocol):
         return self._add(PendingCommand((), command, self._tries))
 
     async def close(self) -> None:
-        """Waits for the replies that are still awaited, then closes the connection and the client."""
+        """Waits for the replies that are still awaited, then closes the connection and the client.
+
+        Commands that come later fail.
+        """
         while awaited := [one.future for one in (*self._sent, *self._waiting) if not one.future.done()]:
             await asyncio.wait(awaited)
         while self._connecting is not None and not self._connecting.done():
             await asyncio.wait([self._connecting])  # may end with another attempt
+        self._ended = True
         self._disconnect()
         if self._connection is not None:
             await self._connection.disconnect(nowait=True)
         await self._client.aclose()
 
     def _add(self, pending: PendingCommand) -> asyncio.Future[Any]:
-        self._waiting.append(pending)
-        self._schedule()
+        if self._ended:  # a connection would outlive its loop
+            pending.fail(_closed("by this process"))
+        else:
+            self._waiting.append(pending)
+            self._schedule()
         return pending.future
 
     def _schedule(self) -> None:

@@ -119,6 +119,16 @@ async def test_finding_06c_closing_waits_for_what_was_asked_and_ends(redis_serve
     assert [future.result() for future in asked] == [b"OK", 2]
 
 
+async def test_what_is_asked_after_the_end_fails_and_opens_no_connection(redis_server: RedisServer) -> None:
+    bench = Bench(redis_server, retries=1)
+    assert await bench.pipeline.execute("PING") == b"PONG"
+    await bench.pipeline.close()
+    with pytest.raises(redis.exceptions.ConnectionError, match="closed: by this process"):
+        await bench.pipeline.execute("PING")
+    assert len(asyncio.all_tasks()) == 1
+    await bench.close()
+
+
 async def test_scripts_run_in_the_order_in_which_they_were_asked_even_if_unknown(bench: Bench) -> None:
     """A cancel that is sent again because its script is unknown would cancel what was enqueued after it."""
     first = [bench.pipeline.run(Cancel("a", ["x"])), bench.pipeline.run(Outcomes(["x"]))]
