@@ -181,6 +181,9 @@ def pause_all(crossing: Crossing) -> None:
     crossing.service.change("PUT", "pauses/all", {"waiting": waiting, "for_s": 600})
     crossing.ask_all("during", wait=2)
     crossing.service.change("DELETE", "pauses/all")
+    # Every process knows of it within two seconds: the next event may say what other clients notice.
+    first = crossing.service.kind.models[0]
+    wait_until(lambda: crossing.status_of(first) == 200, "the end of the pause", 10)
 
 
 def forget_text(crossing: Crossing) -> None:
