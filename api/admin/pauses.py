@@ -13,6 +13,7 @@ from api.models.served import ServedModel, ServedModels
 from api.stats.frames import pause_facts
 from batcher.core.commands import SetPause
 from batcher.core.holds import Pause
+from batcher.core.publications import publication_queue
 from batcher.core.snapshot import merge_pauses
 from batcher.messages import Lane
 
@@ -85,15 +86,17 @@ async def _change(
     return {"pauses": pauses, **shards}
 
 
-async def pause_alike(console: Console, answering: ServedModel, other: ServedModel) -> None:
+async def pause_alike(console: Console, models: ServedModels, model: str, number: int) -> None:
     """Gives a publication the pauses of the one that answers, and no others, before it answers too."""
+    answering, *others = models.publications(model)
     await answering.hub.look()
     for lane in get_args(Lane):
-        pause = answering.hub.snapshot.pauses.get(lane)
         command = SetPause(lane)
-        if pause is not None and pause.left_s:
+        if (pause := answering.hub.snapshot.pauses.get(lane)) and pause.left_s:
             command = SetPause(lane, pause.waiting, round(pause.left_s * 1000))
-        await _run(console, other, command)
+        for other in others:
+            if other.queue == publication_queue(model, number):
+                await _run(console, other, command)
 
 
 async def _run(console: Console, served: ServedModel, command: SetPause) -> Replies[Mapping[str, Pause]]:

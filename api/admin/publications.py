@@ -96,7 +96,7 @@ def _add_move(router: APIRouter, console: Console, models: ServedModels) -> None
         if number and number not in published.references:
             raise _no_publication(number)
         check_workers(models, model, number, published.current)
-        await _pause_alike(console, models, model, number)
+        await pause_alike(console, models, model, number)
         try:
             moves = await console.call(stores.move, model, number)
         except LookupError:
@@ -124,7 +124,7 @@ def _add_try_out(router: APIRouter, console: Console, models: ServedModels) -> N
             check_workers(models, model, number, published.current)
             await asyncio.sleep(SWEPT_S)  # until then, every process opens the queue of these workers
         _check_labels(models, model, number, published.current)
-        await _pause_alike(console, models, model, number)
+        await pause_alike(console, models, model, number)
         known = before.by if before and before.number == number else "text"
         candidate = Candidate(number, what.share, what.by or known, what.shadow)
         try:
@@ -175,13 +175,6 @@ def check_workers(models: ServedModels, model: str, number: int, current: int) -
             "why they fail in GET /admin/models"
         )
         raise Problem(409, detail, code="revision_not_ready")
-
-
-async def _pause_alike(console: Console, models: ServedModels, model: str, number: int) -> None:
-    answering, *others = models.publications(model)
-    for other in others:
-        if other.queue == publication_queue(model, number):
-            await pause_alike(console, answering, other)
 
 
 def candidate_facts(candidate: Candidate | None) -> dict[str, Any] | None:

@@ -36,13 +36,13 @@ _FIXED_SHARE = 0.04
 # With a backlog, texts wait for earlier batches, so fewer and larger batches are better. A new text waits for
 # half of this on average. Batches are shorter while an entry has priority: see claim.lua.
 _LONG_BATCH_S = 0.1
-# How long an interactive text may wait for a bulk batch: in passes of a typical one and, where such texts are
-# rare, as a share of the time between them, which is that of their last seconds, until it is long enough.
+# How long an interactive text may wait for a bulk batch: in passes of a typical one, or where such texts are
+# rare as a share of the time between them (in the last seconds), but no longer than makes bulk efficient.
 _OWN_PASSES = 1.5
 _EFFICIENT = 0.93
 _GAP_SHARE = 1 / 20
 _LAST_S = 2.0
-# If the settings say how long, this many seconds without interactive traffic end that.
+# After this many seconds without interactive traffic, bulk batches are full, whatever the settings say.
 _INTERACTIVE_RECENT_S = 60.0
 # A delay that a caller does not notice, and the time to handle a text besides its forward pass.
 _UNNOTICED_S = 0.002

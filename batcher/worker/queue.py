@@ -85,9 +85,7 @@ class WorkerQueue:
 
         If the process ends while it waits, its connection is closed and the claim does not run.
         """
-        wait = ("BLPOP", self._wake_list, block_s)
-        replies = round_trip(self._client, [wait, command.words(self.prefix, known=True)])
-        return self._woken(replies, command)
+        return self._woken(round_trip(self._client, self._waiting(block_s, command)), command)
 
     def complete_and_wait(
         self, complete: Complete, block_s: float, command: Claim, completed: Callable[[Completed], None]
@@ -111,9 +109,11 @@ class WorkerQueue:
             completed(answer)
 
         words = complete.words(self.prefix, known=True)
-        wait = ("BLPOP", self._wake_list, block_s)
-        round_trip(self._client, [words, wait, command.words(self.prefix, known=True)], answered)
+        round_trip(self._client, [words, *self._waiting(block_s, command)], answered)
         return self._woken(replies[1:], command)
+
+    def _waiting(self, block_s: float, command: Claim) -> list[Sequence[Any]]:
+        return [("BLPOP", self._wake_list, block_s), command.words(self.prefix, known=True)]
 
     def _woken(self, replies: Sequence[Any], command: Claim) -> Claimed:
         woken, reply = replies
