@@ -16,7 +16,7 @@ import uvicorn
 
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
-from batcher.hub.dispatcher import HubCounts
+from batcher.hub.pending import HubCounts
 from batcher.messages import Prediction, entry_id, fragment
 
 TEXTS = ("I love you!", "I hate you!", "I am a Kubernetes Cluster!")

@@ -20,7 +20,7 @@ from batcher.core.commands import Command
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, WorkerRecord
 from batcher.errors import EntryFailed
-from batcher.hub.dispatcher import HubCounts
+from batcher.hub.pending import HubCounts
 from batcher.messages import Outcome, Prediction, fragment
 
 Scores = Mapping[str, float]

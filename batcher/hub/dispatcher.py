@@ -6,8 +6,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from copy import copy
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -35,14 +33,13 @@ from batcher.core.holds import Pause
 from batcher.core.keys import cache_prefix
 from batcher.errors import (
     BudgetExceeded,
-    EntryFailed,
-    EntryPoisoned,
     Malformed,
     MillraceError,
     Paused,
     QueueFull,
     QueueUnavailable,
 )
+from batcher.hub.pending import HubCounts, PendingEntry, Waiter
 from batcher.messages import Failure, Lane, Outcome, Prediction, decode_cached, decode_result
 
 # Admit only what will be claimed within this share of its budget: the batch itself needs the rest.
@@ -123,71 +120,9 @@ def _paused(pause: Pause) -> Paused:
     return Paused("an operator has paused this work; try again later", retry_after_s=pause.left_s)
 
 
-@dataclass(slots=True)
-class HubCounts:
-    """All count entries, except `round_trips`."""
-
-    queued: int = 0
-    joined: int = 0
-    shed: int = 0
-    expired: int = 0
-    cancelled: int = 0
-    hinted: int = 0
-    polled: int = 0
-    asked_again: int = 0
-    malformed: int = 0
-    recovered: int = 0
-    round_trips: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class PendingEntry:
-    """One entry that `waiting` requests of this process wait for.
-
-    Its result is polled at `look_at`, in case the hint was lost. The queue accepted it at `asked_at`. With
-    `revision`, the queue reads the cached result of that revision first, and with `only`, no stored result of
-    another one. `enqueue` is the number of the last command that enqueued it.
-    """
-
-    id: str
-    text: str
-    lane: Lane
-    trace: str
-    future: asyncio.Future[Outcome]
-    deadline: float
-    first: bool = False
-    revision: str = ""
-    only: str = ""
-    waiting: int = 0
-    asked_at: float = math.inf
-    look_at: float = math.inf
-    enqueue: int = 0
-
-
 def estimate_cost(text: str) -> int:
     """Estimates the tokens of a text: 4.4 characters per token, plus the two special tokens."""
     return 2 + (len(text) * 10 + 43) // 44
-
-
-async def outcomes(
-    entries: Mapping[str, PendingEntry], ids: Sequence[str], budget_s: float, counts: HubCounts
-) -> list[Outcome]:
-    """Waits for the outcomes of these ids, in order, for at most `budget_s`.
-
-    EntryFailed and EntryPoisoned are returned in place of the text's prediction. Any other error is raised
-    at once.
-    """
-    futures = [entry.future for entry in entries.values()]
-    done, pending = await asyncio.wait(futures, timeout=budget_s, return_when=asyncio.FIRST_EXCEPTION)
-    for future in done:
-        if error := future.exception():
-            # Raise a copy: raising the shared instance would attach this frame to its traceback and
-            # create a reference cycle, which only the garbage collector can free.
-            raise copy(error)
-    if pending:
-        counts.expired += len(pending)
-        raise BudgetExceeded(f"no result within the budget of {budget_s:g} s; allow more time")
-    return [entries[entry_id].future.result() for entry_id in ids]
 
 
 class WakeUps:
@@ -279,16 +214,7 @@ class Dispatcher:
         self._unsent_cost = 0
         self._unwanted: list[str] = []
 
-    def hold(
-        self,
-        items: Iterable[tuple[str, str]],
-        deadline: float,
-        lane: Lane,
-        trace: str,
-        first: bool,
-        revision: str,
-        only: str = "",
-    ) -> dict[str, PendingEntry]:
+    def hold(self, waiter: Waiter, items: Iterable[tuple[str, str]]) -> dict[str, PendingEntry]:
         """Adds a request that waits for these (id, text). Returns its entries by id.
 
         An entry is enqueued if it is new, or if this request has a later deadline or a higher priority.
@@ -296,14 +222,14 @@ class Dispatcher:
         entries = dict[str, PendingEntry]()
         fresh = list[PendingEntry]()
         changed = list[PendingEntry]()
+        deadline, lane, first = waiter.deadline, waiter.lane, waiter.first
         for entry_id, text in items:
             if entry_id in entries:
                 continue
             entry = self.pending.get(entry_id)
-            if entry is None or entry.future.done():
-                future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-                entry = PendingEntry(entry_id, text, lane, trace, future, deadline, first, revision, only)
-                self.pending[entry_id] = entry
+            if entry is None:
+                facts = (entry_id, text, lane, waiter.trace, deadline, first, waiter.revision, waiter.only)
+                self.pending[entry_id] = entry = PendingEntry(*facts)
                 fresh.append(entry)
             elif deadline > entry.deadline + 0.001 or first > entry.first or lane != entry.lane == "bulk":
                 entry.deadline = max(deadline, entry.deadline)
@@ -311,22 +237,21 @@ class Dispatcher:
                     entry.lane = lane
                 entry.first |= first
                 changed.append(entry)
-            entry.waiting += 1
+            entry.waiters.append(waiter)
             entries[entry_id] = entry
+        waiter.left += len(entries)
         if fresh or changed:
             self._enqueue([*fresh, *changed])
         return entries
 
-    def let_go(self, entries: Iterable[PendingEntry]) -> None:
-        """Removes a request. Cancels the entries without an outcome that no other request waits for."""
+    def let_go(self, waiter: Waiter, entries: Iterable[PendingEntry]) -> None:
+        """Removes a request. Cancels its entries without an outcome that no other request waits for."""
         for entry in entries:
-            entry.waiting -= 1
-            if entry.waiting:
-                continue
-            self._forget(entry)
-            if not entry.future.done():
-                entry.future.cancel()
-                self._withdraw(entry)
+            if entry.outcome is None:
+                entry.waiters.remove(waiter)
+                if not entry.waiters:
+                    self._forget(entry)
+                    self._withdraw(entry)
 
     def pause(self, pauses: Mapping[str, Pause]) -> None:
         """Applies the pauses of lanes. Withdraws from the queue the entries that they refuse."""
@@ -354,7 +279,7 @@ class Dispatcher:
         tick share a command, which costs much less than one for each. Entries that no request waits for any
         more are left out: they are cancelled before this command.
         """
-        if not (entries := [entry for entry in entries if not entry.future.done()]):
+        if not (entries := [entry for entry in entries if entry.waiters]):
             return
         one = entries[0]
         deadline = min(entry.deadline for entry in entries)
@@ -513,15 +438,12 @@ class Dispatcher:
 
     def resolve(self, entry: PendingEntry, outcome: Outcome) -> None:
         """Passes the outcome to the requests that wait, an exception if it ends all of them."""
-        future = entry.future
         self._forget(entry)
-        if future.done():
-            return
-        if not isinstance(outcome, MillraceError) or isinstance(outcome, (EntryFailed, EntryPoisoned)):
-            future.set_result(outcome)
-        else:
-            future.set_exception(outcome)
-            future.exception()  # not logged if no request waits any more
+        if entry.outcome is None:
+            entry.outcome = outcome
+            waiters, entry.waiters = entry.waiters, []
+            for waiter in waiters:
+                waiter.note(outcome)
 
     def resolve_all(self, outcome: Outcome) -> None:
         for entry in list(self.pending.values()):

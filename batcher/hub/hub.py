@@ -23,7 +23,8 @@ from batcher.core.keys import cache_prefix
 from batcher.core.redis_watch import OtherFormats, RedisWatch, read_memory
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers, merge
 from batcher.errors import NoWorker, QueueUnavailable
-from batcher.hub.dispatcher import Admission, Dispatcher, HubCounts, PendingEntry, outcomes
+from batcher.hub.dispatcher import Admission, Dispatcher
+from batcher.hub.pending import HubCounts, PendingEntry, Waiter, outcomes
 from batcher.hub.slow_poll import SlowPoll
 from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
@@ -396,7 +397,8 @@ class ReplyHub:
     @property
     def looks(self) -> bool:
         """Whether `classify` can read the shared cache in the same round trip."""
-        return {part.looks for part in self.parts if part.reachable} == {True}
+        looks = [part.looks for part in self.parts if part.reachable]
+        return bool(looks) and all(looks)
 
     @property
     def redis_watch(self) -> RedisWatch:
@@ -447,17 +449,18 @@ class ReplyHub:
         for part, _ in parts:
             part.admit(lane, budget_s)
         deadline = asyncio.get_running_loop().time() + budget_s
+        waiter = Waiter(deadline, lane, trace, first, revision, only)
         entries = dict[str, PendingEntry]()
         holders = []
         try:
             for part, items in parts:
-                own = part.dispatcher.hold(items, deadline, lane, trace, first, revision, only)
+                own = part.dispatcher.hold(waiter, items)
                 holders.append((part, own))
                 entries |= own
-            return await outcomes(entries, ids, budget_s, self._own_counts)
+            return await outcomes(waiter, entries, ids, budget_s, self._own_counts)
         finally:
             for part, own in holders:
-                part.dispatcher.let_go(own.values())
+                part.dispatcher.let_go(waiter, own.values())
 
     def _swept(self, number: int) -> None:
         """Sums up the shards. Each counts on all workers: those of a shard that is down serve the others."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from batcher.connection.outage import REDIS_ERRORS, refused
 from batcher.connection.pipeline import Pipeline
 from batcher.core.commands import Outcomes
-from batcher.hub.dispatcher import LOOK_S, Dispatcher, PendingEntry
+from batcher.hub.dispatcher import LOOK_S, Dispatcher
+from batcher.hub.pending import PendingEntry
 
 # An entry is polled at growing intervals up to this one.
 LOOK_MAX_S = 1.0
@@ -49,7 +50,7 @@ class SlowPoll:
                 self._dispatcher.lost(error)
             return
         for entry, state in zip(entries, states, strict=True):
-            if entry.future.done() or state.kind == "waiting":
+            if entry.outcome is not None or state.kind == "waiting":
                 continue
             if state.kind == "gone":
                 self._dispatcher.again(entry)

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from batcher.core.commands import Command
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import Snapshot, WorkerRecord
-from batcher.hub.dispatcher import HubCounts
+from batcher.hub.pending import HubCounts
 from batcher.messages import Lane, Outcome, Prediction
 
 Reply = TypeVar("Reply")

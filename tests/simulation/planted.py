@@ -11,8 +11,9 @@ from unittest.mock import patch
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.connection.pipeline import Pipeline
 from batcher.hub import hub as hub_module
-from batcher.hub.dispatcher import Dispatcher, PendingEntry, outcomes
+from batcher.hub.dispatcher import Dispatcher
 from batcher.hub.hub import HintList
+from batcher.hub.pending import PendingEntry, Waiter, outcomes
 from batcher.hub.slow_poll import SlowPoll
 from batcher.worker.heartbeat import Heartbeat
 
@@ -36,16 +37,16 @@ def _leaks(self: Dispatcher, entry: PendingEntry) -> None:
 
 
 def _without_budget(
-    held: Mapping[str, PendingEntry], ids: Sequence[str], budget_s: float, counts: Any
+    waiter: Waiter, held: Mapping[str, PendingEntry], ids: Sequence[str], budget_s: float, counts: Any
 ) -> Any:
-    return outcomes(held, ids, 1e9, counts)
+    return outcomes(waiter, held, ids, 1e9, counts)
 
 
 _let_go = Dispatcher.let_go
 
 
-def _keeps(self: Dispatcher, held: Iterable[PendingEntry]) -> None:
-    _let_go(self, [entry for entry in held if entry.future.done()])
+def _keeps(self: Dispatcher, waiter: Waiter, held: Iterable[PendingEntry]) -> None:
+    _let_go(self, waiter, [entry for entry in held if entry.outcome is not None])
 
 
 _pop = HintList.pop

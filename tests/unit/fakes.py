@@ -15,7 +15,7 @@ from batcher.core.commands import Command
 from batcher.core.publications import Candidate, Publications
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
-from batcher.hub.dispatcher import HubCounts
+from batcher.hub.pending import HubCounts
 from batcher.jobs.models import Connection, OpenQueue
 from batcher.jobs.records import Attempt
 from batcher.jobs.runner import JobRun, bounds_of

@@ -12,7 +12,7 @@ from batcher.core.metrics import duration_bounds
 from batcher.core.redis_watch import Memory
 from batcher.core.snapshot import NO_SNAPSHOT, Fallback, LaneDepth
 from batcher.errors import EntryFailed, QueueFull
-from batcher.hub.dispatcher import HubCounts
+from batcher.hub.pending import HubCounts
 from tests.unit.api.service import Service, Start, assert_problem
 from tests.unit.fakes import RUNNING, FakeHub, prediction
 

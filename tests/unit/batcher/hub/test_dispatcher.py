@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from batcher.core.commands import Accepted, Cancel, Enqueue, EnqueueAll, Full, S
 from batcher.core.holds import Pause
 from batcher.errors import Paused, QueueFull, QueueUnavailable
 from batcher.hub.dispatcher import MAX_TOGETHER, Admission, Dispatcher, estimate_cost
+from batcher.hub.pending import PendingEntry, Waiter
 from batcher.messages import Failure, Lane, Prediction
 
 
@@ -43,7 +45,13 @@ class Made:
 
     def ask(self, lane: Lane, *ids: str) -> Any:
         deadline = asyncio.get_running_loop().time() + 60
-        return self.dispatcher.hold([(one, "text") for one in ids], deadline, lane, "-", False, "")
+        return self.dispatcher.hold(Waiter(deadline, lane, "-", False, ""), [(one, "text") for one in ids])
+
+
+def _of(held: dict[str, PendingEntry]) -> tuple[Waiter, Collection[PendingEntry]]:
+    """The only request that waits for these, and they."""
+    (waiter,) = {waiter for entry in held.values() for waiter in entry.waiters}
+    return waiter, held.values()
 
 
 async def test_a_pause_that_refuses_withdraws_what_waits_in_its_lane() -> None:
@@ -54,18 +62,18 @@ async def test_a_pause_that_refuses_withdraws_what_waits_in_its_lane() -> None:
     await asyncio.sleep(0)
     assert [command.ids for command in made.commands] == [["x", "y"], ["z"], ["x", "y"]]
     assert [type(command) for command in made.commands] == [Enqueue, Enqueue, Cancel]
-    assert isinstance(held["x"].future.exception(), Paused)
-    assert isinstance(held["y"].future.exception(), Paused)
-    assert not held["z"].future.done()
+    assert isinstance(held["x"].outcome, Paused)
+    assert isinstance(held["y"].outcome, Paused)
+    assert held["z"].outcome is None
     assert made.dispatcher.pending.keys() == {"z"}
 
 
 async def test_finding_45_a_text_that_another_request_waits_for_does_not_lend_its_terms() -> None:
     made = Made()
     now = asyncio.get_running_loop().time()
-    made.dispatcher.hold([("x", "text")], now + 60, "interactive", "old", True, "r1")
-    made.dispatcher.hold([("x", "text"), ("y", "text")], now + 61, "bulk", "new", False, "")
-    made.dispatcher.hold([("x", "text"), ("z", "text")], now + 1, "interactive", "short", True, "")
+    made.dispatcher.hold(Waiter(now + 60, "interactive", "old", True, "r1"), [("x", "text")])
+    made.dispatcher.hold(Waiter(now + 61, "bulk", "new", False, ""), [("x", "text"), ("y", "text")])
+    made.dispatcher.hold(Waiter(now + 1, "interactive", "short", True, ""), [("x", "text"), ("z", "text")])
     await asyncio.sleep(0)
     raised, short = made.commands[1:]
     assert (raised.ids, raised.lane, raised.trace, raised.first) == (["y", "x"], "bulk", "new", False)
@@ -79,8 +87,8 @@ async def test_finding_45_a_text_that_another_request_waits_for_does_not_lend_it
 async def test_a_request_that_brings_priority_to_a_text_does_not_shorten_its_deadline() -> None:
     made = Made()
     now = asyncio.get_running_loop().time()
-    made.dispatcher.hold([("x", "text")], now + 60, "interactive", "patient", False, "")
-    made.dispatcher.hold([("x", "text")], now + 1, "interactive", "hurried", True, "")
+    made.dispatcher.hold(Waiter(now + 60, "interactive", "patient", False, ""), [("x", "text")])
+    made.dispatcher.hold(Waiter(now + 1, "interactive", "hurried", True, ""), [("x", "text")])
     await asyncio.sleep(0)
     entry = made.dispatcher.pending["x"]
     assert (entry.deadline, entry.first) == (now + 60, True)
@@ -97,19 +105,19 @@ async def test_finding_47_a_refused_request_leaves_a_text_that_gained_priority_t
         await asyncio.sleep(0)
 
     accepted = Accepted([State("queued")], 0)
-    x = made.dispatcher.hold([("x", "text")], now + 60, "interactive", "-", False, "")["x"]
-    made.dispatcher.hold([("x", "text"), ("y", "text")], now + 0.05, "interactive", "-", True, "")
-    y = made.dispatcher.hold([("y", "text")], now + 60, "interactive", "-", False, "")["y"]
+    x = made.dispatcher.hold(Waiter(now + 60, "interactive", "-", False, ""), [("x", "text")])["x"]
+    made.dispatcher.hold(Waiter(now + 0.05, "interactive", "-", True, ""), [("x", "text"), ("y", "text")])
+    y = made.dispatcher.hold(Waiter(now + 60, "interactive", "-", False, ""), [("y", "text")])["y"]
     await answer(0, accepted)
     await answer(1, Full(1000))
     await answer(2, accepted)
-    assert not x.future.done()
-    assert not y.future.done()
+    assert x.outcome is None
+    assert y.outcome is None
     # It is nowhere any more if Redis has lost it and the queue is full.
     made.dispatcher.again(x)
     await answer(3, Full(1000))
-    assert isinstance(x.future.exception(), QueueFull)
-    assert not y.future.done()
+    assert isinstance(x.outcome, QueueFull)
+    assert y.outcome is None
 
 
 async def test_a_result_that_was_computed_while_a_request_waited_does_not_count_as_cached() -> None:
@@ -118,24 +126,24 @@ async def test_a_result_that_was_computed_while_a_request_waited_does_not_count_
     now = asyncio.get_running_loop().time()
     raw = Prediction(b'[{"label":"A","score":1.0}]', "r1", 3).encode()
     entries = [
-        made.dispatcher.hold([("x", "text")], now + seconds, "interactive", "-", False, "r1")["x"]
+        made.dispatcher.hold(Waiter(now + seconds, "interactive", "-", False, "r1"), [("x", "text")])["x"]
         for seconds in (60, 61)
     ]
-    known = made.dispatcher.hold([("y", "text")], now + 60, "interactive", "-", False, "r1")["y"]
+    known = made.dispatcher.hold(Waiter(now + 60, "interactive", "-", False, "r1"), [("y", "text")])["y"]
     # Replies that arrive together are read at the same time of the loop.
     await asyncio.sleep(0)
     queued, cached = (Accepted([State(kind, raw)], 0) for kind in ("queued", "cached"))  # type: ignore[arg-type]
     for answer, accepted in zip(made.answers, ([queued], [cached, cached]), strict=True):
         answer.set_result(accepted)
     await asyncio.sleep(0)
-    assert [entry.future.result().cached for entry in (*entries, known)] == [False, False, True]
+    assert [entry.outcome.cached for entry in (*entries, known)] == [False, False, True]
 
 
 async def test_a_text_that_gets_priority_lends_its_budget_to_no_other_text() -> None:
     made = Made()
     now = asyncio.get_running_loop().time()
-    made.dispatcher.hold([("x", "text")], now + 60, "interactive", "-", False, "")
-    made.dispatcher.hold([("x", "text"), ("y", "text")], now + 1, "interactive", "-", True, "")
+    made.dispatcher.hold(Waiter(now + 60, "interactive", "-", False, ""), [("x", "text")])
+    made.dispatcher.hold(Waiter(now + 1, "interactive", "-", True, ""), [("x", "text"), ("y", "text")])
     await asyncio.sleep(0)
     assert made.commands[1].ids == ["y", "x"]
     assert 900 < made.commands[1].budget_ms <= 1000
@@ -155,9 +163,9 @@ async def test_a_full_redis_seemed_to_refuse_the_cache_in_redis_6_and_callers_di
     made = Made()
     made.error = error
     deadline = asyncio.get_running_loop().time() + 60
-    refused = made.dispatcher.hold([("x", "text")], deadline, "interactive", "-", False, "r1")["x"]
+    refused = made.dispatcher.hold(Waiter(deadline, "interactive", "-", False, "r1"), [("x", "text")])["x"]
     await asyncio.sleep(0.01)
-    found = refused.future.exception()
+    found = refused.outcome
     assert isinstance(found, QueueUnavailable)
     assert f"Redis {detail}" in str(found)
     full = "is full" in detail
@@ -169,7 +177,7 @@ async def test_a_full_redis_seemed_to_refuse_the_cache_in_redis_6_and_callers_di
 async def test_what_nobody_waits_for_is_cancelled_unless_it_was_asked_for_again() -> None:
     made = Made()
     held = made.ask("interactive", "x", "y", "z")
-    made.dispatcher.let_go(held.values())
+    made.dispatcher.let_go(*_of(held))
     made.ask("interactive", "y")
     await asyncio.sleep(0.01)
     assert [command.ids for command in made.commands] == [["x", "y", "z"], ["y"], ["x", "z"]]
@@ -198,7 +206,7 @@ async def test_redis_is_lost_if_it_does_not_answer_a_cancel_and_not_if_it_refuse
     held = made.ask("interactive", "x")
     await asyncio.sleep(0)
     made.error = error
-    made.dispatcher.let_go(held.values())
+    made.dispatcher.let_go(*_of(held))
     await asyncio.sleep(0.01)
     assert [command.ids for command in made.commands] == [["x"], ["x"]]
     assert made.outage.over is not lost
@@ -211,7 +219,7 @@ async def test_the_requests_of_one_tick_share_a_command_up_to_a_size() -> None:
     made.answers[0].set_result([Accepted([State("queued")], 0), Full(1000), Accepted([State("queued")], 0)])
     await asyncio.sleep(0)
     assert len(made.answers) == 1
-    states = [entry.future.done() for entries in held for entry in entries.values()]
+    states = [entry.outcome is not None for entries in held for entry in entries.values()]
     assert states == [False, True, False], "the lane was full for the second one only"
     cost = estimate_cost("text")
     for number in range(MAX_TOGETHER // cost + 2):
@@ -232,8 +240,8 @@ async def test_what_redis_refuses_for_several_requests_is_asked_for_one_by_one()
     raw = Prediction(b'[{"label":"A","score":1.0}]', "r1", 3).encode()
     made.answers[2].set_result([Accepted([State("known", raw)], 0)])
     await asyncio.sleep(0)
-    assert isinstance(x.future.exception(), QueueUnavailable)
-    assert isinstance(y.future.result(), Prediction)
+    assert isinstance(x.outcome, QueueUnavailable)
+    assert isinstance(y.outcome, Prediction)
 
 
 @pytest.mark.parametrize(
@@ -250,10 +258,11 @@ async def test_what_no_request_waits_for_any_more_is_not_enqueued_again(answer: 
     made = Made()
     deadline = asyncio.get_running_loop().time() + 60
     left, stays = (
-        made.dispatcher.hold([(one, "text")], deadline, "interactive", "-", False, "r1") for one in "xy"
+        made.dispatcher.hold(Waiter(deadline, "interactive", "-", False, "r1"), [(one, "text")])
+        for one in "xy"
     )
     await asyncio.sleep(0)
-    made.dispatcher.let_go(left.values())
+    made.dispatcher.let_go(*_of(left))
     await asyncio.sleep(0)
     if isinstance(answer, Exception):
         made.answers[0].set_exception(answer)
@@ -262,4 +271,4 @@ async def test_what_no_request_waits_for_any_more_is_not_enqueued_again(answer: 
     await asyncio.sleep(0.01)
     assert [command.ids for command in made.commands] == [["x"], ["y"], ["x"], ["y"]]
     assert [type(command) for command in made.commands] == [Enqueue, Enqueue, Cancel, Enqueue]
-    assert not stays["y"].future.done()
+    assert stays["y"].outcome is None

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.hub.dispatcher import LOOK_S, PendingEntry
+from batcher.hub.dispatcher import LOOK_S
+from batcher.hub.pending import PendingEntry
 from batcher.hub.slow_poll import LOOK_MAX_S, SlowPoll
 
 TICK_S = 0.1

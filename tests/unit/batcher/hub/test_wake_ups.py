@@ -9,7 +9,8 @@ import pytest
 
 from batcher.connection.pipeline import Pipeline
 from batcher.core.commands import Waking
-from batcher.hub.dispatcher import PendingEntry, WakeUps
+from batcher.hub.dispatcher import WakeUps
+from batcher.hub.pending import PendingEntry
 
 
 class Asked:
