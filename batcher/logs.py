@@ -8,12 +8,17 @@ of the event; the other items of `extra` become separate fields.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
+import time
 import traceback
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Literal, TextIO
+from functools import lru_cache
+from select import PIPE_BUF
+from typing import Literal, NamedTuple, TextIO
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "text", "auto"]
@@ -31,7 +36,7 @@ def setup(level: Level = "info", format: Format = "auto", stream: TextIO | None 
     """Sends all logs of this process to `stream` (default: stderr). Calling it again replaces the setup."""
     out = stream or sys.stderr
     chosen = ("text" if out.isatty() else "json") if format == "auto" else format
-    handler = logging.StreamHandler(out)
+    handler = Handler(out)
     handler.setFormatter(JsonFormatter() if chosen == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -48,50 +53,129 @@ def setup(level: Level = "info", format: Format = "auto", stream: TextIO | None 
     logging.captureWarnings(True)
 
 
-def event_of(record: logging.LogRecord) -> dict[str, object]:
-    """The fields of one line, in their order."""
-    event: dict[str, object] = {
-        "ts": datetime.fromtimestamp(record.created, UTC)
-        .isoformat(timespec="milliseconds")
-        .replace("+00:00", "Z"),
-        "level": record.levelname.lower(),
-        "action": getattr(record, "action", record.name),
-    }
-    message = record.getMessage()
-    if message != event["action"]:
-        event["message"] = message
-    event.update((key, value) for key, value in vars(record).items() if key not in _STANDARD)
+class Event(NamedTuple):
+    """What a line says: when (seconds since 1970), how important, of which type, in words and in fields."""
+
+    created: float
+    level: str
+    action: str
+    message: str
+    fields: Mapping[str, object]
+
+
+def event_of(record: logging.LogRecord) -> Event:
+    """What the line of a record says."""
+    fields = {key: value for key, value in vars(record).items() if key not in _STANDARD}
     if record.exc_info and record.exc_info[1] is not None:
         error = record.exc_info[1]
-        event["error"] = type(error).__name__
-        event["traceback"] = "".join(traceback.format_exception(error)).rstrip()
-    return event
+        fields["error"] = type(error).__name__
+        fields["traceback"] = "".join(traceback.format_exception(error)).rstrip()
+    action = getattr(record, "action", record.name)
+    return Event(record.created, record.levelname, action, record.getMessage(), fields)
 
 
-class JsonFormatter(logging.Formatter):
+class Formatter(logging.Formatter):
+    """Formats events, those of records among them."""
+
+    def line(self, event: Event) -> str:
+        raise NotImplementedError
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self.line(event_of(record))
+
+
+class JsonFormatter(Formatter):
     """Formats {"ts": ..., "level": ..., "action": ..., "message": ..., and the other fields}."""
 
     _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
-    def format(self, record: logging.LogRecord) -> str:
-        return self._encode(event_of(record))
+    def line(self, event: Event) -> str:
+        head = {"ts": _utc(int(event.created * 1e3)), "level": event.level.lower(), "action": event.action}
+        if event.message != event.action:
+            head["message"] = event.message
+        return self._encode({**head, **event.fields})
 
 
-class TextFormatter(logging.Formatter):
+@lru_cache(1)
+def _utc(ms: int) -> str:
+    """A time in ms since 1970 as in 2026-01-01T12:00:00.000Z. Events that are logged together share most."""
+    return datetime.fromtimestamp(ms / 1e3, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class TextFormatter(Formatter):
     """Formats 2026-01-01 12:00:00.000 INFO  action  message  key=value ..., with the traceback below."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        event = event_of(record)
-        clock = datetime.fromtimestamp(record.created).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
-        parts = [f"{clock} {record.levelname:<7} {event['action']}"]
-        if "message" in event:
-            parts.append(_one_line(str(event["message"])))
-        parts += (f"{key}={_one_line(str(value))}" for key, value in event.items() if key not in _HEAD)
-        trace = event.get("traceback")
+    def line(self, event: Event) -> str:
+        clock = datetime.fromtimestamp(event.created).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+        parts = [f"{clock} {event.level:<7} {event.action}"]
+        if event.message != event.action:
+            parts.append(_one_line(event.message))
+        fields = {key: value for key, value in event.fields.items() if key != "traceback"}
+        parts += (f"{key}={_one_line(str(value))}" for key, value in fields.items())
+        trace = event.fields.get("traceback")
         return "  ".join(parts) + (f"\n{trace}" if trace else "")
 
 
-_HEAD = frozenset({"ts", "level", "action", "message", "traceback"})
+class Handler(logging.StreamHandler[TextIO]):
+    """Writes lines to a stream."""
+
+    def write(self, events: Iterable[Event]) -> None:
+        """Writes the lines of several events at once. Never raises, as `emit`."""
+        formatter = self.formatter
+        assert isinstance(formatter, Formatter)
+        self.acquire()
+        try:
+            for lines in _whole_lines(formatter.line(event) for event in events):
+                self.stream.write(lines)
+                self.flush()
+        except Exception:
+            self.handleError(logging.makeLogRecord({}))
+        finally:
+            self.release()
+
+
+def _whole_lines(lines: Iterable[str]) -> Iterator[str]:
+    """Parts that a pipe takes as a whole, for other processes may write to it as well."""
+    part, size = "", 0
+    for line in lines:
+        length = len(line.encode(errors="replace")) + 1
+        if part and size + length > PIPE_BUF:
+            yield part
+            part, size = "", 0
+        part += line + "\n"
+        size += length
+    yield part
+
+
+class Frequent:
+    """Logs events of one type, of which there may be thousands a second: those of a tick in one write.
+
+    A record for each would take several times as long. They get one where `setup` has not made the handler.
+    """
+
+    def __init__(self, logger: logging.Logger, action: str) -> None:
+        self._logger = logger
+        self._action = action
+        self._waiting: list[Event] = []
+
+    def add(self, level: int, fields: Mapping[str, object]) -> None:
+        """Logs an event at the end of this tick of the event loop."""
+        if not isinstance(_root.handlers[0] if len(_root.handlers) == 1 else None, Handler):
+            self._logger.log(level, self._action, extra={"action": self._action, **fields})
+            return
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._write)
+        name = logging.getLevelName(level)
+        self._waiting.append(Event(time.time(), name, self._action, self._action, fields))
+
+    def _write(self) -> None:
+        events, self._waiting = self._waiting, []
+        for handler in _root.handlers:
+            if isinstance(handler, Handler):
+                handler.write(events)
+
+
+_root = logging.getLogger()
 
 
 def _one_line(value: str) -> str:

@@ -14,6 +14,7 @@ from api.asgi.http import client_address
 from api.metrics import Metrics
 from api.predict.request import RequestContext
 from api.traffic import Traffic
+from batcher.logs import Frequent
 from batcher.lookup.queue import LookupResult
 
 # How many are kept: that caches answered, that workers answered, and that failed or took over SLOW_S.
@@ -44,7 +45,10 @@ class Run(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """How far the lookup got. `asked` texts went to the queue after `asked_s`, `entries` among them."""
+    """How far the lookup got. `asked` texts went to the queue after `asked_s`.
+
+    `entries` are ids of some of them, if no worker answered; otherwise each run has one.
+    """
 
     local: int
     shared: int
@@ -79,16 +83,20 @@ class _Bounded:
     def __init__(self, most: int) -> None:
         self.seen: deque[Seen] = deque()
         self.most = most
+        self._sizes: deque[int] = deque()
         self._bytes = 0
 
     def append(self, seen: Seen) -> None:
         self.seen.append(seen)
-        self._bytes += _size(seen)
+        self._sizes.append(size := _size(seen))
+        self._bytes += size
         while len(self.seen) > 1 and (len(self.seen) > self.most or self._bytes > MAX_BYTES):
-            self._bytes -= _size(self.seen.popleft())
+            self.seen.popleft()
+            self._bytes -= self._sizes.popleft()
 
     def clear(self) -> None:
         self.seen.clear()
+        self._sizes.clear()
         self._bytes = 0
 
 
@@ -136,19 +144,15 @@ class RecentRequests:
 
 def _lookup(started: float, answer: LookupResult) -> Lookup:
     runs = tuple(_runs(answer))
-    entries = [run.entry for run in runs] if runs else answer.ids.values()
-    return Lookup(
-        answer.outcomes.get("hit_local", 0),
-        answer.outcomes.get("hit_shared", 0),
-        answer.asked,
-        answer.asked_at - started,
-        runs,
-        tuple(islice(entries, MAX_TEXTS)) if answer.asked else (),
-    )
+    entries = tuple(islice(answer.ids.values(), MAX_TEXTS)) if answer.asked and not runs else ()
+    hits = answer.outcomes.get("hit_local", 0), answer.outcomes.get("hit_shared", 0)
+    return Lookup(*hits, answer.asked, answer.asked_at - started, runs, entries)
 
 
 def _runs(answer: LookupResult) -> list[Run]:
     """One for each batch, whose texts share the time of the forward pass."""
+    if len(answer.computed) == 1:
+        return [_run(answer, list(answer.computed))]
     batches: dict[tuple[float, int], list[str]] = {}
     for text, one in answer.computed.items():
         batches.setdefault((one.model_ms, one.batch_size), []).append(text)
@@ -178,7 +182,8 @@ def _facts(seen: Seen) -> dict[str, Any]:
     }
     lookup = seen.lookup or Lookup(seen.texts if seen.status < 400 else 0, 0, 0, 0.0, (), ())
     facts |= {"local": lookup.local, "shared": lookup.shared, "asked": lookup.asked}
-    facts |= {"asked_ms": round(lookup.asked_s * 1e3, 3), "entries": list(lookup.entries)}
+    entries = [run.entry for run in lookup.runs[:MAX_TEXTS]] or lookup.entries
+    facts |= {"asked_ms": round(lookup.asked_s * 1e3, 3), "entries": list(entries)}
     return facts | {"runs": [run._asdict() for run in lookup.runs]}
 
 
@@ -195,6 +200,7 @@ class RequestLog:
         self.recent = RecentRequests()
         self._metrics = metrics
         self._traffic = traffic
+        self._lines = Frequent(log, "request")
 
     def add(self, context: RequestContext, route: str, status: int) -> None:
         """Notes an answered request. `route` is its path template, and 499 the status if the client left."""
@@ -215,18 +221,20 @@ class RequestLog:
         self.recent.add(context, status, seconds)
         level = logging.DEBUG if context.hit else logging.INFO
         if log.isEnabledFor(level):
-            log.log(level, "request", extra=_fields(context, route, status, seconds))
+            self._lines.add(level, _fields(context, route, status, seconds))
 
 
 def _fields(context: RequestContext, route: str, status: int, seconds: float) -> dict[str, object]:
-    optional = {"client": context.headers.client_name, "code": context.code, "entry": context.entry}
-    return {
-        "action": "request",
+    fields: dict[str, object] = {
         "request_id": context.headers.id,
         "route": route,
         "status": status,
         "ms": round(seconds * 1e3, 3),
         "texts": len(context.texts),
         "computed": context.computed,
-        **{key: value for key, value in optional.items() if value},
     }
+    if context.headers.client_name:
+        fields["client"] = context.headers.client_name
+    if context.code:
+        fields |= {"code": context.code, "entry": context.entry} if context.entry else {"code": context.code}
+    return fields

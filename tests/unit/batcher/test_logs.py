@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
+from select import PIPE_BUF
 
 import pytest
 
@@ -79,3 +82,71 @@ def test_auto_is_json_where_nobody_looks(out: io.StringIO) -> None:
     logs.setup("info", "auto", out)
     logging.getLogger("api").info("x")
     assert json.loads(out.getvalue())["message"] == "x"
+
+
+async def test_frequent_events_of_a_tick_are_written_at_once(out: io.StringIO) -> None:
+    logs.setup("info", "json", out)
+    many = logs.Frequent(logging.getLogger("api"), "request")
+    many.add(logging.INFO, {"status": 200, "said": "x\n\u2028"})
+    many.add(logging.WARNING, {"status": 503})
+    assert not out.getvalue()
+    await asyncio.sleep(0)
+    first, second = map(json.loads, out.getvalue().splitlines())
+    assert first.pop("ts") <= second.pop("ts")
+    assert first == {"level": "info", "action": "request", "status": 200, "said": "x\n\u2028"}
+    assert second == {"level": "warning", "action": "request", "status": 503}
+    many.add(logging.INFO, {"status": 204})
+    await asyncio.sleep(0)
+    assert json.loads(out.getvalue().splitlines()[2])["status"] == 204
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+async def test_a_frequent_event_has_the_line_that_a_record_would_have(
+    out: io.StringIO, form: logs.Format
+) -> None:
+    logs.setup("info", form, out)
+    fields = {"status": 200, "text": "a b", "none": None}
+    logs.Frequent(logging.getLogger("api"), "request").add(logging.INFO, fields)
+    await asyncio.sleep(0)
+    logging.getLogger("api").info("request", extra={"action": "request", **fields})
+    frequent, record = (re.sub(r"\d\d:\d\d:\d\d\.\d+", "", line) for line in out.getvalue().splitlines())
+    assert frequent == record
+
+
+async def test_other_handlers_get_a_record_of_a_frequent_event(
+    out: io.StringIO, caplog: pytest.LogCaptureFixture
+) -> None:
+    logs.setup("info", "json", out)
+    logging.getLogger().addHandler(caplog.handler)
+    logs.Frequent(logging.getLogger("api"), "request").add(logging.INFO, {"status": 200})
+    (record,) = caplog.records
+    assert (record.action, record.status) == ("request", 200)  # type: ignore[attr-defined]
+    assert json.loads(out.getvalue())["status"] == 200
+
+
+async def test_what_cannot_be_written_is_reported_and_stops_nothing(
+    out: io.StringIO, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.setup("info", "json", out)
+    out.close()
+    logs.Frequent(logging.getLogger("api"), "request").add(logging.INFO, {"status": 200})
+    await asyncio.sleep(0)
+    assert "I/O operation on closed file" in capsys.readouterr().err
+
+
+async def test_frequent_events_are_written_in_parts_that_a_pipe_does_not_tear(out: io.StringIO) -> None:
+    class Stream(io.StringIO):
+        def write(self, text: str) -> int:
+            parts.append(text)
+            return super().write(text)
+
+    parts: list[str] = []
+    logs.setup("info", "json", Stream())
+    many = logs.Frequent(logging.getLogger("api"), "request")
+    for number in range(100):
+        many.add(logging.INFO, {"number": number, "said": "x" * (5000 if number == 50 else 100)})
+    await asyncio.sleep(0)
+    assert [json.loads(line)["number"] for line in "".join(parts).splitlines()] == list(range(100))
+    assert all(part.endswith("\n") for part in parts)
+    assert [part.count("\n") for part in parts if len(part) > PIPE_BUF] == [1]
+    assert len(parts) < 10
