@@ -14,6 +14,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 from api.asgi.http import LEFT, PROBES
 from api.errors import Problem
 from api.server.limits import HEAD_BYTES, LimitedProtocol
+from api.server.sender import Sender
 
 # The most bytes of one header, the most headers, and the most bytes of the target (path and query).
 HEADER_BYTES = 8 * 1024
@@ -187,4 +188,4 @@ class Connection(LimitedProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         cycle.scope["state"][LEFT] = self.left
-        super()._start_asgi_task(cycle, app)
+        super()._start_asgi_task(cycle, Sender(app, cycle).run)  # type: ignore[arg-type]

@@ -70,6 +70,7 @@ SET_FROM_OUTSIDE = {
     "self.first.hub": "the same",
     "self.cycle": "an object of uvicorn",
     "self._running": "the same",
+    "cycle": "the same",
 }
 
 
