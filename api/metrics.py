@@ -118,15 +118,13 @@ class Metrics:
             name: Counter(f"millrace_{name}", text, labels, registry=registry)
             for name, (text, labels) in _COUNTERS.items()
         }
-        for outcome in OUTCOMES:
-            self._counters["entries"].labels(outcome)
+        self._entries = {outcome: self._counters["entries"].labels(outcome) for outcome in OUTCOMES}
         self._gauges = {
             name: Gauge(f"millrace_{name}", text, registry=registry, multiprocess_mode="livesum")
             for name, text in _GAUGES.items()
         }
         self._published: dict[str, int] = {}
         self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
-        self._hit_local = self._counters["entries"].labels("hit_local")
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Counts a request; status 499 if the client disconnected. `route` is a path template, or "other"."""
@@ -165,12 +163,12 @@ class Metrics:
 
     def hit_local(self, texts: int) -> None:
         """Counts texts that were answered from the in-process cache."""
-        self._hit_local.inc(texts)
+        self._entries["hit_local"].inc(texts)
 
     def entries(self, outcome: str | type[errors.MillraceError], texts: int) -> None:
         """Counts texts with this outcome: a name from OUTCOMES, or the class of the error they ended with."""
         name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(outcome, "failed")
-        self._add("entries", texts, name)
+        self._entries[name].inc(texts)
 
     def cascade(self, name: str, model: str, texts: int) -> None:
         """Counts texts of a cascade that this member has answered."""

@@ -7,7 +7,6 @@ import json
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv6Address
@@ -249,17 +248,20 @@ class BodyReader:
                 raise too_large(self.limit)
         return bytes(content)
 
-    @contextmanager
-    def hold(self, texts: Sequence[str]) -> Iterator[None]:
-        """Counts the memory of texts while they wait for results. Raises Problem 503 if it is used up."""
+    def hold(self, texts: Sequence[str]) -> int:
+        """Counts the memory of texts that wait for results, for `release`.
+
+        Raises Problem 503 if it is used up.
+        """
         size = sum(map(getsizeof, texts))
         if size > self._room:
             raise _no_room()
         self._room -= size
-        try:
-            yield
-        finally:
-            self._room += size
+        return size
+
+    def release(self, size: int) -> None:
+        """Frees what `hold` has counted."""
+        self._room += size
 
     async def _rest(self, receive: Receive, first: bytes) -> bytes:
         body = bytearray(first)

@@ -189,8 +189,11 @@ class Predictor:
         self, lookup: Lookup, request: LookupRequest, answer: LookupResult, receive: Receive
     ) -> list[Result]:
         """The result of each text, in order. Raises as `find`."""
-        with self.bodies.hold(request.texts):
+        size = self.bodies.hold(request.texts)
+        try:
             await unless_disconnected(receive, lookup.find(request, answer))
+        finally:
+            self.bodies.release(size)
         if self.settings.refuse_unknown:
             answer.refuse_unknown()
         if answer.failed:

@@ -185,9 +185,6 @@ def _stages(runs: Collection[Prediction]) -> bytes:
 
     For several batches, the slowest time of each stage and the largest batch size.
     """
-    return b'queue;dur=%.3f, batch;desc="%d", tokenize;dur=%.3f, model;dur=%.3f, ' % (
-        max([run.queue_ms for run in runs]),
-        max([run.batch_size for run in runs]),
-        max([run.tokenize_ms for run in runs]),
-        max([run.model_ms for run in runs]),
-    )
+    times = [(run.queue_ms, run.batch_size, run.tokenize_ms, run.model_ms) for run in runs]
+    slowest = times[0] if len(times) == 1 else tuple(map(max, *times))
+    return b'queue;dur=%.3f, batch;desc="%d", tokenize;dur=%.3f, model;dur=%.3f, ' % slowest

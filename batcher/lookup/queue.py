@@ -63,8 +63,7 @@ class Limits(Protocol):
     def wait(self, client: str, texts: int) -> AbstractContextManager[bool]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class CachedPrediction:
+class CachedPrediction(NamedTuple):
     """A cached prediction. `expires_at` is a time of the monotonic clock, `size` the total size in bytes."""
 
     fragment: bytes
