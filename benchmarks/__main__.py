@@ -26,6 +26,7 @@ SUITE: dict[str, tuple[str, ...]] = {
     "mixed": ("--seconds", "8"),
     "hit": ("--rounds", "3", "--seconds", "2"),
     "miss": ("--engines", "torch:f32,openvino:bf16,openvino:int8", "--loads", "32x8", "--seconds", "8"),
+    "sizing": ("--seconds", "2"),
     "overload": (),
     "long_texts": ("--texts", "200", "--seconds", "8", "--cancel"),
     "crowd": (),

@@ -32,6 +32,8 @@ MODELS = {"default": 1000.0, "distilbert-base": 400.0}
 # The share of its time that each is planned for, the least API replicas, and the cores of a worker.
 WORKER, API, REDIS = 0.7, 0.7, 0.6
 MIN_API, WORKER_CORES = 2, 2
+# The most microseconds for an unknown text that is all of its request.
+GOALS = {"redis": 70, "api": 160, "worker0": 60}
 COSTS = ("Redis", "API", "worker", "API, own cache", "API, shared cache", "Redis, shared cache")
 
 
@@ -190,7 +192,10 @@ def main() -> None:
         write("sizes", plan_lines(costs))
         write("ceilings", ceiling_lines(costs))
     if not args.measured:
-        report.finish("sizing", {"costs": {size: asdict(cost) for size, cost in costs.items()}, "goals": []})
+        for name, most in GOALS.items():
+            what = f"us of {name.rstrip('0')} for a single text, {args.users} clients"
+            report.goal(what, costs[1].unknown[name], most, at_most=True)
+        report.finish("sizing", {"costs": {size: asdict(cost) for size, cost in costs.items()}})
 
 
 if __name__ == "__main__":
