@@ -50,7 +50,7 @@ class SlowPoll:
                 self._dispatcher.lost(error)
             return
         for entry, state in zip(entries, states, strict=True):
-            if entry.outcome is not None or state.kind == "waiting":
+            if not entry.waiters or state.kind == "waiting":
                 continue
             if state.kind == "gone":
                 self._dispatcher.again(entry)

@@ -1,6 +1,5 @@
 """When a waiter's result is looked for, in case its hint was lost."""
 
-import asyncio
 import math
 from itertools import pairwise
 from types import SimpleNamespace
@@ -9,8 +8,9 @@ from typing import Any
 import pytest
 import redis
 
+from batcher.core.commands import Outcomes, State
 from batcher.hub.dispatcher import LOOK_S
-from batcher.hub.pending import PendingEntry
+from batcher.hub.pending import HubCounts, PendingEntry, Waiter
 from batcher.hub.slow_poll import LOOK_MAX_S, SlowPoll
 
 TICK_S = 0.1
@@ -18,12 +18,10 @@ TICK_S = 0.1
 
 def poll_of(**asked_at: float) -> tuple[SlowPoll, dict[str, PendingEntry]]:
     """A poll of entries that the queue accepted at these times."""
-    pending = {}
-    for entry, at in asked_at.items():
-        future: Any = asyncio.get_running_loop().create_future()
-        pending[entry] = PendingEntry(
-            entry, "text", "interactive", "", future, 1e9, asked_at=at, look_at=at + LOOK_S
-        )
+    pending = {
+        entry: PendingEntry(entry, "text", "interactive", "", 1e9, asked_at=at, look_at=at + LOOK_S)
+        for entry, at in asked_at.items()
+    }
     dispatcher: Any = SimpleNamespace(pending=pending)
     pipeline: Any = None
     return SlowPoll(pipeline, dispatcher), pending
@@ -55,6 +53,26 @@ async def test_finding_15_what_waits_to_be_asked_is_not_looked_for():
     pending["x"].asked_at, pending["x"].look_at = 1e6, 1e6 + LOOK_S
     poll.hints_lost = False
     assert poll.late(1e6 + LOOK_S) == [pending["x"]]
+
+
+@pytest.mark.parametrize("state", [State("gone"), State("known", b"junk")])
+async def test_what_nobody_waits_for_any_more_counts_as_neither_found_nor_lost(state: State) -> None:
+    """Its last request may leave while Redis is asked."""
+
+    async def run(command: Outcomes) -> list[State]:
+        return [state, state]
+
+    _, pending = poll_of(left=100.0, stays=100.0)
+    pending["stays"].waiters.append(Waiter(1e9, "interactive", ""))
+    asked: list[str] = []
+    counts = HubCounts()
+    pipeline: Any = SimpleNamespace(run=run)
+    dispatcher: Any = SimpleNamespace(
+        counts=counts, again=lambda one: asked.append(one.id), take_result=lambda one, _: asked.append(one.id)
+    )
+    await SlowPoll(pipeline, dispatcher).fetch([*pending.values()])
+    assert asked == ["stays"]
+    assert counts.polled == (state.kind == "known")
 
 
 @pytest.mark.parametrize(
