@@ -1,8 +1,8 @@
 """The reply hub, one per API process: enqueues texts and passes each result to the requests that wait.
 
 It has a part for each shard of the queue. The steps are: admit -> enqueue (shared round trip) -> hint, or
-slow poll if the hint was lost -> result. Requests only await futures. Every Redis command runs in a task of
-the hub, which is never cancelled.
+slow poll if the hint was lost -> result. Requests only wait. Every Redis command runs in a task of the hub,
+which is never cancelled.
 """
 
 from __future__ import annotations
@@ -232,7 +232,7 @@ class ShardHub:
         self._admission.check(lane, budget_s)
 
     async def _hints(self) -> None:
-        """Pops hints and resolves futures. Hints lost with a connection delay results until the slow poll."""
+        """Pops hints and resolves entries. Hints lost with a connection delay results until the slow poll."""
         while not self._stopping:
             await self._first_reply.wait()
             try:
