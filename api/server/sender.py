@@ -15,7 +15,7 @@ SMALL_BYTES = 64 * 1024
 # Headers with lower-case names and no control characters. Uvicorn deals with all others.
 _sound = re.compile(rb"(?:[a-z0-9-]+: [\t -~\x80-\xff]*\r\n)+").fullmatch
 # Names of headers that decide how the response ends.
-_ENDING = frozenset((b"connection", b"transfer-encoding"))
+_ENDING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 
 
 class Sender:
@@ -69,7 +69,7 @@ class Sender:
         ):
             return False
         lines: list[bytes] = []
-        for name, value in (*cycle.default_headers, *headers):
+        for name, value in (*cycle.default_headers, *headers[:-1]):
             if name in _ENDING:
                 return False
             lines += (name, b": ", value, b"\r\n")
@@ -78,7 +78,7 @@ class Sender:
             return False
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
-        cycle.transport.write(b"%b%b\r\n%b" % (STATUS_LINE[status], fields, body))
+        cycle.transport.write(b"%b%b%b: %b\r\n\r\n%b" % (STATUS_LINE[status], fields, *headers[-1], body))
         cycle.message_event.set()
         cycle.on_response()
         return True

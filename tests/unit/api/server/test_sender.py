@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
@@ -58,7 +58,7 @@ async def sent(cycle: RequestResponseCycle, send: Any, messages: list[dict[str, 
     try:
         for message in messages:
             await send(message)
-    except RuntimeError as raised:
+    except (RuntimeError, ValueError) as raised:
         error = str(raised)
     transport: Any = cycle.transport
     state = cycle.response_started, cycle.response_complete, cycle.keep_alive, cycle.waiting_for_100_continue
@@ -66,10 +66,10 @@ async def sent(cycle: RequestResponseCycle, send: Any, messages: list[dict[str, 
 
 
 names = st.sampled_from(
-    [b"x-model", b"content-type", b"X-Upper", b"connection", b"transfer-encoding", b"bad name"]
+    [b"x-model", b"content-length", b"X-Upper", b"connection", b"transfer-encoding", b"bad name"]
 )
 values = st.sampled_from(
-    [b"a", b"", b"close", b"chunked", b"a\tb", b"\xe9", b"a\r\nx-forged: 1", b"a\n", b"\0"]
+    [b"a", b"", b"close", b"4", b"chunked", b"a\tb", b"\xe9", b"a\r\nx-forged: 1", b"a\n", b"\0"]
 )
 bodies = st.sampled_from([b"", b"body", b"\r\n\r\n", b"x" * SMALL_BYTES, b"x" * (SMALL_BYTES + 1)])
 
@@ -90,7 +90,15 @@ def responses(draw: st.DrawFn) -> list[dict[str, Any]]:
     return [start, *rest, *draw(st.sampled_from([[], [start], rest[-1:]]))]
 
 
+LENGTHS = [(b"content-length", b"3"), (b"content-length", b"4")]
+TWO_LENGTHS = [
+    {"type": "http.response.start", "status": 200, "headers": LENGTHS},
+    {"type": "http.response.body", "body": b"body"},
+]
+
+
 @settings(max_examples=1000)
+@example(messages=TWO_LENGTHS, method="GET", keep_alive=True, disconnected=False)
 @given(responses(), st.sampled_from(["GET", "POST", "HEAD"]), st.booleans(), st.booleans())
 async def test_it_sends_what_uvicorn_would_send(
     messages: list[dict[str, Any]], method: str, keep_alive: bool, disconnected: bool
