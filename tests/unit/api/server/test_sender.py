@@ -12,7 +12,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from api.asgi.http import CLOSE, JSON, send_answer
-from api.server.sender import SMALL_BYTES, Sender
+from api.server.protocol import WHOLE_BYTES, Sender
 
 LOG = logging.getLogger(__name__)
 Headers = list[tuple[bytes, bytes]]
@@ -71,7 +71,7 @@ names = st.sampled_from(
 values = st.sampled_from(
     [b"a", b"", b"close", b"4", b"chunked", b"a\tb", b"\xe9", b"a\r\nx-forged: 1", b"a\n", b"\0"]
 )
-bodies = st.sampled_from([b"", b"body", b"\r\n\r\n", b"x" * SMALL_BYTES, b"x" * (SMALL_BYTES + 1)])
+bodies = st.sampled_from([b"", b"body", b"\r\n\r\n", b"x" * WHOLE_BYTES, b"x" * (WHOLE_BYTES + 1)])
 
 
 @st.composite
