@@ -103,13 +103,17 @@ class Proxy:
         """Ends everything."""
 
         async def end() -> None:
-            self._server.close()
+            # A connection that comes just now ends at once. asyncio forgets one that it accepts as the server
+            # closes, so this is last.
+            self._refusing = True
             for link in self._links:
                 for writer in link.writers:
                     writer.transport.abort()
             for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            while others := asyncio.all_tasks() - {asyncio.current_task()}:
+                await asyncio.wait(others)
+            self._server.close()
 
         asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
         self._call(self._loop.stop)
