@@ -3,7 +3,8 @@
     python -m tests.mutation [--sample 300] [--seed 1] [--fields queue jobs] [--only TEXT] [--records DIR]
 
 First it records which tests run which lines and scripts. Each mutant is one edit of a copy of the
-repository, where the tests that run the edited line or script run, short ones first, until one fails.
+repository, where the tests that run the edited line or script run, short and specific ones first, until
+one fails.
 Mutants are drawn by the seed, as many from each of the `--fields`. `--only` keeps those whose line, as it is
 printed, contains TEXT. Those that `lives.toml` explains need no test. The status is 1
 if any other lives.
@@ -50,7 +51,7 @@ def run(mutants: list[Mutant], folder: Path, first: int, covering: Covering) -> 
         original = path.read_text()
         path.write_text(mutant.applied(original))
         try:
-            failure = first_failure(folder, tests)
+            failure = first_failure(folder, tests, covering.seconds)
         finally:
             path.write_text(original)
         why = "" if failure else explained(mutant)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from fakeredis.commands_mixins.scripting_mixin import ScriptingCommandsMixin
 from tests.mutation.mutants import LUA, ROOT, Mutant
 
 RECORDS = "MUTATION_RECORDS"
+# What any test costs beside its own seconds.
+SETUP_S = 0.05
 MEASURED = ("api", "batcher", "model_store", "client/millrace_client")
 PACKAGES = {folder: folder.removesuffix("/lua").replace("/", ".") for folder in LUA}
 
@@ -79,13 +81,18 @@ def pytest_configure(config: pytest.Config) -> None:
         recorder.start()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Covering:
     """What the tests of the unedited code run: `lines` by file, `scripts` by digest; `seconds` by test."""
 
     seconds: dict[str, float]
     lines: dict[str, dict[int, set[str]]]
     scripts: dict[str, set[str]]
+
+    @cached_property
+    def sizes(self) -> Counter[str]:
+        """How many lines each test runs."""
+        return Counter(test for lines in self.lines.values() for tests in lines.values() for test in tests)
 
     @classmethod
     def read(cls, folder: Path) -> Covering:
@@ -102,7 +109,7 @@ class Covering:
         return covering
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """The tests that run the edited line, or script, shortest first.
+        """The tests that run the edited line, or script: first the short ones that run few other lines.
 
         Those of the whole file if none runs the line, because it runs when the module is imported; those of
         its package if none runs any line of the file, which then has declarations only.
@@ -117,7 +124,10 @@ class Covering:
                 package = mutant.file.rpartition("/")[0] + "/"
                 beside = (lines for file, lines in self.lines.items() if file.startswith(package))
                 found = set().union(*(tests for lines in beside for tests in lines.values()))
-        return sorted(found, key=lambda test: (self.seconds.get(test, 0.0), test))
+        return sorted(found, key=self._breadth)
+
+    def _breadth(self, test: str) -> tuple[float, str]:
+        return (self.seconds.get(test, 0.0) + SETUP_S) * self.sizes[test], test
 
 
 def digests(mutant: Mutant) -> Iterator[str]:

@@ -5,14 +5,16 @@ Not in `__main__`: processes that multiprocessing starts do not import that of a
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,9 @@ from tests.mutation.covering import RECORDS, Covering
 from tests.mutation.mutants import ROOT, Mutant
 
 LIMIT_S = 600
+# What a test whose seconds are recorded may take: that many, and as many times those.
+LEAST_S, TIMES = 20, 5
+TEARDOWN_S = 5
 # Each run forks from a process that has imported these, which takes longer than most tests.
 IMPORTED = (
     "pytest",
@@ -108,39 +113,68 @@ def import_path(folder: Path) -> str:
     return os.pathsep.join([str(folder), str(folder / "client")])
 
 
-def run_tests(folder: Path, words: list[str], output: Path) -> None:
+class Told:
+    """As a plugin of pytest: tells another process of each test that starts, and of those that fail."""
+
+    def __init__(self, process: Connection) -> None:
+        self._tell = process.send
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._tell(("starts", nodeid))
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.failed:
+            self._tell(("fails", report.nodeid))
+
+    pytest_collectreport = pytest_runtest_logreport
+
+
+def run_tests(folder: Path, words: list[str], output: Path, parent: Connection) -> None:
     """In a separate process, which has imported everything but the repository."""
+    os.setsid()
     os.chdir(folder)
-    os.environ["PYTHONPATH"] = import_path(folder)
+    os.environ |= {"PYTHONPATH": import_path(folder), "TMPDIR": str(output.parent)}
     sys.path[:] = [str(folder), *(entry for entry in sys.path if entry not in ("", str(ROOT)))]
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.exit(pytest.main(words))
+    parent.send(("ends", int(pytest.main(words, plugins=[Told(parent)]))))
 
 
-def first_failure(folder: Path, tests: Sequence[str]) -> str:
-    """The first of these tests that fails in a copy; "" if none does."""
+def first_failure(folder: Path, tests: Sequence[str], seconds: Mapping[str, float]) -> str:
+    """The first of these tests that fails in a copy, or takes much longer than its `seconds` there; or ""."""
     if not tests:
         return ""
-    with tempfile.TemporaryDirectory(prefix="mutant-output-") as name:
+    with tempfile.TemporaryDirectory(prefix="mutant-", ignore_cleanup_errors=True) as name:
         output, names = Path(name) / "output", Path(name) / "tests"
         names.write_text("\n".join(tests))
         words = ["-x", "-n", "0", *OPTIONS]
         words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins that are IMPORTED
-        process = PROCESSES.Process(target=run_tests, args=(folder, [*words, f"@{names}"], output))
+        told, parent = PROCESSES.Pipe(duplex=False)
+        process = PROCESSES.Process(target=run_tests, args=(folder, [*words, f"@{names}"], output, parent))
         process.start()
-        process.join(LIMIT_S)
-        if process.is_alive():
-            process.kill()
+        parent.close()
+        try:
+            return _verdict(told, output, seconds)
+        finally:
+            process.join(TEARDOWN_S)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.ident or 0, signal.SIGKILL)
             process.join()
-            return "hangs"
-        if process.exitcode:
-            said = output.read_text()
-            found = re.search(r"^(?:FAILED|ERROR) (\S+)", said, re.MULTILINE)
-            if found:
-                return found[1]
-            if process.exitcode in NO_TESTS:
-                raise SystemExit(f"pytest failed with status {process.exitcode}:\n{said[-2000:]}")
-            return f"the process ends with status {process.exitcode}"
-    return ""
+
+
+def _verdict(told: Connection, output: Path, seconds: Mapping[str, float]) -> str:
+    test, limit_s = "collecting the tests", LIMIT_S
+    while told.poll(limit_s):
+        try:
+            what, test = told.recv()
+        except EOFError:
+            return f"the process ends during {test}"
+        if what == "fails":
+            return str(test)
+        if what == "ends" and test in NO_TESTS:
+            raise SystemExit(f"pytest failed with status {test}:\n{output.read_text()[-2000:]}")
+        if what == "ends":
+            return f"the process ends with status {test}" if test else ""
+        limit_s = LEAST_S + TIMES * seconds[test] if test in seconds else LIMIT_S
+    return f"{test} hangs"

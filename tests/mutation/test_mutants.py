@@ -109,9 +109,9 @@ def test_a_mutant_is_found_and_the_original_passes(recorded: tuple[Path, Coverin
     assert {test.partition("::")[0] for test in tests} == {"tests/unit/batcher/test_shards.py"}
     of_module = [test for test in covering.seconds if test.startswith("tests/unit/batcher/test_shards.py")]
     assert len(tests) < len(of_module), "only those that run the line"
-    assert first_failure(folder, tests) == ""
+    assert first_failure(folder, tests, covering.seconds) == ""
     (folder / mutant.file).write_text(mutant.applied(text))
-    assert first_failure(folder, tests) in tests
+    assert first_failure(folder, tests, covering.seconds) in tests
 
 
 def test_processes_that_tests_start_run_the_copy(recorded: tuple[Path, Covering]) -> None:
@@ -120,7 +120,26 @@ def test_processes_that_tests_start_run_the_copy(recorded: tuple[Path, Covering]
     words = [sys.executable, "-P", "-c", "import batcher, millrace_client; print(batcher.__file__)"]
     test = f"assert subprocess.check_output({words}, text=True).startswith({str(folder)!r})"
     (folder / "tests/unit/test_started.py").write_text(f"import subprocess\n\n\ndef test_it():\n    {test}\n")
-    assert first_failure(folder, ["tests/unit/test_started.py::test_it"]) == ""
+    assert first_failure(folder, ["tests/unit/test_started.py::test_it"], {}) == ""
+
+
+def test_a_mutant_that_hangs_cost_a_minute_or_ten(
+    recorded: tuple[Path, Covering], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Now it costs as much more than the test took as a busy machine explains."""
+    monkeypatch.setattr(running, "LEAST_S", 1)
+    monkeypatch.setattr(running, "TEARDOWN_S", 0)
+    folder, _ = recorded
+    (folder / "tests/unit/test_hangs.py").write_text("def test_it():\n    while True:\n        pass\n")
+    test = "tests/unit/test_hangs.py::test_it"
+    assert first_failure(folder, [test], {test: 0.01}) == f"{test} hangs"
+
+
+def test_short_tests_that_run_little_else_come_first() -> None:
+    lines = {1: {"short", "long", "broad"}, **{line: {"broad"} for line in range(2, 9)}}
+    covering = Covering({"short": 0.1, "broad": 0.1, "long": 0.5}, {"batcher/shards.py": lines}, {})
+    mutant = Mutant("batcher/shards.py", 0, "", "", "")
+    assert covering.tests_of(mutant) == ["short", "long", "broad"]
 
 
 def test_a_script_has_the_tests_that_run_it(recorded: tuple[Path, Covering]) -> None:
