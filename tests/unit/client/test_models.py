@@ -105,6 +105,22 @@ def test_a_job_for_a_model_says_which_one_answered_each_text() -> None:
     assert str(second) == "text 1: too long (text_too_long)"
 
 
+async def test_a_job_asks_for_nothing_by_itself() -> None:
+    """Kept inputs take memory of the service."""
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(202, json={"id": "7", "status": "queued", "total": 1, "done": 0, "failed": 0})
+
+    with Client("http://x", transport=httpx.MockTransport(answer)) as client:
+        client.jobs.create(["a"])
+    async with AsyncClient("http://x", transport=httpx.MockTransport(answer)) as later:
+        await later.jobs.create(["a"])
+    assert [dict(one.url.params) for one in asked] == [{}, {}]
+    assert not any("webhook-url" in one.headers for one in asked)
+
+
 def test_the_message_of_an_error_named_the_place_in_a_request() -> None:
     service = FakeService(bad=frozenset({"bad"}))
     service.moods = iter([])

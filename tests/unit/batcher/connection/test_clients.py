@@ -64,16 +64,18 @@ def test_clients_of_a_sentinel_use_its_secrets_and_a_bounded_pool_that_waits() -
 
 
 @pytest.mark.parametrize("make", [connect, connect_async])
-async def test_a_client_closes_those_of_its_sentinels(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_closes_its_connections_and_those_of_its_sentinels(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     client = make(SENTINELS, timeout_s=1, retries=0)
     name, double = ("close", Mock) if make is connect else ("aclose", AsyncMock)
-    closing = [double() for _ in client.connection_pool.sentinel_manager.sentinels]
-    for asked, close in zip(client.connection_pool.sentinel_manager.sentinels, closing, strict=True):
+    pool = client.connection_pool
+    closing = [double() for _ in range(3)]
+    monkeypatch.setattr(pool, "disconnect", closing[0])
+    for asked, close in zip(pool.sentinel_manager.sentinels, closing[1:], strict=True):
         monkeypatch.setattr(asked, name, close)
     closed = getattr(client, name)()
     if make is connect_async:
         await closed
-    assert [close.call_count for close in closing] == [1, 1]
+    assert [close.call_count for close in closing] == [1, 1, 1]
 
 
 TLS = "ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_check_hostname=false"
