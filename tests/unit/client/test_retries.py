@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -31,6 +32,18 @@ def test_a_client_waits_as_long_as_it_is_asked_to() -> None:
     with service.client() as client:
         assert labels(client.classify(["a"])) == ["a"]
     assert service.pauses == [7.0, 2.5]
+
+
+def test_without_another_clock_a_client_waits_in_real_time() -> None:
+    """In the threads that classify, and in the one that asks for models."""
+    service = moody(full("0.05"), None, full("0.05"), httpx.Response(200, json={"models": []}))
+    transport, options = httpx.MockTransport(service), Options(random=lambda: 0.0)
+    with Client("http://x", options=options, transport=transport) as client:
+        for ask in (lambda: labels(client.classify(["a"])), client.models):
+            began = time.monotonic()
+            ask()
+            assert time.monotonic() - began >= 0.05
+    assert len(service.requests) == 4
 
 
 def test_clients_that_were_refused_together_do_not_return_together() -> None:
