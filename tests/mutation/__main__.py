@@ -6,7 +6,7 @@ First it records which tests run which lines and scripts. Each mutant is one edi
 repository, where the tests that run the edited line or script run, short and specific ones first, until
 one fails.
 Mutants are drawn by the seed, as many from each of the `--fields`. `--only` keeps those whose line, as it is
-printed, contains TEXT. Those that `lives.toml` explains need no test. The status is 1
+printed, contains TEXT. Those that `lives.toml` explains are not run. The status is 1
 if any other lives.
 """
 
@@ -48,13 +48,13 @@ def run(mutants: list[Mutant], folder: Path, first: int, covering: Covering) -> 
     for number, mutant in enumerate(mutants, first + 1):
         began, path = time.monotonic(), folder / mutant.file
         tests = [*covering.tests_of(mutant), *unrecorded(mutant)]
+        why = explained(mutant)
         original = path.read_text()
         path.write_text(mutant.applied(original))
         try:
-            failure = first_failure(folder, tests, covering.seconds)
+            failure = "" if why else first_failure(folder, tests, covering.seconds)
         finally:
             path.write_text(original)
-        why = "" if failure else explained(mutant)
         outcome = "found" if failure else "explained" if why else "lives"
         outcomes[outcome] += 1
         spent = time.monotonic() - began

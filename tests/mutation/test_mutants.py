@@ -6,9 +6,11 @@ import ast
 import sys
 import tomllib
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from tests.mutation import __main__ as main
 from tests.mutation import running, tests_of
 from tests.mutation.__main__ import LIVES, label
 from tests.mutation.covering import Covering
@@ -84,6 +86,20 @@ def test_every_mutant_that_is_explained_is_still_one() -> None:
         mutants = (lua_mutants if one["file"].endswith(".lua") else python_mutants)(one["file"], text)
         assert any(mutant.lines(text)[1:] == (one["line"], one["becomes"]) for mutant in mutants), one
         assert one["why"]
+
+
+def test_those_that_are_explained_took_the_longest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of their tests were run, up to two thousand, for the same outcome."""
+    file, becomes = "batcher/publishing/shadow.py", "self._name = token_hex(9)"
+    text = (ROOT / file).read_text()
+    (mutant,) = (one for one in python_mutants(file, text) if one.lines(text)[2] == becomes)
+    monkeypatch.setattr(main, "first_failure", Mock(side_effect=AssertionError))
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text)
+    assert main.run([mutant], tmp_path, 0, Covering({}, {}, {})) == {"explained": 1}
+    assert "a random name, however long" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
