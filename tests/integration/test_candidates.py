@@ -289,6 +289,19 @@ async def test_a_shadow_can_begin_to_answer_and_a_move_ends_it(replicas: Replica
     assert (refused.status_code, refused.json()["code"]) == (404, "no_revision")
 
 
+async def test_the_audit_log_says_what_was_published_tried_out_and_moved(replicas: Replicas) -> None:
+    await tried(replicas, number=await replicas.publish("turned"), share=0.5, shadow=True)
+    await replicas.move(number=1)
+    lines = (await replicas.apis[0].get("/admin/audit")).json()["audit"]
+    facts = [{name: line[name] for name in line.keys() - {"at", "operator", "address"}} for line in lines]
+    shadow = {"number": 1, "mode": "shadow", "share": 0.5, "by": "text"}
+    assert facts == [
+        {"action": "move", "model": "stub", "number": 1, "before": 0},
+        {"action": "candidate", "model": "stub", "current": 0, "candidate": shadow},
+        {"action": "publish", "model": "stub", "number": 1, "reference": "turned"},
+    ]
+
+
 async def test_other_labels_are_refused(replicas: Replicas) -> None:
     number = await replicas.publish("relabelled")
     refused = await replicas.admin("candidate", number=number, share=0.1)

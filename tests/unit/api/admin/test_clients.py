@@ -53,8 +53,13 @@ async def test_a_client_is_held_back_until_its_end(start: Start) -> None:
     assert (held["client"], held["what"]) == ("key:web", "all")
     assert (await api.post("/clients/resume", client="key:web")).json() == {"ended": True}
     assert (await api.post("/clients/resume", client="key:web")).json() == {"ended": False}
-    lines = (await api.get("/audit")).json()["audit"]
-    assert [line["action"] for line in lines] == ["resume_client", "resume_client", "hold"]
+    again, ended, held = (await api.get("/audit")).json()["audit"]
+    assert [line["action"] for line in (again, ended, held)] == ["resume_client", "resume_client", "hold"]
+    assert [(line["client"], line["ended"]) for line in (again, ended)] == [
+        ("key:web", False),
+        ("key:web", True),
+    ]
+    assert (held["client"], held["what"], held["for_s"]) == ("key:web", "all", 60)
 
 
 @pytest.mark.parametrize("path", ["/predict", "/v1/classify", "/v1/models/stub:predict"])

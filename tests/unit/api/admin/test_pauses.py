@@ -60,8 +60,9 @@ async def test_a_paused_service_says_until_when(api: AdminApi) -> None:
 
     answer = await api.client.delete("/admin/pauses/all", headers=ADMIN)
     assert answer.json() == {"pauses": {}}
-    lines = (await api.get("/audit")).json()["audit"]
-    assert [(line["action"], line["lane"]) for line in lines] == [("resume", "all"), ("pause", "all")]
+    ended, begun = (await api.get("/audit")).json()["audit"]
+    assert (ended["action"], ended["lane"]) == ("resume", "all")
+    assert [begun[name] for name in ("action", "lane", "waiting", "for_s")] == ["pause", "all", "finish", 90]
 
 
 async def test_what_waits_is_refused_and_leaves_the_queue(api: AdminApi) -> None:
