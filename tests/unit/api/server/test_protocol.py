@@ -12,6 +12,7 @@ import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import cast
 
 import pytest
 import uvicorn
@@ -410,6 +411,13 @@ async def test_finding_11_answers_not_read_have_a_bound_together() -> None:
             await unread(dial, "/large")
             await asyncio.sleep(0.05)
         await until_connections(server, 8)
+
+
+def test_as_many_unread_answers_as_may_be_close_nobody() -> None:
+    backlog, first, second = Backlog(unsent_bytes=10), *(cast(limits.LimitedProtocol, object()) for _ in "ab")
+    assert list(backlog.unsent(first, 4)) == []
+    assert list(backlog.unsent(second, 6)) == []
+    assert list(backlog.unsent(second, 7)) == [first]
 
 
 async def test_finding_11_bodies_not_taken_have_a_bound_together() -> None:
