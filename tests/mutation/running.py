@@ -24,7 +24,7 @@ from tests.mutation.mutants import ROOT, Mutant
 
 LIMIT_S = 600
 # What a test whose seconds are recorded may take: that many, and as many times those.
-LEAST_S, TIMES = 20, 5
+MIN_S, TIMES = 20, 5
 TEARDOWN_S = 5
 # One of so many tests notices most edits. They run by themselves, because collecting thousands takes longer.
 FIRST = 25
@@ -115,18 +115,18 @@ def import_path(folder: Path) -> str:
     return os.pathsep.join([str(folder), str(folder / "client")])
 
 
-class Told:
-    """As a plugin of pytest: tells another process of each test that starts, and of those that fail."""
+class Reporter:
+    """As a plugin of pytest: reports each test that starts, and those that fail, to another process."""
 
     def __init__(self, process: Connection) -> None:
-        self._tell = process.send
+        self._report = process.send
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self._tell(("starts", nodeid))
+        self._report(("starts", nodeid))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         if report.failed:
-            self._tell(("fails", report.nodeid))
+            self._report(("fails", report.nodeid))
 
     pytest_collectreport = pytest_runtest_logreport
 
@@ -140,7 +140,7 @@ def run_tests(folder: Path, words: list[str], output: Path, parent: Connection) 
     with output.open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    parent.send(("ends", int(pytest.main(words, plugins=[Told(parent)]))))
+    parent.send(("ends", int(pytest.main(words, plugins=[Reporter(parent)]))))
 
 
 def first_failure(folder: Path, tests: Sequence[str], seconds: Mapping[str, float]) -> str:
@@ -155,12 +155,12 @@ def _first_failure(folder: Path, tests: Sequence[str], seconds: Mapping[str, flo
         names.write_text("\n".join(tests))
         words = ["-x", "-n", "0", *OPTIONS]
         words += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of plugins that are IMPORTED
-        told, parent = PROCESSES.Pipe(duplex=False)
+        events, parent = PROCESSES.Pipe(duplex=False)
         process = PROCESSES.Process(target=run_tests, args=(folder, [*words, f"@{names}"], output, parent))
         process.start()
         parent.close()
         try:
-            return _verdict(told, output, seconds)
+            return _verdict(events, output, seconds)
         finally:
             process.join(TEARDOWN_S)
             with contextlib.suppress(ProcessLookupError):
@@ -168,11 +168,11 @@ def _first_failure(folder: Path, tests: Sequence[str], seconds: Mapping[str, flo
             process.join()
 
 
-def _verdict(told: Connection, output: Path, seconds: Mapping[str, float]) -> str:
+def _verdict(events: Connection, output: Path, seconds: Mapping[str, float]) -> str:
     test, limit_s = "collecting the tests", LIMIT_S
-    while told.poll(limit_s):
+    while events.poll(limit_s):
         try:
-            what, test = told.recv()
+            what, test = events.recv()
         except EOFError:
             return f"the process ends during {test}"
         if what == "fails":
@@ -181,5 +181,5 @@ def _verdict(told: Connection, output: Path, seconds: Mapping[str, float]) -> st
             raise SystemExit(f"pytest failed with status {test}:\n{output.read_text()[-2000:]}")
         if what == "ends":
             return f"the process ends with status {test}" if test else ""
-        limit_s = LEAST_S + TIMES * seconds[test] if test in seconds else LIMIT_S
+        limit_s = MIN_S + TIMES * seconds[test] if test in seconds else LIMIT_S
     return f"{test} hangs"

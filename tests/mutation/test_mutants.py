@@ -143,7 +143,7 @@ def test_a_mutant_that_hangs_cost_a_minute_or_ten(
     recorded: tuple[Path, Covering], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Now it costs as much more than the test took as a busy machine explains."""
-    monkeypatch.setattr(running, "LEAST_S", 1)
+    monkeypatch.setattr(running, "MIN_S", 1)
     monkeypatch.setattr(running, "TEARDOWN_S", 0)
     folder, _ = recorded
     (folder / "tests/unit/test_hangs.py").write_text("def test_it():\n    while True:\n        pass\n")

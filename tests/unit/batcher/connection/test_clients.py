@@ -64,7 +64,9 @@ def test_clients_of_a_sentinel_use_its_secrets_and_a_bounded_pool_that_waits() -
 
 
 @pytest.mark.parametrize("make", [connect, connect_async])
-async def test_a_client_closes_its_connections_and_those_of_its_sentinels(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_closes_its_connections_and_those_of_its_sentinels(
+    make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = make(SENTINELS, timeout_s=1, retries=0)
     name, double = ("close", Mock) if make is connect else ("aclose", AsyncMock)
     pool = client.connection_pool
