@@ -91,17 +91,24 @@ def test_after_the_clock_of_redis_was_set_back_every_move_waited_for_processes_t
 
 
 class Unreliable:
-    """A client whose transactions raise: before they begin (`broken`), or afterwards (`answers_lost`)."""
+    """A client whose transactions raise: before they begin (`broken`), before it is executed (`unsent`),
+    or afterwards (`answers_lost`).
+    """
 
     def __init__(self) -> None:
         self._client = fakeredis.FakeRedis()
-        self.broken = self.answers_lost = False
+        self.broken = self.unsent = self.answers_lost = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     def transaction(self, change: Callable[[Any], None], key: str) -> None:
         if self.broken:
+            raise redis.ConnectionError("reset by peer")
+        if self.unsent:
+            with self._client.pipeline() as pipe:
+                pipe.watch(key)
+                change(pipe)
             raise redis.ConnectionError("reset by peer")
         self._client.transaction(change, key)
         if self.answers_lost:
@@ -150,6 +157,14 @@ def test_a_move_whose_reply_was_lost_was_reported_as_failed(
     with pytest.raises(redis.ConnectionError):
         sharded.move("", 0)
     assert sharded.read().of("").current == 1
+
+
+def test_a_move_that_was_not_executed_has_failed(shards: list[Any], sharded: PublicationStore) -> None:
+    number = sharded.publish("", "/one")
+    shards[0].unsent = True
+    with pytest.raises(redis.ConnectionError):
+        sharded.move("", number)
+    assert sharded.read().of("").current == 0
 
 
 def test_a_change_that_was_overtaken_keeps_nothing_that_it_had_read(

@@ -151,6 +151,16 @@ def test_a_mutant_that_hangs_cost_a_minute_or_ten(
     assert first_failure(folder, [test], {test: 0.01}) == f"{test} hangs"
 
 
+def test_a_mutant_that_removed_parameters_of_a_test_ended_the_run(recorded: tuple[Path, Covering]) -> None:
+    folder, _ = recorded
+    file = "tests/unit/test_parameters.py"
+    cases = "@pytest.mark.parametrize('one', [1, 2])\ndef test_it(one):\n    assert one < 2\n"
+    (folder / file).write_text(f"import pytest\n\n\n{cases}")
+    assert first_failure(folder, [f"{file}::test_it[3]"], {}) == f"{file}::test_it[2]"
+    assert first_failure(folder, [f"{file}::test_it[3]", f"{file}::test_it[1]"], {}) == f"{file}::test_it[2]"
+    assert first_failure(folder, [f"{file}::test_gone[a b]"], {}) == ""
+
+
 def test_short_tests_that_run_little_else_come_first() -> None:
     lines = {1: {"short", "long", "broad"}, **{line: {"broad"} for line in range(2, 9)}}
     covering = Covering({"short": 0.1, "broad": 0.1, "long": 0.5}, {"batcher/shards.py": lines}, {})
