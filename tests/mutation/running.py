@@ -151,7 +151,7 @@ def first_failure(folder: Path, tests: Sequence[str], seconds: Mapping[str, floa
 
 
 def _first_failure(folder: Path, tests: Sequence[str], seconds: Mapping[str, float]) -> str:
-    """Of a test whose parameters are of the code, such as its routes, an edit may remove some; the rest run."""
+    """Of a test with parameters of the code, such as its routes, an edit may remove some: all others run."""
     try:
         return _run(folder, tests, seconds)
     except LookupError as error:

@@ -10,6 +10,7 @@ import pytest
 import redis
 
 from batcher.admin.forget import CachedResults
+from batcher.admin.job_eraser import JobEraser
 from batcher.core.commands import Enqueue, NoteRefused
 from batcher.core.keys import cache_key
 from batcher.core.snapshot import Sweep
@@ -280,6 +281,14 @@ async def test_a_client_is_gone_with_its_jobs(start: Start, client: str) -> None
     }
     assert api.store.record(other) is not None
     assert answer["keys"] == 4
+
+
+async def test_jobs_of_a_client_that_have_not_ended_leave_the_queue(api: AdminApi) -> None:
+    waiting, ended = job(api, "waits"), job(api, "ended")
+    finish(api, ended)
+    left: list[str] = []
+    deleted, _ = JobEraser(api.redis, "default", api.store, left.append).client("127.0.0.1")
+    assert ({*deleted}, left) == ({waiting, ended}, [waiting])
 
 
 async def test_a_revision_is_gone_with_its_ended_jobs(api: AdminApi) -> None:
