@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from unittest.mock import Mock
 
 import pytest
 import redis
@@ -673,6 +674,16 @@ def test_finding_22_no_key_of_jobs_is_without_an_end_at_any_moment(redis_server:
             if command["client_type"] != "lua":
                 sent.add(command["command"].split()[0].upper())
     assert sent <= {"EVAL", "EVALSHA", "HGETALL", "ZRANK", "HGET", "CLIENT", "HELLO"}
+
+
+def test_a_user_that_may_not_read_statistics_sees_no_skipped_commands(
+    store: JobStore, client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "info", lambda section: {"unexpected_error_replies": 7})
+    assert store.skipped_commands() == 7
+    refusal = redis.exceptions.NoPermissionError("this user has no permissions to run the 'info' command")
+    monkeypatch.setattr(client, "info", Mock(side_effect=refusal))
+    assert store.skipped_commands() == 0
 
 
 def test_a_job_that_redis_has_lost_is_on_no_list(store: JobStore, client: redis.Redis) -> None:
