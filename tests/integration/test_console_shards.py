@@ -162,6 +162,18 @@ async def test_refused_texts_of_all_shards_are_tried_again(service: Service) -> 
     assert await service.ask("POST", "refused/release", ids=ids) == {"released": 0}
 
 
+async def test_the_newest_of_all_shards_are_tried_again_first(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.admin.refused.MAX_RETRIED", 2)
+    await refused_everywhere(service, 2)
+    listed = (await service.ask("GET", "refused"))["refused"]
+    await service.fleet.worker(1)
+    await service.fleet.ready(service.hub)
+    assert (await service.ask("POST", "refused/retry", filter={}))["classified"] == 2
+    assert (await service.ask("GET", "refused"))["refused"] == listed[2:]
+
+
 async def test_a_text_is_forgotten_at_every_shard_that_is_up(service: Service) -> None:
     texts = [texts_at(number, SHARDS, 1)[0] for number in range(SHARDS)]
     keys = [cache_key(NAME, REVISION, entry_id(text)) for text in texts]
