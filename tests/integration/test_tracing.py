@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
+from starlette.types import Receive, Scope, Send
 
 from api.asgi.tracing import Traced
 from api.main import create_app
@@ -191,6 +193,23 @@ async def test_a_job_goes_on_in_the_trace_that_handed_it_in(
     parent = found["job"].parent
     assert parent is not None
     assert parent.span_id == found["POST /jobs"].context.span_id
+
+
+async def test_an_application_gets_all_other_headers_and_one_parent(spans: InMemorySpanExporter) -> None:
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.extend(scope["headers"])
+
+    provider = tracing.provider()
+    assert provider is not None
+    headers = [(b"x-api-key", b"one"), (b"traceparent", CAME.encode())]
+    traced: Any = Traced(app, provider)
+    await traced({"type": "http", "path": "/predict", "method": "POST", "headers": headers}, None, None)
+    kept, (name, parent) = seen
+    assert (kept, name) == (headers[0], b"traceparent")
+    assert parent.startswith(f"00-{TRACE_ID}-".encode())
+    assert parent != CAME.encode()
 
 
 async def test_off_means_that_what_came_is_handed_on_and_nothing_is_made(
