@@ -663,6 +663,7 @@ def test_a_short_heartbeat_needs_what_the_last_one_published(bench: Bench) -> No
     bench.ask("x")
     worker.claim(10, 100, 100)
     assert worker.run([SendHeartbeat("w", 2000, 60_000, ["x"], {}, {})]) == [HeartbeatReply(1)]
+    assert bench.client.hget(f"{bench.P}:model", "taken") == b"0", "it takes over from no other model"
     bench.client.flushall()
     assert worker.run([SendHeartbeat("w", 2000, 60_000, ["x"], {}, {})]) == [HeartbeatReply(-1)]
     assert bench.live() == set()
