@@ -90,6 +90,14 @@ def test_a_number_too_large_for_a_float_is_infinite_and_an_infinite_limit_in_a_l
         read_checkpoint(file.parent)
 
 
+def test_the_least_of_each_size_is_fine(tmp_path: Path) -> None:
+    ones = dict.fromkeys(("n_layers", "n_heads", "dim", "vocab_size", "max_position_embeddings"), 1)
+    ones |= dict.fromkeys(("num_hidden_layers", "num_attention_heads", "hidden_size", "embedding_size"), 1)
+    ones |= dict.fromkeys(("num_hidden_groups", "inner_group_num", "num_labels"), 1)
+    others = {"type_vocab_size": 0, "pad_token_id": -1, "conv_kernel_size": 0}
+    assert read(tmp_path / "model", **ones, **others).max_tokens == 1
+
+
 def test_labels_of_any_language_and_number_are_fine(tmp_path: Path) -> None:
     names = ["да", "👨‍👩‍👧", "a\nb", "", *map(str, range(5000))]
     found = read(tmp_path / "model", id2label=dict(enumerate(names)))

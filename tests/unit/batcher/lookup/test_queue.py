@@ -55,6 +55,18 @@ def test_bytes_are_bounded_and_counted_to_zero() -> None:
     assert cache.bytes == pytest.approx(size * len(cache), rel=0.02)
 
 
+def test_every_byte_may_be_used() -> None:
+    one = LocalCache(10, 10_000)
+    one.put("a", prediction("x"), 60)
+    full = LocalCache(10, 2 * one.bytes)
+    for text in "ab":
+        full.put(text, prediction("x"), 60)
+    assert (known(full, *"ab"), full.evictions) == ([True, True], 0)
+    only = LocalCache(10, one.bytes)
+    only.put("a", prediction("x"), 60)
+    assert known(only, "a") == [True]
+
+
 def test_what_is_larger_than_everything_is_not_kept() -> None:
     cache = LocalCache(10, 2000)
     cache.put("small", prediction("x"), 60)
