@@ -172,11 +172,11 @@ async def test_truncated_texts_are_counted_however_they_are_answered(start: Star
     service = await start(
         FakeHub(answer=lambda text: prediction(text, truncated=40 if text == "long" else 0))
     )
-    service.cache.keep("long too", truncated=2)
+    service.cache.keep("long too", truncated=1)
     for cache in ("PARTIAL", "HIT"):
         response = await service.predict("long", "short", "long too")
         assert (response.headers["x-cache"], response.headers["x-truncated"]) == (cache, "2")
-        assert response.headers["x-truncated-tokens"] == "42"
+        assert response.headers["x-truncated-tokens"] == "41"
     assert "x-truncated" not in (await service.predict("short")).headers
 
 

@@ -166,6 +166,7 @@ def test_while_windows_fill_a_batch_no_bulk_entry_is_claimed() -> None:
     assert waiting.limits(4, 4) == (0, -1), "memory is bounded"
     of_job = held(LONG[3], lane="bulk")
     assert of_job.limits(1000, 1000) == (1250, 1000 - held_tokens)
+    assert of_job.limits(1000, held_tokens) == (1250, -1)
     assert of_job.limits(1000, 20) == (1250, -1)
     assert of_job.limits(4, 4) == (5, -1), "a job keeps no short text waiting"
 
