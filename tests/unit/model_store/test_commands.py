@@ -213,6 +213,12 @@ def test_a_bad_line_is_named(tmp_path: Path, line: str) -> None:
         read_tsv(path, ("NEGATIVE", "POSITIVE"))
 
 
+def test_quotes_belong_to_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "data.tsv"
+    path.write_text('text\tlabel\n"quoted"\t1\n"so-so, he said\t0\n', "utf-8")
+    assert [row.text for row in read_tsv(path, ("NEGATIVE", "POSITIVE"))] == ['"quoted"', '"so-so, he said']
+
+
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.tsv"
     path.write_text("text\tlabel\n", "utf-8")
