@@ -11,8 +11,9 @@ from batcher.settings import WorkerSettings
 MAY_BE_0 = """jobs_port port local_cache_entries local_cache_bytes drain_s quiet_s max_client_texts
     first_client_texts moderation_threshold abstain threads window_ms bulk_wait_ms batch_tokens worker_port
     stub_batch_ms stub_token_ms"""
-AT_LEAST_1 = """shards cache_ttl_s max_attempts result_ttl_s max_waiting_cost max_waiting_cost_bulk job_timeout_s
-    job_in_flight max_waiting_jobs usage_days processes max_texts max_text_chars max_windows batch_texts"""
+AT_LEAST_1 = """shards cache_ttl_s max_attempts result_ttl_s max_waiting_cost max_waiting_cost_bulk
+    job_timeout_s job_in_flight max_waiting_jobs usage_days processes max_texts max_text_chars max_windows
+    batch_texts"""
 ABOVE_0 = "default_budget_s body_timeout_s"
 LEAST = [
     *((name, 0, -1) for name in MAY_BE_0.split()),
