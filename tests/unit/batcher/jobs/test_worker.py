@@ -240,6 +240,8 @@ def test_a_job_of_a_killed_process_is_lost_by_the_clock_of_redis(bench: Bench) -
 def test_processes_that_are_only_slow_do_not_make_a_job_fail(bench: Bench) -> None:
     """Each attempt without progress that another process replaces is replaced later."""
     job_id = bench.job("a" * 32)
+    (given_back,) = bench.store.claim(1, 1).attempts
+    bench.store.release(given_back, 0)  # which is not counted
     bench.store.claim(1, 1)
     for times in (1, 2, 4, 8, 16):
         silent_s = min(times * SILENT_S, LOST_S)
