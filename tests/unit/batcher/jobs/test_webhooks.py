@@ -20,6 +20,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 import trustme
 
 from batcher import webhook_security
@@ -297,6 +298,26 @@ def test_many_messages_to_a_receiver_that_hangs_delayed_those_to_all_others(
     for thread in threads:
         thread.join(30)
     assert sender.send_next(), "the receiver has a place again"
+
+
+def test_neither_an_outage_nor_a_crash_ends_the_deliveries(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "POLL_S", 0.001)
+    sender, stop = receiver.sender(), threading.Event()
+    errors = [RuntimeError("unforeseen"), redis.exceptions.ConnectionError("away")]
+    send_next = sender.send_next
+
+    def failing_at_first() -> bool:
+        if errors:
+            raise errors.pop()
+        stop.set()
+        return send_next()
+
+    monkeypatch.setattr(sender, "send_next", failing_at_first)
+    receiver.end()
+    sender.run(stop)
+    assert len(receiver.received) == 1
 
 
 def test_a_job_that_was_deleted_or_created_again_is_left_alone(receiver: Receiver) -> None:
