@@ -215,6 +215,8 @@ async def test_jobs_are_found_by_status_name_and_client(api: AdminApi) -> None:
     assert await found(search=first[:9]) == [first]
     assert await found(search="review") == [second]
     assert await found(search="no such") == []
+    for query in ({"search": first[:9]}, {"client": "key:web"}):
+        assert await found(limit=1, **query) == [first], "behind one that does not match"
     for query in ({"status": "any"}, {"client": "*"}, {"search": "x" * 201}, {"cursor": "x"}, {"a": "b"}):
         assert (await api.get("/jobs", **query)).status_code == 422
 
