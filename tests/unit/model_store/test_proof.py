@@ -29,7 +29,17 @@ from model_store.errors import GateFailed, Unproven
 from model_store.inputs import Inputs
 from model_store.probes import CHOOSES, EVERY, UNBOUNDED, Probes, Scores, Source, chosen, read_probes
 from model_store.probing import compute_probes
-from model_store.proof import SAME_ANSWERS, Limits, Observation, Proof, batches, limits, prove, sampled
+from model_store.proof import (
+    BATCH_TOKENS,
+    SAME_ANSWERS,
+    Limits,
+    Observation,
+    Proof,
+    batches,
+    limits,
+    prove,
+    sampled,
+)
 from model_store.proof_table import lines
 from model_store.rows import FILLER, Floats, Rows, plan
 from model_store.stub import StubClassifier
@@ -208,6 +218,17 @@ def test_the_same_weights_in_f32_take_the_place_of_a_wrong_arithmetic(
     assert info.fallback_reason.startswith("float weights in bf16, packed: a text of ")
     assert info.proof
     assert info.proof.reason == ""
+
+
+def test_a_card_gets_larger_batches_than_the_processor(
+    checkpoint: Path, kept: Path, broken: Callable[[Breaks], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken(lambda *_: False)
+    on_processor = load(str(checkpoint), engine="torch", artefact_dir=kept).info
+    monkeypatch.setattr(Broken, "device", "NVIDIA H200")
+    on_card = load(str(checkpoint), engine="torch", artefact_dir=kept).info
+    assert (on_processor.device, on_card.device) == ("", "NVIDIA H200")
+    assert on_card.full_tokens > on_processor.full_tokens == BATCH_TOKENS
 
 
 def test_one_text_a_row_takes_the_place_of_wrong_packed_rows(
