@@ -160,8 +160,9 @@ async def test_a_cancelled_job_is_an_error_for_the_texts_it_leaves_out(fake_redi
             assert progress.job is not None
             api.store.cancel(progress.job.id)
 
-        with pytest.raises(JobError, match="the job was cancelled"):
+        with pytest.raises(JobError, match="the job was cancelled") as caught:
             [one async for one in client.classify(WORDS, progress=cancel)]
+        assert caught.value.code == "cancelled"
 
 
 async def test_results_that_are_no_longer_read_cancel_the_job(fake_redis: FakeRedis) -> None:

@@ -143,9 +143,17 @@ async def test_too_many_waiting_jobs_are_refused_with_the_time_to_come_back(star
     api.store.append(attempt, 0, [], counts=Counts(), rate=0.1, model="")
     await api.new("c")
     answer = await api.submit("d")
-    assert_problem(answer, 429, "too_many_jobs")
+    problem = assert_problem(answer, 429, "too_many_jobs")
+    assert problem["detail"] == "too many jobs are waiting; try again later"
     assert answer.headers["retry-after"] == "20"
     assert api.store.totals().queued == 1
+
+
+async def test_a_client_whose_own_jobs_wait_is_told_so(start: Start) -> None:
+    api = await start(max_waiting_jobs=2)
+    await api.new("a")
+    problem = assert_problem(await api.submit("b"), 429, "too_many_jobs")
+    assert problem["detail"] == "too many of your jobs are waiting; try again later"
 
 
 async def test_texts_that_redis_loses_meanwhile_are_not_the_clients_fault(
