@@ -253,7 +253,7 @@ async def test_other_processes_hear_of_it_from_the_snapshot(api: AdminApi) -> No
     assert 0 < api.redis.ttl(f"{P}:snapshot") <= 3600
     api.redis.delete(f"{P}:snapshot")
     await api.post("/forget", text=TEXT)
-    assert 0 < api.redis.ttl(f"{P}:snapshot") <= 3600, "also where nobody sweeps any more"
+    assert 0 < api.redis.ttl(f"{P}:snapshot") <= 3600, "also where no process sweeps any more"
 
 
 async def test_a_text_that_waits_is_reported(api: AdminApi) -> None:
