@@ -420,6 +420,18 @@ def test_as_many_unread_answers_as_may_be_close_nobody() -> None:
     assert list(backlog.unsent(second, 7)) == [first]
 
 
+def test_only_answers_that_are_unread_for_long_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(limits, "monotonic", lambda: now[0])
+    backlog, first, second = Backlog(), *(cast(limits.LimitedProtocol, object()) for _ in "ab")
+    assert list(backlog.unsent(first, 4)) == []
+    now[0] = 101.0
+    assert list(backlog.unsent(second, 6)) == []
+    assert backlog.stalled(2.0) == []
+    now[0] = 102.5
+    assert backlog.stalled(2.0) == [first]
+
+
 async def test_finding_11_bodies_not_taken_have_a_bound_together() -> None:
     """The bodies wait behind a request that has not been answered yet."""
     async with served(1000) as (server, dial):
