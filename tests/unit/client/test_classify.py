@@ -270,6 +270,24 @@ async def test_requests_are_cancelled_when_the_results_are_no_longer_read() -> N
     assert cancelled == [True, True]
 
 
+async def test_the_connections_of_a_client_are_closed_with_it() -> None:
+    closed: list[str] = []
+
+    class Transport(httpx.MockTransport):
+        def close(self) -> None:
+            closed.append("close")
+
+        async def aclose(self) -> None:
+            closed.append("aclose")
+
+    transport = Transport(lambda request: httpx.Response(200))
+    with Client("http://x", transport=transport):
+        assert closed == []
+    async with AsyncClient("http://x", transport=transport):
+        assert closed == ["close"]
+    assert closed == ["close", "aclose"]
+
+
 def test_a_request_that_hangs_does_not_keep_whoever_reads_no_more_results() -> None:
     hangs, closed = Event(), Event()
     in_time = SimpleQueue[bool]()

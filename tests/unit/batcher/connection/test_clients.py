@@ -13,7 +13,7 @@ import redis.asyncio
 
 from batcher.connection.clients import connect, connect_async
 from batcher.connection.outage import REDIS_ERRORS, Outage, reason
-from batcher.connection.redis_url import check_url
+from batcher.connection.redis_url import check_url, sentinel_parts
 
 
 def test_a_password_of_odd_characters_is_decoded() -> None:
@@ -48,6 +48,11 @@ def test_each_new_connection_parsed_the_metadata_of_redis_py(
 
 
 SENTINELS = "redis+sentinel://:se%20cret@127.0.0.1:1,127.0.0.1:2/service/3?sentinel_password=of%20theirs"
+
+
+def test_the_service_of_sentinels_is_mymaster_unless_the_url_names_another() -> None:
+    names = [sentinel_parts(f"redis+sentinel://a:1,b:2{path}")[2] for path in ("", "/", "/other", "/other/1")]
+    assert names == ["mymaster", "mymaster", "other", "other"]
 
 
 def test_clients_of_a_sentinel_use_its_secrets_and_a_bounded_pool_that_waits() -> None:

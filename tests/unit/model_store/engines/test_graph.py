@@ -147,6 +147,7 @@ def test_a_modernbert_of_another_kind_is_not_packed(change: dict[str, Any], tmp_
 )
 def test_deberta_equals_torch_whatever_its_config(change: dict[str, Any], tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "model", "DebertaV2", **change)
+    assert read_checkpoint(path).packable
     wanted = transformers_logits(path, batch())
     for logits in (graph_logits(path, batch()), torch_logits(path, batch(), "packed")):
         assert np.abs(logits - wanted).max() < 1e-5
