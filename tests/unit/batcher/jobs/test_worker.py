@@ -14,6 +14,7 @@ import pytest
 import redis
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
+from rq.worker import Worker
 
 from batcher import jobs
 from batcher.connection.outage import Outage
@@ -370,11 +371,13 @@ async def test_rq_shows_what_waits_and_runs_and_how_it_ended(bench: Bench) -> No
         await until(lambda: bench.rq_job(job_id).get_status() == JobStatus.STARTED)
         rq = bench.queue.rq
         assert (rq.get_job_ids(), rq.started_job_registry.get_job_ids(cleanup=False)) == ([], [job_id])
+        assert Worker.all_keys(queue=rq) == ["rq:worker:w1"]
         bench.hub().gate.set()
         await until(lambda: bench.rq_job(job_id).get_status() == JobStatus.FINISHED)
         assert rq.started_job_registry.get_job_ids(cleanup=False) == []
         assert rq.finished_job_registry.get_job_ids(cleanup=False) == [job_id]
         assert 0 < bench.client.ttl(f"rq:job:{job_id}") <= 600
+    assert Worker.all_keys(queue=rq) == []
     for key in bench.client.scan_iter():
         values = bench.client.hgetall(key).values() if bench.client.type(key) == b"hash" else []
         assert not any(value.startswith(b"\x80") for value in values), f"{key!r} looks pickled"
