@@ -152,6 +152,15 @@ async def test_another_file_gets_no_labels(api: JobsApi) -> None:
     assert_problem(answer, 409, "no_file")
 
 
+def test_a_copy_that_is_forgotten_gives_its_room_back() -> None:
+    room = labelled._Room(20)
+    copy = labelled._Copy(room)
+    copy.reserve(20)
+    assert not room.take(1)
+    del copy
+    assert room.take(20)
+
+
 async def test_files_that_are_kept_have_a_limit_and_give_their_room_back(
     api: JobsApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
