@@ -189,6 +189,7 @@ def main() -> None:
     print(*cost_lines(costs), "", *plan_lines(costs), sep="\n")
     if args.write:
         write("costs", cost_lines(costs))
+        costs = read_costs()  # as they are printed, so that readers can compute the others
         write("sizes", plan_lines(costs))
         write("ceilings", ceiling_lines(costs))
     if not args.measured:
