@@ -160,22 +160,18 @@ class Frequent:
 
     def add(self, level: int, fields: Mapping[str, object]) -> None:
         """Logs an event at the end of this tick of the event loop."""
-        if not isinstance(_root.handlers[0] if len(_root.handlers) == 1 else None, Handler):
+        handlers = logging.root.handlers
+        if len(handlers) != 1 or not isinstance(handler := handlers[0], Handler):
             self._logger.log(level, self._action, extra={"action": self._action, **fields})
             return
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._write)
+            asyncio.get_running_loop().call_soon(self._write, handler)
         name = logging.getLevelName(level)
         self._waiting.append(Event(time.time(), name, self._action, self._action, fields))
 
-    def _write(self) -> None:
+    def _write(self, handler: Handler) -> None:
         events, self._waiting = self._waiting, []
-        for handler in _root.handlers:
-            if isinstance(handler, Handler):
-                handler.write(events)
-
-
-_root = logging.getLogger()
+        handler.write(events)
 
 
 def _one_line(value: str) -> str:

@@ -186,5 +186,5 @@ def _stages(runs: Collection[Prediction]) -> bytes:
     For several batches, the slowest time of each stage and the largest batch size.
     """
     times = [(run.queue_ms, run.batch_size, run.tokenize_ms, run.model_ms) for run in runs]
-    slowest = times[0] if len(times) == 1 else tuple(map(max, *times))
+    slowest = tuple(map(max, zip(*times, strict=True)))
     return b'queue;dur=%.3f, batch;desc="%d", tokenize;dur=%.3f, model;dur=%.3f, ' % slowest

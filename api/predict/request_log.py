@@ -236,5 +236,7 @@ def _fields(context: RequestContext, route: str, status: int, seconds: float) ->
     if context.headers.client_name:
         fields["client"] = context.headers.client_name
     if context.code:
-        fields |= {"code": context.code, "entry": context.entry} if context.entry else {"code": context.code}
+        fields["code"] = context.code
+    if context.entry:
+        fields["entry"] = context.entry
     return fields

@@ -100,17 +100,20 @@ class Sender:
     async def send(self, message: Message) -> None:
         """As `RequestResponseCycle.send`."""
         head, self._head = self._head, None
-        if head is None:
-            if message["type"] == "http.response.start" and not self._cycle.response_started:
-                headers = message.get("headers")
-                if headers and headers[-1][0] == b"content-length":
-                    self._head = message
-                    return
-        elif not self._together(head["status"], head["headers"], message):
-            await self._cycle.send(head)  # type: ignore[arg-type]
-        else:
+        if head is None and self._says_length(message):
+            self._head = message
             return
+        if head is not None:
+            if self._together(head["status"], head["headers"], message):
+                return
+            await self._cycle.send(head)  # type: ignore[arg-type]
         await self._cycle.send(message)  # type: ignore[arg-type]
+
+    def _says_length(self, message: Message) -> bool:
+        """Whether this begins a response, and its last header says how long the body is."""
+        if message["type"] != "http.response.start" or self._cycle.response_started:
+            return False
+        return [name for name, _ in message.get("headers", ())][-1:] == [b"content-length"]
 
     def _together(self, status: int, headers: Headers, message: Message) -> bool:
         """Sends a response if it is whole, and nothing about it is special."""

@@ -123,7 +123,6 @@ def serve(settings: ApiSettings) -> None:
         sys.exit(3)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(bind(settings.host, settings.port))
-        listener.set_inheritable(True)
         metrics_dir: Path | None = None
         if settings.processes > 1:
             metrics_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="millrace-api-")))
