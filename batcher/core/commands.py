@@ -98,14 +98,13 @@ Enqueued = Accepted | Full
 
 
 @dataclass(frozen=True, slots=True)
-class Enqueue(Command[Enqueued]):
-    """Requests results of texts: `ids`, `texts` and `costs` are parallel. Returns a state for each id.
+class Enqueue:
+    """Requests results of texts: `ids`, `texts` and `costs` are parallel.
 
     With a `cache` prefix, cached results are looked up too; the cache must be in this Redis. Stored
     results of other revisions than `only`, if given, do not answer.
     """
 
-    script = "enqueue"
     ids: Sequence[str]
     texts: Sequence[str]
     costs: Sequence[int]
@@ -118,22 +117,20 @@ class Enqueue(Command[Enqueued]):
     cache: str = ""
     only: str = ""
 
-    def args(self) -> list[Any]:
-        return EnqueueAll([self]).args()
-
-    def read(self, reply: Any) -> Enqueued:
-        return EnqueueAll([self]).read(reply)[0]
-
 
 @dataclass(frozen=True, slots=True)
 class EnqueueAll(Command[list[Enqueued]]):
-    """Does what `requests` of one API process would do one after the other. No id may occur in two."""
+    """Enqueues `requests` of one API process, as if one after the other. No id may occur in two.
+
+    `revision` is that of the current model of all shards, if it is known.
+    """
 
     script = "enqueue"
     requests: Sequence[Enqueue]
+    revision: str = ""
 
     def args(self) -> list[Any]:
-        args: list[Any] = [self.requests[0].api, KEEP_MS]
+        args: list[Any] = [self.requests[0].api, KEEP_MS, self.revision]
         for one in self.requests:
             args += [len(one.ids), one.lane, one.budget_ms, one.cap, one.trace or NO_TRACE, int(one.first)]
             args += [one.cache, one.only]

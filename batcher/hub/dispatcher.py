@@ -206,6 +206,8 @@ class Dispatcher:
         self._api = api
         self._outage = outage
         self._admission = admission
+        # That of the current model of all shards, if it is known.
+        self.revision = ""
         self.wake_ups = WakeUps(pipeline, self.pending)
         self._last_write = self._enqueues = 0
         # What the next tick enqueues.
@@ -312,7 +314,7 @@ class Dispatcher:
         asked, self._unsent, self._unsent_cost = self._unsent, [], 0
         self._unsent_ids.clear()
         if asked:
-            reply = self._pipeline.run(EnqueueAll([one.command for one in asked]))
+            reply = self._pipeline.run(EnqueueAll([one.command for one in asked], self.revision))
             reply.add_done_callback(partial(self._replied, asked, self._pipeline.writes))
 
     def _replied(self, asked: Sequence[Asked], write: int, done: asyncio.Future[list[Enqueued]]) -> None:

@@ -287,10 +287,12 @@ class ShardHub:
         with suppress(*REDIS_ERRORS):  # the loops notice it
             await self.sweep()
 
-    def count_on(self, workers: int, rate: float) -> None:
-        """Admits as much as these workers can do, in tokens per second."""
-        self._workers = workers
+    def count_on(self, whole: Snapshot, rate: float) -> None:
+        """Serves the model of the `whole` service, and admits as much as `rate`, in tokens per second."""
+        self._workers = whole.workers
         self._admission.rate = rate
+        if whole.model is not None:
+            self.dispatcher.revision = whole.model.revision
 
     def join(self, on_sweep: Callable[[], None], ask_for_help: Callable[[int], None] | None) -> None:
         """Makes this a part of a hub. Both are called as `on_sweep` of the hub and `WakeUps` say."""
@@ -474,7 +476,7 @@ class ReplyHub:
             rate=max(whole.rate, sum(shard.rate + shard.guest_rate for shard in up)),
         )
         for part in self.parts:
-            part.count_on(whole.workers, whole.rate / len(self.parts))
+            part.count_on(whole, whole.rate / len(self.parts))
         part = self.parts[number]
         if part.snapshot.interactive.entries + part.snapshot.bulk.entries + part.snapshot.solo:
             part.dispatcher.wake_ups.found_waiting()

@@ -126,14 +126,17 @@ class Heartbeats:
     def start(self) -> None:
         """Publishes the model at all shards that answer. Raises Redis errors if none does."""
         lost: list[Exception] = []
+        announced: list[Heartbeat] = []
         for heartbeat in (self._home, *self._guests.values()):
             try:
                 heartbeat.announce()
+                announced.append(heartbeat)
             except REDIS_ERRORS as error:
                 lost.append(error)
-        if len(lost) > len(self._guests):
+        if not announced:
             raise lost[0]
-        self._home.begin()
+        for heartbeat in {self._home, *announced}:
+            heartbeat.begin()
 
     def end_wait(self) -> None:
         """As `Heartbeat.end_wait`, at whichever shard the worker waits."""

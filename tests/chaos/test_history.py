@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 import pytest
 import redis
 
-from batcher.core.commands import Enqueue
+from batcher.core.commands import Enqueue, EnqueueAll
 from batcher.messages import Failure, Prediction, entry_id, fragment
 from batcher.worker.heartbeat import HeartbeatQueue
 from tests.chaos.history import Call, History, Observer, Outcome
@@ -98,7 +98,8 @@ def clients(redis_server: RedisServer) -> Iterator[tuple[redis.Redis, redis.Redi
 def ask(worker: HeartbeatQueue, seen: History, result: bytes) -> None:
     """A caller asks; if nothing is known, the worker takes the text and sends this result."""
     began = time.time()
-    (answer,) = worker.run([Enqueue([ID], [TEXT], [1], "a", "interactive", 10_000, 100)])
+    enqueue = Enqueue([ID], [TEXT], [1], "a", "interactive", 10_000, 100)
+    ((answer,),) = worker.run([EnqueueAll([enqueue])])
     if answer.states[0].kind == "queued":
         worker.claim(1, 10, 10)
         worker._client.set("{millrace:2:t}:failed:" + ID, "another worker", px=60_000)

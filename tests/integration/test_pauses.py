@@ -7,7 +7,7 @@ import time
 import pytest
 import redis
 
-from batcher.core.commands import Enqueue, SetPause, Wake, Waking
+from batcher.core.commands import Enqueue, EnqueueAll, SetPause, Wake, Waking
 from batcher.core.holds import Waiting
 from tests.integration.test_queue_contract import ANSWER, MODEL, RECORD, Bench, ids_of
 
@@ -41,7 +41,7 @@ def test_a_pause_is_kept_longer_than_it_lasts_because_the_queues_clock_may_be_sl
 def test_a_paused_lane_takes_texts_and_wakes_nobody(bench: Bench) -> None:
     pause(bench, "interactive")
     command = Enqueue(["x", "y"], ["x", "y"], [5, 5], "a", "interactive", 10_000, 1000)
-    (accepted,) = bench.worker().run([command])
+    ((accepted,),) = bench.worker().run([EnqueueAll([command])])
     assert ([state.kind for state in accepted.states], accepted.idle) == (["queued", "queued"], 0)
 
 

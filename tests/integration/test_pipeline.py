@@ -10,7 +10,7 @@ import redis
 
 from batcher.connection.clients import connect_async
 from batcher.connection.pipeline import Pipeline
-from batcher.core.commands import Cancel, Enqueue, Outcomes, State
+from batcher.core.commands import Cancel, Enqueue, EnqueueAll, Outcomes, State
 from tests.servers import RedisServer
 
 pytestmark = pytest.mark.redis
@@ -137,7 +137,7 @@ async def test_scripts_run_in_the_order_in_which_they_were_asked_even_if_unknown
     assert await bench.pipeline.run(Cancel("a", ["x"])) == 0
     assert bench.admin.info("commandstats")["cmdstat_evalsha"]["calls"] == 1
     bench.admin.script_flush()
-    enqueue = Enqueue(["x"], ["text"], [1], "a", "interactive", 10_000, 100)
+    enqueue = EnqueueAll([Enqueue(["x"], ["text"], [1], "a", "interactive", 10_000, 100)])
     first = [bench.pipeline.run(one) for one in (enqueue, Cancel("a", ["x"]), Outcomes(["x"]))]
     await asyncio.gather(*first)
     bench.admin.script_flush()

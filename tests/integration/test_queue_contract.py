@@ -97,11 +97,12 @@ class Bench:
         revision: str = "",
         first: bool = False,
         only: str = "",
+        published: str = "",
     ) -> list[Any]:
         texts, costs = [f"text {i}" for i in ids], [cost] * len(ids)
         cache = cache_prefix("t", revision) if revision else ""
         command = Enqueue(ids, texts, costs, api, lane, budget_ms, cap, first=first, cache=cache, only=only)
-        (answer,) = self.worker().run([command])
+        ((answer,),) = self.worker().run([EnqueueAll([command], published)])
         if isinstance(answer, Full):
             raise QueueFull("full", retry_after_s=answer.waiting / 100)
         return [
@@ -209,6 +210,21 @@ def test_a_result_of_another_revision_than_the_one_that_is_wanted_does_not_answe
     assert bench.ask("x", only="another") == [b"queued"]
     assert bench.ask("x", only="another") == [b"joined"], "there is one entry for all that wait"
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
+
+
+def test_a_former_model_does_not_answer_where_no_worker_of_its_successor_has_worked(bench: Bench) -> None:
+    """A shard keeps the record of a model until another one's worker works there."""
+    old = bench.worker("old")
+    old.heartbeat((), RECORD, MODEL, ttl_ms=60_000, takeover=True)
+    bench.ask("x")
+    old.claim(10, 100, 100)
+    old.complete([("x", ANSWER)])
+    assert bench.ask("x", published="B") == [ANSWER], "a worker of the former model is still alive"
+    old.retire()
+    assert bench.ask("x", published="rev") == [ANSWER]
+    assert bench.ask("x") == [ANSWER], "the process does not know the model of the service yet"
+    assert bench.ask("x", published="B") == [b"queued"]
+    assert bench.client.hget(f"{bench.P}:model", "revision") == b"rev"
 
 
 def test_every_waiting_process_is_told(bench: Bench) -> None:
@@ -593,7 +609,7 @@ def test_an_expired_entry_with_two_places_is_taken_off_the_cost_once(bench: Benc
     """Found by the search: its cost was subtracted for each place, so that the lane seemed to be emptier."""
     bench.ask("x", "stays", budget_ms=10_000)
     for _ in range(2):  # the reply was lost, and the API process asked again
-        bench.worker().run([Enqueue(["late"], ["text"], [7], "a", "interactive", 1, 1000, first=True)])
+        bench.ask("late", cost=7, budget_ms=1, first=True)
     time.sleep(0.01)
     claimed = bench.worker().claim(10, 1, 1)
     assert (ids_of(claimed), claimed.expired) == (["x"], 1)
@@ -978,7 +994,7 @@ def test_a_sweep_wakes_a_worker_for_what_waits_in_two_lanes(bench: Bench, lane: 
 def test_an_enqueue_says_whether_there_was_a_worker_to_wake(bench: Bench) -> None:
     (one, _) = idle_workers(bench, "one", "two")
     enqueues = [Enqueue([text], [text], [10], "a", "interactive", 10_000, 1000) for text in "abc"]
-    assert [accepted.idle for accepted in one.run(enqueues)] == [1, 0, -1]
+    assert [accepted.idle for (accepted,) in one.run([EnqueueAll([each]) for each in enqueues])] == [1, 0, -1]
 
 
 def test_requests_of_one_call_are_enqueued_as_if_each_had_its_own(bench: Bench) -> None:
@@ -1075,7 +1091,9 @@ def test_a_worker_that_leaves_to_help_is_not_woken_at_home(bench: Bench) -> None
     home = replace(worker.claim_command(10, 100, 100, idle_ms=0), helped="-")
     worker.run([Lend(3, 50)])
     assert worker.run([home])[0].note
-    assert worker.run([Enqueue(["a"], ["a"], [10], "a", "interactive", 10_000, 1000)])[0].idle == -1
+    enqueue = Enqueue(["a"], ["a"], [10], "a", "interactive", 10_000, 1000)
+    ((accepted,),) = worker.run([EnqueueAll([enqueue])])
+    assert accepted.idle == -1
 
 
 def test_another_shard_goes_first_only_if_it_has_waited_for_longer(bench: Bench) -> None:

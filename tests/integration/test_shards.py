@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from batcher.core.commands import Command, Lend
+from batcher.core.commands import Command, Enqueue, EnqueueAll, Lend
 from batcher.core.keys import prefix
 from batcher.errors import NoWorker, QueueUnavailable
 from batcher.hub import hub as hub_module
-from batcher.messages import entry_id
+from batcher.messages import Prediction, entry_id, fragment
 from batcher.shards import shard_of
 from model_store import Tokens
 from model_store.stub import StubClassifier
-from tests.fakes import Gated
+from tests.fakes import Gated, heartbeat_queue
 from tests.shards import Fleet, ask, check, texts_at, until
 
 
@@ -235,6 +235,45 @@ async def test_without_any_worker_requests_are_refused(fleet: Fleet) -> None:
     hub = await fleet.hub()
     with pytest.raises(NoWorker):
         await ask(hub, "text")
+
+
+async def test_the_result_of_a_former_model_does_not_answer_once_its_last_worker_has_ended(
+    fleet: Fleet,
+) -> None:
+    """No worker of its successor has worked at the shard, so its record is still there."""
+    (text,) = texts_at(1, 3, 1)
+    stored = Prediction(fragment(("N", "P"), (0.25, 0.75)), "former", 3).encode()
+    former = heartbeat_queue(
+        fleet.clients[1], "t:1", "former", lease_ms=2000, max_attempts=3, result_ms=60_000
+    )
+    await fleet.worker(0)
+    hub = await fleet.hub()
+    await fleet.ready(hub)
+    former.heartbeat(
+        (), {"revision": "former"}, {"name": "m", "revision": "former"}, ttl_ms=60_000, takeover=True
+    )
+    enqueue = Enqueue([entry_id(text)], [text], [10], "a", "interactive", 60_000, 1000)
+    former.run([EnqueueAll([enqueue])])
+    former.claim(10, 100, 100)
+    former.complete([(entry_id(text), stored)])
+    (outcome,) = await ask(hub, text)
+    assert outcome.revision == "former"
+    former.retire()
+    await check(hub, text)
+    assert sum(fleet.batch_sizes) == 1
+
+
+async def test_a_worker_that_stops_leaves_no_record_at_any_shard(fleet: Fleet) -> None:
+    """Also where it has only announced its model: its revision counts as served while it is there."""
+    worker = await fleet.worker(0)
+    keys = [f"{prefix(name)}:workers" for name in ("t", "t:1", "t:2")]
+
+    def known() -> list[int]:
+        return [client.zcard(key) for client, key in zip(fleet.clients, keys, strict=True)]
+
+    await until(lambda: known() == [1, 1, 1], "its start")
+    worker.stop()
+    await until(lambda: known() == [0, 0, 0], "its end")
 
 
 async def test_results_are_cached_beside_their_shard(fleet: Fleet) -> None:

@@ -62,6 +62,12 @@ PLANTED = (
         "return revision",
     ),
     Fault(
+        "a kept result of a model that has left all other shards answers",
+        "enqueue",
+        "local current = published == '' or published == revision",
+        "local current = true",
+    ),
+    Fault(
         "a release charges the attempt",
         "release",
         "claim_line(attempts - 1, worker",

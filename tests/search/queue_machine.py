@@ -22,6 +22,7 @@ from batcher.core.commands import (
     Command,
     Complete,
     Enqueue,
+    EnqueueAll,
     Full,
     Outcomes,
     Release,
@@ -49,6 +50,8 @@ COSTS = {"a": 3, "b": 5, "c": 7, "d": 600}
 IDS = st.lists(st.sampled_from(sorted(COSTS)), min_size=1, max_size=3, unique=True)
 APIS = st.sampled_from(["A", "B"])
 REVISIONS = st.sampled_from(["r1", "r2"])
+# The revision of the current model by what an API process knows of all shards.
+PUBLISHED = st.sampled_from(["", "r1", "r2"])
 BUDGETS = st.sampled_from([1_500, 5_500, 20_500])
 FAILURE = Failure("inference_failed", "it cannot be read").encode()
 HEALING_ROUNDS = 15
@@ -106,18 +109,28 @@ class QueueMachine(RuleBasedStateMachine):
         budget=BUDGETS,
         first=st.booleans(),
         cap=st.sampled_from([8, 10_000]),
+        published=PUBLISHED,
         reply_lost=st.booleans(),
     )
     def enqueue(
-        self, ids: list[str], api: str, lane: Any, budget: int, first: bool, cap: int, reply_lost: bool
+        self,
+        ids: list[str],
+        api: str,
+        lane: Any,
+        budget: int,
+        first: bool,
+        cap: int,
+        published: str,
+        reply_lost: bool,
     ) -> None:
         texts, costs = [f"text {entry}" for entry in ids], [COSTS[entry] for entry in ids]
-        command = Enqueue(ids, texts, costs, api, lane, budget, cap, first=first)
+        one = Enqueue(ids, texts, costs, api, lane, budget, cap, first=first)
+        command = EnqueueAll([one], published)
         before = self.view()
         try:
-            answered = self.run(command)
+            (answered,) = self.run(command)
             if reply_lost and isinstance(answered, Accepted):
-                answered = self.run(command)  # the caller repeats what has run already
+                (answered,) = self.run(command)  # the caller repeats what has run already
         except redis.exceptions.OutOfMemoryError:
             assert self.full, "memory is full for one who did not fill it"
             return
@@ -126,7 +139,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         for entry, state in zip(ids, answered.states, strict=True):
             if state.result:
-                self.reused(entry, state.result)
+                self.reused(entry, state.result, published)
                 self.model.owed.discard((api, entry))
             else:
                 if entry not in before.entries:
@@ -134,13 +147,14 @@ class QueueMachine(RuleBasedStateMachine):
                     self.model.forget(entry)
                 self.model.owed.add((api, entry))
 
-    def reused(self, entry: str, payload: bytes) -> None:
+    def reused(self, entry: str, payload: bytes, published: str) -> None:
         """A result that was kept answers a new caller."""
         self.model.check_result(entry, payload)
         if payload.endswith(b"\n"):
             assert b'"poison"' in payload, "an old failure answers a new caller"
         elif not self.model.damaged:
-            serving = self.model.serving() | {self.current_revision()}
+            current = self.current_revision()
+            serving = self.model.serving() | ({current} if published in ("", current) else set())
             assert any(payload == answer(entry, revision) for revision in serving), "a model that has left"
 
     def current_revision(self) -> str:
@@ -379,7 +393,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.may_damage = damages == 1
         if begun:
             self.start_worker("r1")
-            self.enqueue(["a"], "A", "interactive", 20_500, False, 10_000, False)
+            self.enqueue(["a"], "A", "interactive", 20_500, False, 10_000, "", False)
 
     @precondition(lambda self: self.may_damage)
     @rule(data=st.data(), event=st.sampled_from(["evicts", "restarts empty", "is copied", "is restored"]))

@@ -1,15 +1,15 @@
 -- Requests results for one request after another: each id is answered, joined to an existing entry, or queued. If the lane is full,
 -- none of the ids of a request is. No id may occur in two requests.
--- ARGV: api, keep_ms, then for each request: how many ids, lane, budget_ms, cap (waiting cost of the lane), trace (or -), first (1: ahead
+-- ARGV: api, keep_ms, the revision of the current model of all shards (empty: not known), then for each request: how many ids, lane, budget_ms, cap (waiting cost of the lane), trace (or -), first (1: ahead
 --       of others in its lane), cache key prefix (empty if the cache is elsewhere), the only revision whose stored results may answer
 --       (empty: all that are served), then id, text, cost for each.
 -- Returns for each request how much waits if the lane is full, else for each id {its cached result} | its result | 'joined' | 'queued';
 -- at the end how many workers are still idle (-1: there was none to wake), or 0 if nothing was queued that a worker may take.
-local api, keep = ARGV[1], tonumber(ARGV[2])
+local api, keep, published = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 now = queue_clock()
 -- `keys` has the keys of the result and of the entry of each text in turn, and `found` what they hold.
 local requests, keys, cached, looks = {}, {}, {}, false
-local FIELDS, i, count = 8, 3, 0
+local FIELDS, i, count = 8, 4, 0
 while ARGV[i] do
   local ends, prefix = i + FIELDS + 3 * ARGV[i], ARGV[i + 6]
   requests[#requests + 1] = i
@@ -25,11 +25,13 @@ end
 cached = looks and values_of(cached) or {}
 local found = values_of(keys)
 
--- True if the revision is the current one or a live worker runs it.
+-- True if the revision is the current one or a live worker runs it. A shard where no worker of the current model has worked
+-- since may still have the record of a former one.
 local serving = {}
 local function is_serving(revision)
   if serving[revision] == nil then
-    serving[revision] = redis.call('HGET', MODEL, 'revision') == revision
+    local current = published == '' or published == revision
+    serving[revision] = current and redis.call('HGET', MODEL, 'revision') == revision
     local live = serving[revision] and {} or redis.call('ZRANGEBYSCORE', WORKERS, '(' .. digits(now), '+inf')
     for _, worker in ipairs(live) do
       if redis.call('HGET', worker_key(worker), 'revision') == revision then serving[revision] = true end
