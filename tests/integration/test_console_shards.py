@@ -17,7 +17,7 @@ from api.jobs.service import JobBackend
 from api.main import create_app
 from api.parts import Backends
 from api.settings import ApiSettings
-from batcher.core.commands import Enqueue, NoteRefused
+from batcher.core.commands import Enqueue, EnqueueAll, NoteRefused
 from batcher.core.keys import cache_key, prefix
 from batcher.hub.hub import ReplyHub
 from batcher.jobs.rq_queue import JobQueue
@@ -89,7 +89,7 @@ def refuse(service: Service, text: str, number: int) -> str:
     """A text of a shard that two workers fail on."""
     entry, client, name = entry_id(text), service.fleet.clients[number], NAMES[number]
     queue = heartbeat_queue(client, name, "w", lease_ms=60_000, max_attempts=1, result_ms=60_000)
-    queue.run([Enqueue([entry], [text], [5], "a", "interactive", 60_000, 1000)])
+    queue.run([EnqueueAll([Enqueue([entry], [text], [5], "a", "interactive", 60_000, 1000)])])
     queue.claim(10, 100, 100)
     client.set(f"{prefix(name)}:failed:{entry}", "w0", px=60_000)
     queue.complete([(entry, FAILURE)])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import redis
 
-from batcher.core.commands import Enqueue
+from batcher.core.commands import Enqueue, EnqueueAll
 from batcher.messages import Lane
 from batcher.worker.heartbeat import HeartbeatQueue
 from tests.fakes import heartbeat_queue
@@ -24,7 +24,7 @@ def queue(client: redis.Redis) -> HeartbeatQueue:
 def ask(queue: HeartbeatQueue) -> Ask:
     def enqueue(name: str, count: int, lane: Lane) -> None:
         ids = [f"{name}{at}" for at in range(count)]
-        queue.run([Enqueue(ids, ["text"] * count, [10] * count, "api", lane, 60_000, 10**6)])
+        queue.run([EnqueueAll([Enqueue(ids, ["text"] * count, [10] * count, "api", lane, 60_000, 10**6)])])
 
     return enqueue
 

@@ -11,7 +11,7 @@ import redis
 
 from batcher.admin.forget import CachedResults
 from batcher.admin.job_eraser import JobEraser
-from batcher.core.commands import Enqueue, NoteRefused
+from batcher.core.commands import Enqueue, EnqueueAll, NoteRefused
 from batcher.core.keys import cache_key
 from batcher.core.snapshot import Sweep
 from batcher.jobs.records import Counts
@@ -81,7 +81,7 @@ def refuse(api: AdminApi, text: str, client: str = "127.0.0.1", tenant: str = ""
     """A text that two workers fail on; its record is noted as an API process would."""
     entry = entry_id(text, tenant)
     worker = api.worker()
-    worker.run([Enqueue([entry], [text], [5], "a", "interactive", 10_000, 1000)])
+    worker.run([EnqueueAll([Enqueue([entry], [text], [5], "a", "interactive", 10_000, 1000)])])
     worker.claim(10, 100, 100)
     api.redis.set(f"{P}:failed:{entry}", "w0", px=1000)
     worker.complete([(entry, FAILURE)])
@@ -257,7 +257,7 @@ async def test_other_processes_hear_of_it_from_the_snapshot(api: AdminApi) -> No
 
 
 async def test_a_text_that_waits_is_reported(api: AdminApi) -> None:
-    api.worker().run([Enqueue([entry_id(TEXT)], [TEXT], [5], "a", "interactive", 10_000, 1000)])
+    api.worker().run([EnqueueAll([Enqueue([entry_id(TEXT)], [TEXT], [5], "a", "interactive", 10_000, 1000)])])
     answer = (await api.post("/forget", text=TEXT)).json()
     assert (answer["keys"], answer["removed"]["waiting"]) == (0, 1)
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from batcher.admin.refused import RefusedFilter, RefusedTexts
-from batcher.core.commands import Enqueue, NoteRefused
+from batcher.core.commands import Enqueue, EnqueueAll, NoteRefused
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.messages import entry_id
 from tests.conftest import FakeRedis
@@ -39,7 +39,7 @@ def fill(client: redis.Redis, count: int, first_ms: int = 1_700_000_000_000) -> 
 async def test_a_poisoned_text_has_a_record(api: AdminApi) -> None:
     """Three workers take it alone and die; then the sweep gives it up."""
     before_ms = time.time() * 1000
-    api.worker().run([Enqueue(["a" * 64], ["kills"], [5], "a", "bulk", 60_000, 1000)])
+    api.worker().run([EnqueueAll([Enqueue(["a" * 64], ["kills"], [5], "a", "bulk", 60_000, 1000)])])
     api.redis.hset(f"{P}:model", "revision", "rev")
     for name in ("w1", "w2"):
         api.worker(name).claim(10, 100, 100)
