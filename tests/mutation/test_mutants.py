@@ -61,6 +61,7 @@ def test_a_script_has_every_kind_of_edit_and_no_comment_has_any() -> None:
 
 def test_python_has_every_kind_of_edit_and_no_log_line_has_any() -> None:
     text = 'x: int = 3\nif (x) <= 4 and not y:\n    log.info("%d", 5)\n    call(x + 6)\n'
+    text += "z = zip(x, strict=True)\n"
     edits = [one.applied(text).splitlines() for one in python_mutants("x.py", text)]
     assert {edit[0] for edit in edits} == {"x: int = 3", "x: int = 4"}
     assert {edit[1] for edit in edits} == {
@@ -78,6 +79,7 @@ def test_python_has_every_kind_of_edit_and_no_log_line_has_any() -> None:
         "    call(x + 7)",
         "    pass",
     }
+    assert {edit[4] for edit in edits} == {"z = zip(x, strict=True)"}
 
 
 def test_every_mutant_that_is_explained_is_still_one() -> None:
