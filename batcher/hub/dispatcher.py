@@ -221,9 +221,9 @@ class Dispatcher:
 
         An entry is enqueued if it is new, or if this request has a later deadline or a higher priority.
         """
-        entries = dict[str, PendingEntry]()
-        fresh = list[PendingEntry]()
-        changed = list[PendingEntry]()
+        entries: dict[str, PendingEntry] = {}
+        fresh: list[PendingEntry] = []
+        changed: list[PendingEntry] = []
         deadline, lane, first = waiter.deadline, waiter.lane, waiter.first
         for entry_id, text in items:
             if entry_id in entries:

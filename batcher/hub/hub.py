@@ -452,7 +452,7 @@ class ReplyHub:
             part.admit(lane, budget_s)
         deadline = asyncio.get_running_loop().time() + budget_s
         waiter = Waiter(deadline, lane, trace, first, revision, only)
-        entries = dict[str, PendingEntry]()
+        entries: dict[str, PendingEntry] = {}
         holders = []
         try:
             for part, items in parts:
