@@ -84,7 +84,7 @@ MAX_DIGITS = 18
 # Unfinished bodies and waiting texts together may use as much memory as this many bodies of the largest size.
 LARGEST_BODIES = 16
 # How long work may take before it is watched whether its client is still there.
-WATCH_AFTER_S = 0.01
+WATCH_AFTER_S = 0.1
 _sane_id = re.compile(rb"[A-Za-z0-9._-]{1,128}").fullmatch
 _sane_trace = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}").fullmatch
 
@@ -118,8 +118,8 @@ class RequestHeaders:
     @property
     def trace(self) -> str:
         """The W3C traceparent; empty if it is missing or malformed."""
-        given = self.by_name.get(b"traceparent", b"")
-        return given.decode("ascii") if _sane_trace(given) else ""
+        given = self.by_name.get(b"traceparent")
+        return given.decode("ascii") if given and _sane_trace(given) else ""
 
     @property
     def preference(self) -> Preference:
