@@ -115,6 +115,7 @@ async def _running(parts: Parts, _: FastAPI) -> AsyncIterator[dict[str, Lifecycl
     publishing = lifecycle.running(_publish(parts.publish), "metrics")
     async with publishing, parts.stats.running(), traffic.running(lifecycle):
         yield {LIFECYCLE: lifecycle}
+    parts.metrics.add_up()
     await parts.candidates.stop()
     if parts.has("jobs"):
         await parts.jobs.stop()

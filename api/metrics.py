@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -33,6 +34,8 @@ from batcher.version import own_version
 
 # With more labels than this, the pairs of labels are not metrics: they could be too many series.
 MAX_LABELS = 20
+# The most requests with one route and status before they are added up.
+MAX_NOTED = 256
 OUTCOME_OF: dict[type[errors.MillraceError], str] = {
     errors.QueueFull: "shed",
     errors.BudgetExceeded: "expired",
@@ -118,22 +121,33 @@ class Metrics:
             name: Counter(f"millrace_{name}", text, labels, registry=registry)
             for name, (text, labels) in _COUNTERS.items()
         }
-        self._entries = {outcome: self._counters["entries"].labels(outcome) for outcome in OUTCOMES}
         self._gauges = {
             name: Gauge(f"millrace_{name}", text, registry=registry, multiprocess_mode="livesum")
             for name, text in _GAUGES.items()
         }
         self._published: dict[str, int] = {}
-        self._known: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+        # What `add_up` has not counted yet: durations by route and status, and texts by outcome.
+        self._answered = defaultdict[tuple[str, int], list[float]](list)
+        self._texts = dict.fromkeys(OUTCOMES, 0)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Counts a request; status 499 if the client disconnected. `route` is a path template, or "other"."""
-        pair = self._known.get((route, status))
-        if pair is None:
-            pair = self._counters["requests"].labels(route, str(status)), self._durations.labels(route)
-            self._known[route, status] = pair
-        pair[0].inc()
-        pair[1].observe(seconds)
+        durations = self._answered[route, status]
+        durations.append(seconds)
+        if len(durations) >= MAX_NOTED:
+            self.add_up()
+
+    def add_up(self) -> None:
+        """Counts what was noted since the last call: many requests together take a fraction of the time."""
+        for (route, status), durations in self._answered.items():
+            self._add("requests", len(durations), route, str(status))
+            observe = self._durations.labels(route).observe
+            for seconds in durations:
+                observe(seconds)
+        self._answered.clear()
+        for outcome, texts in self._texts.items():
+            self._add("entries", texts, outcome)
+        self._texts = dict.fromkeys(OUTCOMES, 0)
 
     def shadow(self, model: str, counts: Mapping[str, int]) -> None:
         """Adds what a shadow has counted (`batcher.publishing.shadow`)."""
@@ -163,12 +177,12 @@ class Metrics:
 
     def hit_local(self, texts: int) -> None:
         """Counts texts that were answered from the in-process cache."""
-        self._entries["hit_local"].inc(texts)
+        self._texts["hit_local"] += texts
 
     def entries(self, outcome: str | type[errors.MillraceError], texts: int) -> None:
         """Counts texts with this outcome: a name from OUTCOMES, or the class of the error they ended with."""
         name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(outcome, "failed")
-        self._entries[name].inc(texts)
+        self._texts[name] += texts
 
     def cascade(self, name: str, model: str, texts: int) -> None:
         """Counts texts of a cascade that this member has answered."""
@@ -194,6 +208,7 @@ class Metrics:
 
         The durations are a count per bucket of `bounds`, a count of longer durations, and their sum.
         """
+        self.add_up()
         outcomes = dict.fromkeys(OUTCOMES, 0.0)
         below: dict[float, float] = {}
         total_s = 0.0
@@ -213,6 +228,7 @@ class Metrics:
 
         Also removes the gauges of processes that have ended.
         """
+        self.add_up()
         self._gauges["local_cache_entries"].set(len(local))
         self._gauges["local_cache_bytes"].set(local.bytes)
         self._gauges["waiting_entries"].set(sum(hub.waiting for hub in hubs))
