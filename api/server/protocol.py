@@ -7,7 +7,7 @@ process drains, every response closes its connection.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Awaitable
 from typing import Any, NoReturn
 
 import httptools
@@ -73,8 +73,9 @@ _PROBE_TARGETS = frozenset(path.encode() for path in PROBES)
 
 # A larger body is not worth a copy.
 WHOLE_BYTES = 64 * 1024
-# Headers with lower-case names and no control characters. Uvicorn deals with all others.
-_sound = re.compile(rb"(?:[a-z0-9-]+: [\t -~\x80-\xff]*\r\n)+").fullmatch
+# What names and values of headers consist of. Uvicorn deals with all others.
+_NAME = b"abcdefghijklmnopqrstuvwxyz0123456789-"
+_VALUE = bytes({*b"\t", *range(0x20, 0x7F), *range(0x80, 0x100)})
 # Names of headers that decide how the response ends.
 _ENDING = frozenset((b"connection", b"content-length", b"transfer-encoding"))
 
@@ -93,9 +94,10 @@ class Sender:
         self._cycle = cycle
         self._head: Message | None = None
 
-    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def run(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Runs the application with `send` below instead."""
-        await self._app(scope, receive, self.send)
+        ran: Awaitable[None] = self._app(scope, receive, self.send)
+        return ran
 
     async def send(self, message: Message) -> None:
         """As `RequestResponseCycle.send`."""
@@ -113,7 +115,8 @@ class Sender:
         """Whether this begins a response, and its last header says how long the body is."""
         if message["type"] != "http.response.start" or self._cycle.response_started:
             return False
-        return [name for name, _ in message.get("headers", ())][-1:] == [b"content-length"]
+        headers: Headers = message.get("headers") or [(b"", b"")]
+        return headers[-1][0] == b"content-length"
 
     def _together(self, status: int, headers: Headers, message: Message) -> bool:
         """Sends a response if it is whole, and nothing about it is special."""
@@ -138,7 +141,8 @@ class Sender:
                 return False
             lines += (name, b": ", value, b"\r\n")
         fields = b"".join(lines)
-        if not _sound(fields) or 4 * fields.count(b"\n") != len(lines):
+        ends = b"\r\n" * (len(lines) // 4)
+        if b"".join(lines[::4]).translate(None, _NAME) or fields.translate(None, _VALUE) != ends:
             return False
         cycle.response_started = cycle.response_complete = True
         cycle.waiting_for_100_continue = False
