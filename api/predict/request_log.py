@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import islice
 from time import perf_counter
@@ -45,7 +46,7 @@ class Run(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """How far the lookup got. `asked` texts went to the queue after `asked_s`.
+    """How far the lookup got. `asked` texts went to the queue after `asked_s`. `runs` are fields of `Run`.
 
     `entries` are ids of some of them, if no worker answered; otherwise each run has one.
     """
@@ -54,8 +55,8 @@ class Lookup(NamedTuple):
     shared: int
     asked: int
     asked_s: float
-    runs: tuple[Run, ...]
-    entries: tuple[str, ...]
+    runs: Sequence[tuple[Any, ...]]
+    entries: Sequence[str]
 
 
 class Seen(NamedTuple):
@@ -70,10 +71,11 @@ class Seen(NamedTuple):
     texts: int
     tokens: int
     code: str = ""
-    lookup: Lookup | None = None
+    lookup: tuple[Any, ...] | None = None
 
 
-# Requests as the fields of `Seen`. For a hit, a plain tuple of the first ones: it is made in half the time.
+# Requests as the fields of `Seen`, `Lookup` and `Run`; of a hit, the first ones. Plain tuples are made in a
+# fraction of the time.
 Kept = deque[tuple[Any, ...]]
 
 
@@ -81,14 +83,14 @@ class _Bounded:
     """The last requests, `most` at most, that take MAX_BYTES at most; the newest is always kept."""
 
     def __init__(self, most: int) -> None:
-        self.seen: deque[Seen] = deque()
+        self.seen: Kept = deque()
         self.most = most
         self._sizes: deque[int] = deque()
         self._bytes = 0
 
-    def append(self, seen: Seen) -> None:
+    def append(self, seen: tuple[Any, ...], size: int) -> None:
         self.seen.append(seen)
-        self._sizes.append(size := _size(seen))
+        self._sizes.append(size)
         self._bytes += size
         while len(self.seen) > 1 and (len(self.seen) > self.most or self._bytes > MAX_BYTES):
             self.seen.popleft()
@@ -98,12 +100,6 @@ class _Bounded:
         self.seen.clear()
         self._sizes.clear()
         self._bytes = 0
-
-
-def _size(seen: Seen) -> int:
-    if seen.lookup is None:
-        return SEEN_BYTES
-    return SEEN_BYTES + max(len(seen.lookup.runs) * RUN_BYTES, len(seen.lookup.entries) * ENTRY_BYTES)
 
 
 class RecentRequests:
@@ -125,9 +121,18 @@ class RecentRequests:
         if context.hit and not slow and answer is None:
             self._hits.append(hit)
             return
-        lookup = _lookup(context.started, answer) if answer is not None and answer.ids else None
-        seen = Seen(*hit, context.code, lookup)
-        (self._slow if slow else self._hits if context.hit else self._answers).append(seen)
+        lookup, size = None, SEEN_BYTES
+        if answer is not None and answer.ids:
+            runs = _runs(answer)
+            entries = list(islice(answer.ids.values(), MAX_TEXTS)) if answer.asked and not runs else []
+            found = answer.outcomes.get("hit_local", 0), answer.outcomes.get("hit_shared", 0)
+            lookup = (*found, answer.asked, answer.asked_at - context.started, runs, entries)
+            size += len(runs) * RUN_BYTES or len(entries) * ENTRY_BYTES
+        seen = (*hit, context.code, lookup)
+        if slow or not context.hit:
+            (self._slow if slow else self._answers).append(seen, size)
+        else:
+            self._hits.append(seen)
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -142,14 +147,7 @@ class RecentRequests:
         return _facts(max(same, key=lambda seen: seen.started)) if same else None
 
 
-def _lookup(started: float, answer: LookupResult) -> Lookup:
-    runs = tuple(_runs(answer))
-    entries = tuple(islice(answer.ids.values(), MAX_TEXTS)) if answer.asked and not runs else ()
-    hits = answer.outcomes.get("hit_local", 0), answer.outcomes.get("hit_shared", 0)
-    return Lookup(*hits, answer.asked, answer.asked_at - started, runs, entries)
-
-
-def _runs(answer: LookupResult) -> list[Run]:
+def _runs(answer: LookupResult) -> list[tuple[Any, ...]]:
     """One for each batch, whose texts share the time of the forward pass."""
     if len(answer.computed) == 1:
         return [_run(answer, list(answer.computed))]
@@ -164,11 +162,11 @@ def _runs(answer: LookupResult) -> list[Run]:
     return runs
 
 
-def _run(answer: LookupResult, texts: list[str]) -> Run:
+def _run(answer: LookupResult, texts: list[str]) -> tuple[Any, ...]:
     one = answer.computed[texts[0]]
     tokens = sum([answer.computed[text].tokens for text in texts])
     times = one.queue_ms, one.tokenize_ms, one.model_ms
-    return Run(answer.ids[texts[0]], len(texts), tokens, *times, one.batch_size, one.revision)
+    return (answer.ids[texts[0]], len(texts), tokens, *times, one.batch_size, one.revision)
 
 
 def _facts(seen: Seen) -> dict[str, Any]:
@@ -180,11 +178,12 @@ def _facts(seen: Seen) -> dict[str, Any]:
         "client": f"key:{seen.name}" if seen.name else client_address({"client": seen.address}),
         **{name: getattr(seen, name) for name in ("status", "code", "texts", "tokens")},
     }
-    lookup = seen.lookup or Lookup(seen.texts if seen.status < 400 else 0, 0, 0, 0.0, (), ())
+    lookup = Lookup(*(seen.lookup or (seen.texts if seen.status < 400 else 0, 0, 0, 0.0, (), ())))
+    runs = [Run(*run) for run in lookup.runs]
     facts |= {"local": lookup.local, "shared": lookup.shared, "asked": lookup.asked}
-    entries = [run.entry for run in lookup.runs[:MAX_TEXTS]] or lookup.entries
+    entries = [run.entry for run in runs[:MAX_TEXTS]] or lookup.entries
     facts |= {"asked_ms": round(lookup.asked_s * 1e3, 3), "entries": list(entries)}
-    return facts | {"runs": [run._asdict() for run in lookup.runs]}
+    return facts | {"runs": [run._asdict() for run in runs]}
 
 
 log = logging.getLogger(__name__)
