@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import math
 import re
 from collections.abc import Iterator
 from select import PIPE_BUF
@@ -101,11 +102,12 @@ async def test_frequent_events_of_a_tick_are_written_at_once(out: io.StringIO) -
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
+@pytest.mark.parametrize("text", ["a b", 'a "b" \\', "\u00e9\u2028", "\ud800"])
 async def test_a_frequent_event_has_the_line_that_a_record_would_have(
-    out: io.StringIO, form: logs.Format
+    out: io.StringIO, form: logs.Format, text: str
 ) -> None:
     logs.setup("info", form, out)
-    fields = {"status": 200, "text": "a b", "none": None}
+    fields = {"status": 200, "ms": 0.125, "text": text, "none": None, "endless": math.inf}
     logs.Frequent(logging.getLogger("api"), "request").add(logging.INFO, fields)
     await asyncio.sleep(0)
     logging.getLogger("api").info("request", extra={"action": "request", **fields})
