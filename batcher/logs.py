@@ -172,7 +172,7 @@ class Frequent:
     def __init__(self, logger: logging.Logger, action: str) -> None:
         self._logger = logger
         self._action = action
-        self._waiting: list[Event] = []
+        self._waiting: list[tuple[float, int, Mapping[str, object]]] = []
 
     def add(self, level: int, fields: Mapping[str, object]) -> None:
         """Logs an event at the end of this tick of the event loop. Values are strings, numbers or None."""
@@ -182,12 +182,14 @@ class Frequent:
             return
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._write, handler)
-        name = logging.getLevelName(level)
-        self._waiting.append(Event(time.time(), name, self._action, self._action, fields))
+        self._waiting.append((time.time(), level, fields))
 
     def _write(self, handler: Handler) -> None:
-        events, self._waiting = self._waiting, []
-        handler.write(events)
+        waiting, self._waiting = self._waiting, []
+        said = self._action, self._action
+        handler.write(
+            [Event(at, logging.getLevelName(level), *said, fields) for at, level, fields in waiting]
+        )
 
 
 def _one_line(value: str) -> str:

@@ -356,7 +356,7 @@ async def unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
     Only work that takes a while is watched: a task for each request costs more than reading the shared cache.
     """
     loop = asyncio.get_running_loop()
-    task = asyncio.current_task()
+    task = asyncio.current_task(loop)
     assert task is not None
     watcher: asyncio.Task[None] | None = None
     disconnected = False

@@ -156,8 +156,7 @@ def answer_headers(
     from_cache, stages = b"HIT", b""
     if context.answer is not None and (computed := context.answer.computed):
         stages = _stages(computed.values())
-        all_computed = all(text in computed for text in context.texts)
-        from_cache = b"MISS" if all_computed else b"PARTIAL"
+        from_cache = b"MISS" if computed.keys() >= set(context.texts) else b"PARTIAL"
     tokens = left_out = unknown = 0
     names: dict[tuple[str, str], None] = {}
     for result in results:
@@ -186,5 +185,5 @@ def _stages(runs: Collection[Prediction]) -> bytes:
     For several batches, the slowest time of each stage and the largest batch size.
     """
     times = [(run.queue_ms, run.batch_size, run.tokenize_ms, run.model_ms) for run in runs]
-    slowest = tuple(map(max, zip(*times, strict=True)))
+    slowest = times[0] if len(times) == 1 else tuple(map(max, zip(*times, strict=True)))
     return b'queue;dur=%.3f, batch;desc="%d", tokenize;dur=%.3f, model;dur=%.3f, ' % slowest

@@ -284,12 +284,14 @@ class Dispatcher:
         if not (entries := [entry for entry in entries if entry.waiters]):
             return
         one = entries[0]
-        deadline = min(entry.deadline for entry in entries)
-        budget_s = max(deadline - asyncio.get_running_loop().time(), 0.001)
+        deadline = min([entry.deadline for entry in entries])
+        loop = asyncio.get_running_loop()
+        budget_s = max(deadline - loop.time(), 0.001)
+        texts = [entry.text for entry in entries]
         command = Enqueue(
             [entry.id for entry in entries],
-            [entry.text for entry in entries],
-            [estimate_cost(entry.text) for entry in entries],
+            texts,
+            list(map(estimate_cost, texts)),
             self._api,
             one.lane,
             int(budget_s * 1000),
@@ -302,7 +304,7 @@ class Dispatcher:
         if self._unsent_cost >= MAX_TOGETHER or not self._unsent_ids.isdisjoint(command.ids):
             self._send()
         if not self._unsent:
-            asyncio.get_running_loop().call_soon(self._send)
+            loop.call_soon(self._send)
         self._enqueues += 1
         for entry in entries:
             entry.enqueue = self._enqueues

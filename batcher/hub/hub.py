@@ -60,11 +60,10 @@ class HintList:
 
         Returns ids and results; none after HINT_BLOCK_S without a hint. Raises REDIS_ERRORS.
         """
-        first, others = await asyncio.gather(
-            self._pipeline.execute("BLPOP", self._key, HINT_BLOCK_S),
-            self._pipeline.execute("LPOP", self._key, MAX_HINTS),
-        )
-        lists = [*(first or [])[1:], *(others or [])]
+        first = self._pipeline.execute("BLPOP", self._key, HINT_BLOCK_S)
+        others = self._pipeline.execute("LPOP", self._key, MAX_HINTS)
+        _send(others)  # if the first fails, nobody awaits it
+        lists = [*(await first or [])[1:], *(await others or [])]
         parts = [hint.partition(b"\n") for hints in lists for hint in hints.split(b"\0")]
         return [(entry_id.decode("ascii", "replace"), raw) for entry_id, _, raw in parts]
 
@@ -459,7 +458,8 @@ class ReplyHub:
                 own = part.dispatcher.hold(waiter, items)
                 holders.append((part, own))
                 entries |= own
-            return await outcomes(waiter, entries, ids, budget_s, self._own_counts)
+            await waiter.wait(budget_s)
+            return outcomes(waiter, entries, ids, budget_s, self._own_counts)
         finally:
             for part, own in holders:
                 part.dispatcher.let_go(waiter, own.values())

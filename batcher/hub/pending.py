@@ -95,19 +95,17 @@ class PendingEntry:
     enqueue: int = 0
 
 
-async def outcomes(
+def outcomes(
     waiter: Waiter,
     entries: Mapping[str, PendingEntry],
     ids: Sequence[str],
     budget_s: float,
     counts: HubCounts,
 ) -> list[Outcome]:
-    """Waits for the outcomes of these ids, in order, for at most `budget_s`.
+    """The outcomes of these ids, in order, after `waiter` has waited for `budget_s` or less.
 
-    EntryFailed and EntryPoisoned are returned in place of the text's prediction. Any other error is raised
-    at once.
+    EntryFailed and EntryPoisoned are returned in place of the text's prediction. Any other error is raised.
     """
-    await waiter.wait(budget_s)
     if waiter.error is not None:
         # Raise a copy: raising the shared instance would attach this frame to its traceback and
         # create a reference cycle, which only the garbage collector can free.

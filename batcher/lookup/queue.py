@@ -17,11 +17,11 @@ import random
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from batcher.core.commands import NoteRefused
 from batcher.core.snapshot import ModelRecord, needs_s
@@ -215,8 +215,10 @@ class Models:
     @property
     def shortest(self) -> int:
         """The fewest bytes of a result, whichever of the models answers; 0 while the labels are not known."""
-        models = [one.published for one in self._others or (self,)]
-        return min([shortest_fragment(model.labels) if model else 0 for model in models])
+        if self._others:
+            return min([other.shortest for other in self._others])
+        model = self.published
+        return shortest_fragment(model.labels) if model else 0
 
     @property
     def name(self) -> str:
@@ -349,22 +351,21 @@ class QueueLookup:
     def known(self, texts: Sequence[str], client: str, tenant: str, one_revision: bool) -> Known:
         return self._local.find_all(self.models.revision, texts, tenant)
 
-    async def find(self, request: LookupRequest, answer: LookupResult) -> None:
-        await self._find(request, answer)
-        if request.one_revision and not answer.failed:
-            await self._complete(request, answer)
+    def find(self, request: LookupRequest, answer: LookupResult) -> Coroutine[Any, Any, None]:
+        return (self._complete if request.one_revision else self._find)(request, answer)
 
     async def _complete(self, request: LookupRequest, answer: LookupResult) -> None:
-        """Asks again until all results are of one revision. Also raises RevisionsMixed.
+        """Finds results, and asks again until all are of one revision. Also raises RevisionsMixed.
 
         During a rolling update, any worker may run a text, and their labels may differ in kind and order, so
         texts that another revision answered are asked again. Any worker may run those too, so the revision
         that has answered most texts is completed first.
         """
+        await self._find(request, answer)
         results: Results = {}
         for text, result in answer.by_text.items():
             results.setdefault(result.revision, {})[text] = result
-        if len(results) < 2:
+        if answer.failed or len(results) < 2:
             return
         texts = list(answer.by_text)
         revision = _best(results)
