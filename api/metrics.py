@@ -175,10 +175,6 @@ class Metrics:
         """Counts a request with the API key of this name."""
         self._add("client_requests", 1, name, f"{status // 100}xx")
 
-    def hit_local(self, texts: int) -> None:
-        """Counts texts that were answered from the in-process cache."""
-        self._texts["hit_local"] += texts
-
     def entries(self, outcome: str | type[errors.MillraceError], texts: int) -> None:
         """Counts texts with this outcome: a name from OUTCOMES, or the class of the error they ended with."""
         name = outcome if isinstance(outcome, str) else OUTCOME_OF.get(outcome, "failed")

@@ -72,6 +72,7 @@ class Seen(NamedTuple):
     tokens: int
     code: str = ""
     lookup: tuple[Any, ...] | None = None
+    size: int = SEEN_BYTES
 
 
 # Requests as the fields of `Seen`, `Lookup` and `Run`; of a hit, the first ones. Plain tuples are made in a
@@ -85,20 +86,16 @@ class _Bounded:
     def __init__(self, most: int) -> None:
         self.seen: Kept = deque()
         self.most = most
-        self._sizes: deque[int] = deque()
         self._bytes = 0
 
-    def append(self, seen: tuple[Any, ...], size: int) -> None:
+    def append(self, seen: tuple[Any, ...]) -> None:
         self.seen.append(seen)
-        self._sizes.append(size)
-        self._bytes += size
+        self._bytes += seen[-1]
         while len(self.seen) > 1 and (len(self.seen) > self.most or self._bytes > MAX_BYTES):
-            self.seen.popleft()
-            self._bytes -= self._sizes.popleft()
+            self._bytes -= self.seen.popleft()[-1]
 
     def clear(self) -> None:
         self.seen.clear()
-        self._sizes.clear()
         self._bytes = 0
 
 
@@ -128,11 +125,8 @@ class RecentRequests:
             found = answer.outcomes.get("hit_local", 0), answer.outcomes.get("hit_shared", 0)
             lookup = (*found, answer.asked, answer.asked_at - context.started, runs, entries)
             size += len(runs) * RUN_BYTES or len(entries) * ENTRY_BYTES
-        seen = (*hit, context.code, lookup)
-        if slow or not context.hit:
-            (self._slow if slow else self._answers).append(seen, size)
-        else:
-            self._hits.append(seen)
+        seen = (*hit, context.code, lookup, size)
+        (self._slow if slow else self._hits if context.hit else self._answers).append(seen)
 
     def clear(self) -> None:
         """Forgets everything."""
@@ -213,7 +207,7 @@ class RequestLog:
             for outcome, texts in context.answer.outcomes.items():
                 metrics.entries(outcome, texts)
         elif context.hit:
-            metrics.hit_local(len(context.texts))
+            metrics.entries("hit_local", len(context.texts))
         client = context.client or client_address(context.headers.scope)
         texts = 0 if status in REFUSED else len(context.texts)
         self._traffic.count(client, texts, texts - context.computed, context.tokens, status)

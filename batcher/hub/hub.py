@@ -62,7 +62,7 @@ class HintList:
         """
         first = self._pipeline.execute("BLPOP", self._key, HINT_BLOCK_S)
         others = self._pipeline.execute("LPOP", self._key, MAX_HINTS)
-        _send(others)  # if the first fails, nobody awaits it
+        _send(others)  # it is not awaited if the first fails
         lists = [*(await first or [])[1:], *(await others or [])]
         parts = [hint.partition(b"\n") for hints in lists for hint in hints.split(b"\0")]
         return [(entry_id.decode("ascii", "replace"), raw) for entry_id, _, raw in parts]

@@ -17,7 +17,7 @@ def test_requests_are_counted_when_there_are_many_or_when_they_are_read() -> Non
         metrics.request("/predict", 200, 0.5)
     metrics.request("/predict", 200, 20.0)
     metrics.entries("computed", 3)
-    metrics.hit_local(2)
+    metrics.entries("hit_local", 2)
     assert counted("millrace_requests_total", PREDICTED) == MAX_NOTED
     for _ in range(2):
         outcomes, durations = metrics.read()
