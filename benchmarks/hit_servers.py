@@ -137,6 +137,7 @@ class KnownMill:
     waiting = 0
     counts = HubCounts()
     outages = 0
+    asked_at = 0.0
     shards_up = (True,)
     redis_watch = RedisWatch()
     console = NoConsole()

@@ -9,6 +9,7 @@ from asyncio import Future, get_running_loop
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from math import inf
 from typing import Any
 
 from api.lifecycle import Lifecycle
@@ -53,6 +54,7 @@ class _Hub:
     looks = reachable = alive = True
     shards_up = (True,)
     outages = waiting = 0
+    asked_at = inf
     trouble = ""
 
     def __init__(self, answer: Answer, model: str) -> None:

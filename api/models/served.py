@@ -254,18 +254,19 @@ class ServedModels:
         silent = self._swept_at.get(served.queue, math.inf) < monotonic() - KNOWN_S
         return silent and served.hub.alive and served.hub.reachable
 
-    def _note_sweep(self, name: str) -> None:
-        self._swept_at[name] = monotonic()
+    def _note_sweep(self, name: str, hub: Hub) -> None:
+        """A process that stood still may read a reply of long ago, so the time of the question counts."""
+        self._swept_at[name] = hub.asked_at
         self._heard.set()
         if self.known_until > -math.inf or any(served.hub.snapshot.workers for served in self.every):
             self.known_until = min(self._swept_at.values()) + KNOWN_S
 
-    def _other_swept(self, name: str) -> None:
-        self._note_sweep(name)
+    def _other_swept(self, name: str, hub: Hub) -> None:
+        self._note_sweep(name, hub)
         self._note_ambiguous()
 
     def _swept(self) -> None:
-        self._note_sweep("")
+        self._note_sweep("", self.first.hub)
         try:
             self.follow()
         except Exception:  # the hub would stop sweeping, and this process count as not ready
@@ -274,7 +275,7 @@ class ServedModels:
     def _open(self, name: str) -> ServedModel:
         served = self.open_queue(name)
         hub = served.hub
-        hub.on_sweep = partial(self._other_swept, name)
+        hub.on_sweep = partial(self._other_swept, name, hub)
         self._later(hub.start())
         log.info("serving the model %s", name, extra={"action": "model.served", "model": name})
         return served

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
@@ -121,6 +121,7 @@ class Snapshot:
     published. `question` is what the console asked last. `guests` and `guest_rate` are those of workers that
     live at another shard, which does not answer them. `model_since` is the time in milliseconds at which a
     worker made `model` the current one: 0 if that is not known, and -1 if no worker of this shard renews it.
+    `revisions` are those of the workers that live at this shard.
     """
 
     model: ModelRecord | None
@@ -145,6 +146,7 @@ class Snapshot:
     guests: int = 0
     guest_rate: float = 0.0
     model_since: int = -1
+    revisions: Collection[str] = ()
 
 
 NO_DEPTH = LaneDepth(0, 0, 0)
@@ -184,6 +186,7 @@ class Sweep(Command[Snapshot]):
             rate=float(fields.get("rate", 0)),
             guest_rate=float(fields.get("guest_rate", 0)),
             model_since=int(fields.get("model_since", -1)),
+            revisions=tuple(fields.get("revisions", "").split()),
             interactive=_depth(fields.get("interactive", "")),
             bulk=_depth(fields.get("bulk", "")),
             fallback=_fallback(int(fields.get("fallen", 0)), fields.get("first_fallen", "")),

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+import math
+import random
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import partial
+from time import monotonic
 from typing import Any, Self, TypeVar
 
 from batcher.connection.clients import AsyncRedis, connect_async
@@ -46,6 +49,7 @@ ASK_EVERY_S = 0.03
 # How many shards are asked at most before that, so that the load of asking does not grow with their number.
 MAX_ASKED = 4
 Reply = TypeVar("Reply")
+Item = tuple[str, str]  # id and text
 
 
 class HintList:
@@ -159,6 +163,7 @@ class ShardHub:
     ) -> None:
         self.api = process_name()
         self.snapshot = NO_SNAPSHOT
+        self.asked_at = -math.inf  # when it was asked for
         self.outage = Outage()
         self.pipeline = Pipeline(client, shard.prefix, retries=1)
         self._hint_list = HintList(Pipeline(hint_client), f"{shard.prefix}:reply:{self.api}")
@@ -267,7 +272,9 @@ class ShardHub:
 
     async def sweep(self) -> None:
         """Takes a new snapshot. Raises REDIS_ERRORS."""
+        asked_at = monotonic()
         self.snapshot = await self._sweeper.sweep(self.reachable)
+        self.asked_at = asked_at
         self.outage.found()
         self._first_reply.set()
         self.dispatcher.pause(self.snapshot.pauses)
@@ -338,7 +345,10 @@ class ReplyHub:
     def __init__(self, parts: Sequence[ShardHub]) -> None:
         self.parts = tuple(parts)
         self.snapshot: Snapshot = NO_SNAPSHOT
+        self.asked_at = -math.inf  # when the newest part of it was asked for, by time.monotonic
         self.on_sweep: Callable[[], None] = lambda: None  # called after each sweep of any shard
+        # The shards that have to be seen before no worker is left: one may have moved while they were read.
+        self._unseen: set[ShardHub] = set()
         self.console = ConsoleCommands([part.pipeline for part in parts])
         self._own_counts = HubCounts()
         self._ask_at = [0.0] * len(parts)
@@ -439,13 +449,12 @@ class ReplyHub:
 
         `first`: the client has little waiting, so its entries are claimed before those of others. `revision`:
         if the hub `looks` into the shared cache, read results of this revision; they are marked as `cached`.
-        `only`: use no stored results of others.
+        `only`: use no stored results of others, and leave the texts to workers of that revision if possible.
         EntryFailed and EntryPoisoned are returned in place of the text's prediction. Raises QueueFull,
         NoWorker or QueueUnavailable if the request is refused, BudgetExceeded if `budget_s` ends first. No
         text is enqueued if a shard that is needed is unavailable.
         """
-        items = list(zip(ids, texts, strict=True))
-        shares = {0: items} if len(self.parts) == 1 else by_shard(items, ids, len(self.parts))
+        shares = self._shares(list(zip(ids, texts, strict=True)), ids, only)
         parts = [(self.parts[number], items) for number, items in shares.items()]
         for part, _ in parts:
             part.admit(lane, budget_s)
@@ -464,20 +473,39 @@ class ReplyHub:
             for part, own in holders:
                 part.dispatcher.let_go(waiter, own.values())
 
+    def _shares(self, items: Sequence[Item], ids: Sequence[str], only: str) -> Mapping[int, Sequence[Item]]:
+        """The items of each shard: that of their ids, or one at which workers of revision `only` live.
+
+        At that of its id, the idle worker of another revision that lives there would take a text first.
+        """
+        if len(self.parts) == 1:
+            return {0: items}
+        lives = {
+            number: len(part.snapshot.revisions)
+            for number, part in enumerate(self.parts)
+            if only in part.snapshot.revisions and part.reachable
+        }
+        if homes := [number for number, others in lives.items() if others == min(lives.values())]:
+            return {random.choice(homes): items}
+        return by_shard(items, ids, len(self.parts))
+
     def _swept(self, number: int) -> None:
         """Sums up the shards. Each counts on all workers: those of a shard that is down serve the others."""
-        whole = merge([_of(part) for part in self.parts])
+        part = self.parts[number]
+        whole = merge([_of(one) for one in self.parts])
         # This process may never have seen a shard that is down, and counts its workers where they are guests.
         # Until it notices that the shard is down, for a moment, it counts them there as well.
-        up = [part.snapshot for part in self.parts if part.reachable]
-        self.snapshot = whole = replace(
-            whole,
-            workers=max(whole.workers, sum(shard.workers + shard.guests for shard in up)),
-            rate=max(whole.rate, sum(shard.rate + shard.guest_rate for shard in up)),
-        )
-        for part in self.parts:
-            part.count_on(whole, whole.rate / len(self.parts))
-        part = self.parts[number]
+        up = [one.snapshot for one in self.parts if one.reachable]
+        workers = max(whole.workers, sum(shard.workers + shard.guests for shard in up))
+        rate = max(whole.rate, sum(shard.rate + shard.guest_rate for shard in up))
+        # A new worker may have become ready at a shard that was read before the last one left another.
+        self._unseen = {*self.parts} if workers else self._unseen - {part}
+        if not workers and any(unseen.reachable for unseen in self._unseen):
+            workers, rate = self.snapshot.workers, self.snapshot.rate
+        self.snapshot = whole = replace(whole, workers=workers, rate=rate)
+        for one in self.parts:
+            one.count_on(whole, rate / len(self.parts))
+        self.asked_at = part.asked_at
         if part.snapshot.interactive.entries + part.snapshot.bulk.entries + part.snapshot.solo:
             part.dispatcher.wake_ups.found_waiting()
         self.on_sweep()

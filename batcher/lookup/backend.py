@@ -50,6 +50,7 @@ class Hub(Queue, Protocol):
     """Implemented by `batcher.hub.hub.ReplyHub`, and by a fake in tests."""
 
     snapshot: Snapshot
+    asked_at: float
     on_sweep: Callable[[], None]
 
     @property

@@ -276,6 +276,64 @@ async def test_a_worker_that_stops_leaves_no_record_at_any_shard(fleet: Fleet) -
     await until(lambda: known() == [0, 0, 0], "its end")
 
 
+async def test_texts_for_a_wanted_revision_go_where_its_workers_live(fleet: Fleet) -> None:
+    """Each shard was answered by the worker that lives there, and a request for one revision never ended."""
+    models = {home: StubClassifier(variant=f"signed-{home}") for home in (1, 2)}
+    for home, model in models.items():
+        await fleet.worker(home, model)
+    hub = await fleet.hub()
+    revisions = {home: model.info.revision for home, model in models.items()}
+    known = [(), (revisions[1],), (revisions[2],)]
+    await until(lambda: [part.snapshot.revisions for part in hub.parts] == known, "both workers")
+    texts = [text for shard in range(3) for text in texts_at(shard, 3, 4)]
+    for revision in revisions.values():
+        assert {outcome.revision for outcome in await ask(hub, *texts, only=revision)} == {revision}
+    assert len(await ask(hub, *texts, only="gone")) == len(texts), "then any worker may have them"
+
+
+async def test_a_worker_that_follows_another_at_another_shard_leaves_no_gap(fleet: Fleet) -> None:
+    """Shards are read one after the other: the first without the new worker, the next without the old."""
+    hub = fleet.new_hub()
+    old, new = (
+        heartbeat_queue(client, name, name, lease_ms=2000, max_attempts=3, result_ms=60_000)
+        for client, name in ((fleet.clients[1], "t:1"), (fleet.clients[0], "t"))
+    )
+    record, model = {"revision": "r", "rate": 10}, {"name": "m", "revision": "r"}
+
+    async def counts(*shards: int) -> list[int]:
+        found = []
+        for shard in shards:
+            await hub.parts[shard].sweep()
+            found.append(hub.snapshot.workers)
+        return found
+
+    assert await counts(0, 1, 2) == [0, 0, 0]
+    old.heartbeat((), record, model, ttl_ms=60_000)
+    assert await counts(0, 1, 2) == [0, 1, 1]
+    new.heartbeat((), record, model, ttl_ms=60_000)
+    old.retire()
+    assert await counts(1, 2, 0) == [1, 1, 1]
+    new.retire()
+    assert await counts(0, 1, 0, 2, 1) == [1, 1, 1, 0, 0], "each shard has been read without any"
+    await hub.stop()
+
+
+async def test_a_snapshot_is_as_old_as_its_question(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = fleet.new_hub()
+    times = [100.0]
+    monkeypatch.setattr(hub_module, "monotonic", lambda: times[-1])
+    run = hub.parts[1].pipeline.run
+
+    def stood_still(command: Command[Any]) -> Any:
+        times.append(200.0)
+        return run(command)
+
+    monkeypatch.setattr(hub.parts[1].pipeline, "run", stood_still)
+    await hub.parts[1].sweep()
+    assert (hub.asked_at, times[-1]) == (100.0, 200.0)
+    await hub.stop()
+
+
 async def test_results_are_cached_beside_their_shard(fleet: Fleet) -> None:
     hub = await fleet.hub(cache_here=True)
     await fleet.worker(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -79,6 +80,7 @@ class FakeHub:
     refuses: float = math.inf
     gate: asyncio.Event | None = None
     pause_s: float = 0.0
+    swept_s_ago: float = 0.0
     leaves_s: float = 0.0
     patience_s: float = 0.0
     answer: Callable[[str], Outcome] = prediction
@@ -92,6 +94,10 @@ class FakeHub:
     outages: int = 0
     shards_up: tuple[bool, ...] = (True,)
     redis_watch: RedisWatch = field(default_factory=RedisWatch)
+
+    @property
+    def asked_at(self) -> float:
+        return time.monotonic() - self.swept_s_ago
 
     @property
     def console(self) -> FakeHub:

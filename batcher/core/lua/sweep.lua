@@ -52,11 +52,14 @@ redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now)
 if count_waiting() > 0 then wake_workers(1) end
 
 -- Guests live at another shard, which does not answer them.
-local workers, rate, guests, guest_rate, fallen, first_fallen = 0, 0, 0, 0, 0, ''
+local workers, rate, guests, guest_rate, fallen, first_fallen, revisions = 0, 0, 0, 0, 0, '', {}
 for _, id in ipairs(redis.call('ZRANGE', WORKERS, 0, -1)) do
-  local record = redis.call('HMGET', worker_key(id), 'rate', 'fallback', 'engine', 'precision', 'arithmetic', 'guest_rate')
+  local record = redis.call('HMGET', worker_key(id), 'rate', 'fallback', 'engine', 'precision', 'arithmetic', 'guest_rate', 'revision')
   if record[1] then
     workers, rate = workers + 1, rate + (tonumber(record[1]) or 0)
+    if record[7] and not revisions[record[7]] then
+      revisions[#revisions + 1], revisions[record[7]] = record[7], true
+    end
     if (record[2] or '') ~= '' then
       fallen = fallen + 1
       if fallen == 1 then
@@ -72,7 +75,7 @@ local live = (tonumber(current[2]) or 0) > now
 redis.call('HSET', SNAPSHOT, 'model_since', live and tonumber(current[1]) or -1, 'workers', workers, 'rate', string.format('%.1f', rate),
   'guests', guests, 'guest_rate', string.format('%.1f', guest_rate), 'fallen', fallen, 'first_fallen', first_fallen,
   'interactive', interactive_depth, 'bulk', bulk_depth, 'solo', redis.call('LLEN', SOLO), 'in_flight', redis.call('ZCARD', INFLIGHT),
-  'pauses', pauses_left())
+  'pauses', pauses_left(), 'revisions', table.concat(revisions, ' '))
 -- The limit is 0 if this process has not asked yet.
 if ARGV[9] ~= '0' then redis.call('HSET', SNAPSHOT, 'memory', ARGV[8], 'memory_limit', ARGV[9]) end
 -- That of a revision that is no longer served expires soon.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import cached_property
 
@@ -34,6 +35,19 @@ def test_parts_share_what_they_have_in_common() -> None:
 
 def test_two_applications_share_nothing() -> None:
     assert all(getattr(made(), name) is not getattr(made(), name) for name in NAMES)
+
+
+async def test_what_was_read_late_is_known_no_longer_than_if_it_had_been_read_at_once() -> None:
+    """A process that had stood still read a reply from before a move, and trusted it for four seconds."""
+    hub = FakeHub(snapshot=RUNNING)
+    models = Parts(ApiSettings(), Backends(hub, FakeCache())).models
+    await models.start()
+    hub.on_sweep()
+    assert models.known_until > time.monotonic()
+    hub.swept_s_ago = 60.0
+    hub.on_sweep()
+    assert models.known_until < time.monotonic()
+    await models.stop()
 
 
 async def test_the_queues_of_all_models_but_the_first_are_closed_with_them() -> None:
