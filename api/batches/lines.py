@@ -40,7 +40,7 @@ class BatchLines:
     open_file: Callable[[], Iterable[bytes]]
     endpoint: str
     texts_of: Callable[[bytes], Sequence[str]]
-    is_same: Callable[[str | None], bool] = lambda model: True
+    is_same: Callable[[str | None], bool]
 
     def __post_init__(self) -> None:
         self._hashes = array("q")  # there may be a million ids

@@ -113,10 +113,11 @@ class FormReader:
 
     def _until(self, end: bytes, ends: bytes | None = None) -> bytes:
         """Removes `end` and returns what is before it; returns `ends` if that comes first."""
-        while (at := self._held.find(end)) < 0:
+        most = MAX_BYTES + len(end)
+        while (at := self._held.find(end, 0, most)) < 0:
             if ends is not None and self._held.startswith(ends):
                 return ends
-            if len(self._held) > MAX_BYTES:
+            if len(self._held) >= most:
                 raise malformed(f"the headers of a part are longer than {MAX_BYTES} bytes")
             self._fill()
         found = bytes(self._held[:at])

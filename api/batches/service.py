@@ -287,8 +287,7 @@ class BatchService:
         cursor: str | None = (await self.find(after, owner)).place if after else ""
         found: list[JobRecord] = []
         while cursor is not None and len(found) <= limit:
-            more = limit + 1 - len(found)
-            records, cursor = await self._jobs.newest(None, more, cursor, owner, batches=True)
+            records, cursor = await self._jobs.newest(None, limit + 1, cursor, owner, batches=True)
             found += records
         return found[:limit], len(found) > limit
 

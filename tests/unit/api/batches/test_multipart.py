@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.batches.multipart import MAX_PARTS, FormReader, boundary_of
+from api.batches.multipart import MAX_BYTES, MAX_PARTS, FormReader, boundary_of
 from api.errors import Problem
 
 
@@ -22,6 +23,17 @@ def form(*parts: tuple[str, bytes], end: bytes = b"--B--\r\n") -> bytes:
 
 def blocks(body: bytes, size: int) -> list[bytes]:
     return [body[at : at + size] for at in range(0, len(body), size)]
+
+
+def test_a_boundary_is_found_wherever_blocks_end() -> None:
+    content = b"\r\n--A\r\r\n-" * 2
+    body = form(('name="purpose"', b"batch"), ('name="file"; filename="x.jsonl"', content))
+    for size in range(1, len(body)):
+        sent = iter([body[:size], body[size:], b"what follows"])
+        parts = FormReader(sent, b"B").parts()
+        found = [(part.name, part.filename, b"".join(part.content)) for part in parts]
+        assert found == [("purpose", None, b"batch"), ("file", "x.jsonl", content)]
+        assert list(sent) == [], "all of the body is read"
 
 
 @settings(max_examples=50)
@@ -109,10 +121,53 @@ def test_a_malformed_form(body: bytes) -> None:
     assert caught.value.status == 422
 
 
-def test_a_field_is_bounded() -> None:
-    reader = FormReader(iter(blocks(form(('name="purpose"', b"x" * 20_000)), 1000)), b"B")
-    with pytest.raises(Problem, match="invalid_request"):
-        [part.value() for part in reader.parts()]
+def values(size: int, parts: int = 1, field: int = 1, head: int = 100) -> list[str]:
+    """The fields of a form whose fields and heads have so many bytes, in blocks of a size."""
+    fixed = len('Content-Disposition: form-data; name=""')
+    body = form(*[(f'name="{"x" * (head - fixed)}"', b"x" * field)] * parts)
+    return [part.value() for part in FormReader(iter(blocks(body, size)), b"B").parts()]
+
+
+@pytest.mark.parametrize("size", [1, 100_000])
+def test_a_form_is_bounded_in_whatever_blocks_it_arrives(size: int) -> None:
+    """Headers of any length were read if their end came in the same block."""
+    assert values(size, MAX_PARTS) == ["x"] * MAX_PARTS
+    assert values(size, field=MAX_BYTES, head=MAX_BYTES) == ["x" * MAX_BYTES]
+    for sizes, why in (
+        ({"parts": MAX_PARTS + 1}, "the form has more than 32 parts"),
+        ({"field": MAX_BYTES + 1}, "a field is longer than 8192 bytes"),
+        ({"head": MAX_BYTES + 1}, "the headers of a part are longer than 8192 bytes"),
+    ):
+        with pytest.raises(Problem) as caught:
+            values(size, **sizes)
+        assert caught.value.detail == [{"type": "form_invalid", "loc": ["body"], "msg": why}]
+
+
+def test_headers_without_an_end_are_read_no_further() -> None:
+    sent = iter([b"--B\r\n", *[b"x"] * 2 * MAX_BYTES])
+    with pytest.raises(Problem):
+        next(FormReader(sent, b"B").parts())
+    assert len(list(sent)) == MAX_BYTES - len(b"\r\n\r\n")
+
+
+def test_of_a_file_no_more_is_held_than_could_begin_a_boundary() -> None:
+    sent = 0
+
+    def body() -> Iterator[bytes]:
+        nonlocal sent
+        yield form(('name="file"', b""), end=b"").removesuffix(b"\r\n")
+        for _ in range(100):
+            sent += 1
+            yield b"x"
+        yield b"\r\n--B--\r\n"
+
+    part = next(FormReader(body(), b"B").parts())
+    read = 0
+    for block in part.content:
+        read += len(block)
+        assert block
+        assert sent - read < len(b"\r\n--B")
+    assert read == 100
 
 
 @pytest.mark.parametrize(
@@ -121,6 +176,8 @@ def test_a_field_is_bounded() -> None:
         "",
         "text/plain",
         "multipart/form-data",
+        "text/plain; boundary=B",
+        "multipart/form-data; boundary=",
         f"multipart/form-data; boundary={'x' * 71}",
         f"multipart/form-data; boundary*{'9' * 5000}=x",
         "multipart/form-data; boundary*=x; boundary*1=y",
@@ -132,5 +189,6 @@ def test_a_content_type_without_a_boundary(kind: str) -> None:
     assert caught.value.status == 415
 
 
-def test_a_boundary_may_be_quoted() -> None:
-    assert boundary_of('multipart/form-data; boundary="a b"') == b"a b"
+@pytest.mark.parametrize(("given", "boundary"), [('"a b"', b"a b"), ("x" * 70, b"x" * 70), ("x", b"x")])
+def test_a_boundary_has_up_to_70_characters_and_may_be_quoted(given: str, boundary: bytes) -> None:
+    assert boundary_of(f"multipart/form-data; boundary={given}") == boundary
