@@ -224,6 +224,8 @@ async def test_files_and_results_expire_sooner_if_that_is_asked_for(api: JobsApi
     assert 3_500_000 < api.redis.pttl(key) <= 3_600_000, "the results need its ids"
     output = (await api.client.get(f"/v1/files/file-{job_id}-output")).json()
     assert output["expires_at"] - output["created_at"] == 3600
+    longest = await create(api, jsonl(request("one", "a")), output_expires_after=after(86_400))
+    assert longest.status_code == 200, longest.text
     for expiry in (after(86_401), after(0), {"anchor": "other", "seconds": 60}):
         refused = await api.client.post("/v1/batches", json={**body, "output_expires_after": expiry})
         assert "output_expires_after" in str(assert_problem(refused, 422, "invalid_request")["detail"])
@@ -232,9 +234,13 @@ async def test_files_and_results_expire_sooner_if_that_is_asked_for(api: JobsApi
         ("created_at", "soon"),
         ("other", "60"),
         ("created_at", ""),
+        ("created_at", None),
+        (None, "60"),
     ):
         fields = {"expires_after[anchor]": anchor, "expires_after[seconds]": seconds}
-        refused = await upload(api, b"x", **fields)
+        refused = await upload(
+            api, b"x", **{name: value for name, value in fields.items() if value is not None}
+        )
         assert "expires_after[seconds]" in str(assert_problem(refused, 422, "invalid_request")["detail"])
 
 
@@ -301,7 +307,12 @@ async def test_a_batch_that_failed_says_why(api: JobsApi) -> None:
     assert (error["code"], error["message"]) == ("job_timeout", "the job ran for too long")
 
 
-async def test_batches_are_listed_without_other_jobs(api: JobsApi) -> None:
+@pytest.mark.parametrize("looks", [1, 2, 1000])
+async def test_batches_are_listed_without_other_jobs(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    """Of a page, the store examines so many jobs at a time."""
+    monkeypatch.setattr("batcher.jobs.store.MAX_LOOKS", looks)
     file = (await upload(api, jsonl(request("one", "a")))).json()
     body = {"input_file_id": file["id"], "endpoint": "/v1/moderations", "completion_window": "24h"}
     made = []
@@ -316,7 +327,15 @@ async def test_batches_are_listed_without_other_jobs(api: JobsApi) -> None:
     assert (first["has_more"], first["first_id"], first["last_id"]) == (True, newest[0], newest[2])
     rest = (await api.client.get("/v1/batches", params={"limit": 3, "after": first["last_id"]})).json()
     assert [batch["metadata"]["n"] for batch in rest["data"]] == ["1", "0"]
-    assert rest["has_more"] is False
+    assert (rest["has_more"], rest["first_id"], rest["last_id"]) == (False, newest[3], newest[4])
+    every = (await api.client.get("/v1/batches", params={"limit": 5})).json()
+    assert ([batch["id"] for batch in every["data"]], every["has_more"]) == (newest, False)
+    none = (await api.client.get("/v1/batches", params={"after": newest[4]})).json()
+    assert none == {"object": "list", "data": [], "first_id": None, "last_id": None, "has_more": False}
+    limits = [
+        (await api.client.get("/v1/batches", params={"limit": n})).status_code for n in (0, 1, 100, 101)
+    ]
+    assert limits == [422, 200, 200, 422]
 
 
 @pytest.mark.parametrize(
@@ -412,7 +431,8 @@ async def test_a_file_that_is_not_for_a_batch(api: JobsApi) -> None:
 
 
 async def test_files_count_towards_the_space_of_jobs(api: JobsApi) -> None:
-    assert_problem(await upload(api, b"x" * 1_200_000), 413, "job_too_large")
+    problem = assert_problem(await upload(api, b"x" * 1_200_000), 413, "job_too_large")
+    assert problem["detail"] == "the file needs more than the 1048576 bytes that a job may use"
     assert_problem(await upload(api, b"x" * 3_000_000), 413, "too_large")
     assert api.held() == []
     assert (await upload(api, b"x" * 600_000)).status_code == 200
@@ -579,6 +599,12 @@ async def test_fields_that_the_route_names_in_x_ignored_had_no_effect_in_lines(a
     lines[2]["body"] |= {"colour": "red"}
     created = await create(api, jsonl(*lines), "/v1/classify")
     assert (created.status_code, created.headers["x-ignored"]) == (200, "body.user, body.colour")
+    for number, line in enumerate(lines):
+        line["body"] |= {f"x{at}": 1 for at in range(16)} if number == 0 else {}
+    created = await create(api, jsonl(*lines), "/v1/classify")
+    named = ", ".join(f"body.x{at}" for at in range(16))
+    assert created.headers["x-ignored"] == f"{named}, and 1 more"
+    assert "x-ignored" not in (await create(api, jsonl(request("one", "a")))).headers
 
 
 @pytest.mark.parametrize(

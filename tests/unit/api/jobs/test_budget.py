@@ -56,7 +56,10 @@ async def test_finding_08_a_job_that_can_never_fit_is_too_large(start: Start) ->
     api = await start(max_jobs_bytes=100_000, max_client_jobs_bytes=50_000)
     answer = await api.client.post("/jobs", content=_pieces(60), headers=NDJSON)
     problem = assert_problem(answer, 413, "job_too_large")
-    assert "50000 bytes" in problem["detail"]
+    assert problem["detail"] == (
+        "the texts and their results, of up to 100 bytes each, need more than the 50000 bytes that a job may"
+        " use: send fewer texts in a job"
+    )
     assert api.held() == []
 
 

@@ -136,16 +136,23 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing(api: JobsApi) -
     assert api.held() == []
 
 
-async def test_too_many_waiting_jobs_are_refused_with_the_time_to_come_back(start: Start) -> None:
+@pytest.mark.parametrize(
+    ("rates", "seconds"),
+    [([], 10), ([0.0], 10), ([0.3], 30), ([0.3, 0.0, 0.5], 18), ([20.0], 1), ([0.1], 60)],
+)
+async def test_too_many_waiting_jobs_are_refused_with_the_time_to_come_back(
+    start: Start, rates: list[float], seconds: int
+) -> None:
+    """Until the first of those that run will have ended: each has nine texts."""
     api = await start(max_waiting_jobs=1)
-    running = await api.new("a", "b")
-    attempt = api.start(running)
-    api.store.append(attempt, 0, [], counts=Counts(), rate=0.1, model="")
+    for rate in rates:
+        attempt = api.start(await api.new(*"abcdefghi"))
+        api.store.append(attempt, 0, [], counts=Counts(), rate=rate, model="")
     await api.new("c")
     answer = await api.submit("d")
     problem = assert_problem(answer, 429, "too_many_jobs")
     assert problem["detail"] == "too many jobs are waiting; try again later"
-    assert answer.headers["retry-after"] == "20"
+    assert answer.headers["retry-after"] == str(seconds)
     assert api.store.totals().queued == 1
 
 
