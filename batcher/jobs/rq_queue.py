@@ -185,7 +185,6 @@ class RqWorker:
         for job_id in job_ids:
             job = self._queue.job(job_id)
             pipe.lrem(self._queue.rq.key, 0, job_id)
-            job.worker_name = self._name
             job.set_status(RqStatus.STARTED, pipeline=pipe)
             self._running[job_id] = job, Execution.create(job, WORKER_TTL_S, pipe, self._name)
         self._set_state(pipe)

@@ -63,16 +63,11 @@ class SteppedAside(Interrupted):
     """The attempt makes room for others. `blocked`: until its model can answer; else it has had its turn."""
 
     def __init__(self, *, blocked: bool) -> None:
-        super().__init__()
         self.blocked = blocked
 
 
 class _Ended(Exception):
-    """The job has ended or belongs to a newer attempt, so this attempt stops. `status` says which."""
-
-    def __init__(self, status: str) -> None:
-        super().__init__(status)
-        self.status = status
+    """The job has ended or belongs to a newer attempt, so this attempt stops. The status says which."""
 
 
 class _Failed(Exception):
@@ -231,7 +226,6 @@ class JobRun:
             await self._retry(self._store.release, attempt, int(self._ran_s * 1000))
             raise
         finally:
-            await asyncio.sleep(0)  # lets cancelled requests withdraw their entries before the hub stops
             await self._connection.stop()
         log.info("job ended", extra={"action": "job.ended", "status": status, **fields})
         return status
@@ -245,7 +239,7 @@ class JobRun:
             await self._append_all()
             return await self._end("finished")
         except _Ended as ended:
-            return ended.status
+            return str(ended)
         except _Failed as failed:
             return await self._end("failed", failed.code, str(failed))
 
