@@ -2,94 +2,37 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import redis
 
 from batcher.core.commands import NoteRefused
-from batcher.core.holds import Pause
 from batcher.errors import (
-    BudgetExceeded,
     EntryFailed,
     EntryPoisoned,
-    NoWorker,
-    Paused,
-    QueueFull,
-    QueueUnavailable,
 )
 from batcher.jobs import runner
-from batcher.jobs.records import Attempt, JobRecord
+from batcher.jobs.records import Attempt
 from batcher.jobs.results import chunk_results, decode_models
-from batcher.jobs.runner import PATIENCE_S, Interrupted, SteppedAside, smoothed
+from batcher.jobs.runner import BUDGET_S, Interrupted, smoothed
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Submission
 from batcher.messages import Outcome, entry_id
-from batcher.settings import JobSettings
 from tests.conftest import FakeRedis, encoded
+from tests.unit.batcher.jobs.one_job import JOB, WORDS, Bench, answers
 from tests.unit.fakes import (
     MODEL,
     OTHER_REVISION,
     REVISION,
-    RUNNING,
-    FakeCache,
     FakeHub,
     prediction,
-    run_attempt,
 )
-
-JOB = "a" * 32
-
-
-@dataclass
-class Bench:
-    """A store with one job in it, and the means to run it."""
-
-    store: JobStore
-    hub: FakeHub = field(default_factory=lambda: FakeHub(lane="bulk"))
-    cache: FakeCache = field(default_factory=FakeCache)
-
-    def job(self, texts: Sequence[str | None], chunk_texts: int = 4) -> None:
-        upload = self.store.upload(JOB, chunk_texts)
-        for at in range(0, len(texts), chunk_texts):
-            upload.add(encoded(texts[at : at + chunk_texts]))
-        assert self.store.create(upload, "digest", 10).outcome == "created"
-
-    def run(self, should_stop: Callable[[], bool] = lambda: False, **settings: Any) -> str:
-        attempt = self.store.start(JOB)
-        chosen = JobSettings(**settings)
-        return asyncio.run(run_attempt(attempt, self.store, chosen, self.hub, self.cache, should_stop))
-
-    @property
-    def record(self) -> JobRecord:
-        found = self.store.record(JOB)
-        assert found is not None
-        return found
-
-    def results(self) -> list[Any]:
-        record = self.record
-        return [json.loads(line) for lines in self.store.output(record, 0, record.total) for line in lines]
-
-    def asked(self) -> list[str]:
-        return [text for call in self.hub.asked for text in call]
 
 
 @pytest.fixture
 def bench(fake_redis: FakeRedis) -> Bench:
     return Bench(JobStore(fake_redis.sync, "unit", 60))
-
-
-WORDS = [f"text {number}" for number in range(50)]
-
-
-def answers(texts: Sequence[str]) -> list[Any]:
-    return [json.loads(prediction(text).fragment) for text in texts]
 
 
 def test_every_text_gets_its_result_in_order(bench: Bench) -> None:
@@ -132,6 +75,7 @@ def test_what_the_cache_knows_is_not_asked_for(bench: Bench) -> None:
         bench.cache.keep(text)
     bench.job(WORDS)
     bench.run()
+    assert [BUDGET_S - 60 < budget_s <= BUDGET_S for budget_s in bench.hub.budgets] == [True]
     assert bench.asked() == WORDS[49:]
     assert bench.results() == answers(WORDS)
 
@@ -183,46 +127,6 @@ def test_one_bad_text_is_an_entry_with_an_error_in_its_place(bench: Bench) -> No
     codes = [results[at]["error"]["code"] for at in (1, 2, 3)]
     assert codes == ["inference_failed", "text_too_long", "poison"]
     assert (bench.record.failed, bench.record.status) == (3, "finished")
-
-
-@pytest.mark.parametrize(
-    "refusal",
-    [
-        QueueFull("full", retry_after_s=0.01),
-        NoWorker("none", retry_after_s=0.01),
-        QueueUnavailable("away", retry_after_s=0.01),
-        BudgetExceeded("over", retry_after_s=0.01),
-    ],
-)
-def test_what_a_client_would_be_refused_for_a_job_waits_for(
-    bench: Bench, refusal: Exception, caplog: pytest.LogCaptureFixture
-) -> None:
-    bench.hub.refusal, bench.hub.refuses = refusal, 5
-    bench.job(WORDS)
-    assert bench.run() == "finished"
-    assert bench.results() == answers(WORDS)
-    warnings = [record.__dict__["action"] for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["job.waits", "job.goes_on"]
-
-
-@pytest.mark.parametrize(("asked_s", "pause_s"), [(0.05, 0.05), (None, 0.2), (3600.0, PATIENCE_S)])
-def test_a_job_tries_again_after_the_time_that_it_was_told_within_bounds(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, asked_s: float | None, pause_s: float
-) -> None:
-    pauses: list[float] = []
-
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        await asyncio.sleep(0)
-
-    # Only for this module: threads of other tests may have loops that sleep.
-    monkeypatch.setattr(runner, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pause}))
-    refusal = NoWorker("none")
-    refusal.retry_after_s = asked_s
-    bench.hub.refusal, bench.hub.refuses = refusal, 3
-    bench.job(["one"])
-    assert bench.run() == "finished"
-    assert [seconds for seconds in pauses if seconds] == [pause_s] * 3
 
 
 def test_a_job_cancelled_while_it_runs_asks_for_nothing_more(bench: Bench) -> None:
@@ -309,6 +213,38 @@ def test_a_job_over_its_time_fails_and_keeps_what_it_has(bench: Bench) -> None:
     assert bench.results() == answers(WORDS[: record.done])
 
 
+@pytest.mark.parametrize(("ran_ms", "status"), [(500, "finished"), (1500, "failed")])
+def test_the_time_of_earlier_attempts_counts(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, ran_ms: int, status: str
+) -> None:
+    monkeypatch.setattr(runner, "FLUSH_EVERY_S", 0.01)
+    bench.job(WORDS[:2], chunk_texts=1)
+    bench.store.release(bench.store.start(JOB), ran_ms)
+    bench.hub.pause_s = 0.02
+    assert bench.run(job_timeout_s=1, job_in_flight=1) == status
+
+
+def test_how_long_a_job_has_run_is_stored_with_its_results_and_its_interruption(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "FLUSH_EVERY_S", 0.01)
+    stored: list[int] = []
+    append = bench.store.append
+
+    def recorded(*args: Any, **more: Any) -> str:
+        stored.append(more["ran_ms"])
+        return append(*args, **more)
+
+    monkeypatch.setattr(bench.store, "append", recorded)
+    bench.job(WORDS, chunk_texts=1)
+    bench.hub.pause_s = 0.02
+    with pytest.raises(Interrupted):
+        bench.run(lambda: len(stored) == 5, job_in_flight=1)
+    assert stored == sorted(stored)
+    assert 4 * 10 <= stored[-1] < 20_000
+    assert bench.store.start(JOB).ran_ms == stored[-1]
+
+
 def test_a_job_that_has_ended_is_not_run_again(bench: Bench) -> None:
     bench.job(WORDS)
     bench.run()
@@ -349,13 +285,6 @@ def test_an_unforeseen_error_ends_the_attempt_and_not_the_job(bench: Bench) -> N
     assert bench.run() == "finished"
 
 
-def test_a_job_waits_for_the_first_answer_of_redis(bench: Bench) -> None:
-    """Half a second was not enough on a busy machine: the job said that the queue did not answer."""
-    bench.job(WORDS)
-    assert bench.run() == "finished"
-    assert bench.hub.patience_s >= 5
-
-
 @pytest.mark.parametrize(("separate", "tenant"), [(False, ""), (True, "key:web")])
 def test_finding_21_a_job_uses_the_results_of_its_own_client(
     fake_redis: FakeRedis, separate: bool, tenant: str
@@ -368,30 +297,6 @@ def test_finding_21_a_job_uses_the_results_of_its_own_client(
     assert bench.run(separate_clients=separate) == "finished"
     assert [ids for _, ids in bench.cache.lookups] == [[entry_id(text, tenant) for text in ("a", "b")]]
     assert bench.asked() == ["a", "b"], "FakeHub has checked their ids"
-
-
-@pytest.mark.parametrize("stops", [False, True])
-def test_a_job_goes_on_when_the_redis_of_jobs_answers_again_unless_its_worker_stops(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, stops: bool
-) -> None:
-    monkeypatch.setattr("batcher.jobs.runner.STORE_RETRY_S", 0.001)
-    end, tries = bench.store.end, list[int]()
-
-    def away(*args: Any) -> Any:
-        tries.append(1)
-        if len(tries) < 4:
-            raise redis.exceptions.ConnectionError("away")
-        return end(*args)
-
-    monkeypatch.setattr(bench.store, "end", away)
-    bench.job(["one"])
-    if stops:
-        with pytest.raises(Interrupted):
-            bench.run(lambda: bool(tries))
-        assert len(tries) == 1
-    else:
-        assert bench.run() == "finished"
-        assert len(tries) == 4
 
 
 def test_redis_stood_still_while_it_took_many_large_results_at_once(
@@ -441,54 +346,3 @@ def test_a_job_whose_texts_were_evicted_failed_as_stalled(bench: Bench) -> None:
     assert bench.run() == "failed"
     assert (bench.record.error_code, bench.record.attempt) == ("texts_missing", 1)
     assert "maxmemory-policy" in bench.record.error
-
-
-@pytest.mark.parametrize("why", ["no_worker", "paused"])
-def test_a_job_steps_aside_while_its_model_cannot_answer(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, why: str
-) -> None:
-    """It held up the jobs of all clients for up to six hours."""
-    monkeypatch.setattr(runner, "ASIDE_S", 0.01)
-    monkeypatch.setattr(runner, "FLUSH_EVERY_S", 0.01)
-    bench.hub.refusal = NoWorker("none") if why == "no_worker" else Paused("paused")
-    pauses = {"bulk": Pause("refuse", time.monotonic() + 600)} if why == "paused" else {}
-    workers = 0 if why == "no_worker" else 1
-    bench.hub.snapshot = replace(RUNNING, workers=workers, pauses=pauses)
-    bench.job(WORDS)
-    for _ in range(7):
-        with pytest.raises(SteppedAside) as aside:
-            bench.run()
-        assert aside.value.blocked
-    assert bench.record.status == "running"
-    bench.hub.snapshot, bench.hub.refusal = RUNNING, None
-    assert bench.run() == "finished"
-    assert bench.results() == answers(WORDS)
-
-
-def test_time_without_a_worker_does_not_count_towards_the_time_out(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A job failed with `job_timeout` after a pause that may last a day."""
-    monkeypatch.setattr(runner, "ASIDE_S", 2.0)
-    monkeypatch.setattr(runner, "FLUSH_EVERY_S", 0.05)
-    bench.hub.refusal, bench.hub.snapshot = NoWorker("none"), replace(RUNNING, workers=0)
-    bench.job(WORDS)
-    with pytest.raises(SteppedAside):
-        bench.run(job_timeout_s=1)
-    bench.hub.refusal, bench.hub.snapshot = None, RUNNING
-    assert bench.run(job_timeout_s=1) == "finished"
-
-
-def test_a_job_fails_once_redis_has_been_full_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was tried again for ever, and kept Redis full."""
-    monkeypatch.setattr(runner, "FULL_S", 0.05)
-    monkeypatch.setattr(runner, "STORE_RETRY_S", 0.01)
-
-    def full(*args: Any, **options: Any) -> Any:
-        raise redis.exceptions.OutOfMemoryError("OOM command not allowed when used memory > 'maxmemory'.")
-
-    monkeypatch.setattr(bench.store, "append", full)
-    bench.job(WORDS)
-    assert bench.run() == "failed"
-    assert bench.record.error_code == "redis_full"
-    assert bench.store.input(JOB, 0) is None, "its texts make room"

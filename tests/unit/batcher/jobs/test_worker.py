@@ -1,119 +1,24 @@
-"""The jobs worker on a fake Redis: which jobs run, beside which others, and what RQ shows of them."""
+"""The jobs worker on a fake Redis: which jobs run, and beside which others."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import zlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import redis
-from rq.job import Job, JobStatus
-from rq.serializers import JSONSerializer
-from rq.worker import Worker
+from rq.job import JobStatus
 
-from batcher import jobs
-from batcher.connection.outage import Outage
 from batcher.core.holds import Pause
 from batcher.core.publications import publication_queue
 from batcher.errors import NoWorker
-from batcher.jobs import runner, worker
-from batcher.jobs.models import JobModels, OpenQueues
-from batcher.jobs.records import JobRecord
-from batcher.jobs.rq_queue import FUNCTION, JobQueue, RqWorker
-from batcher.jobs.store import LOST_S, PROCESS_DIGITS, SILENT_S, SMALL_TEXTS, JobStore
-from batcher.jobs.upload import Submission
-from batcher.jobs.worker import JobsWorker
+from batcher.jobs import worker
+from batcher.jobs.models import JobModels
+from batcher.jobs.store import LOST_S, PROCESS_DIGITS, SILENT_S, SMALL_TEXTS
 from batcher.publishing.publications import PublicationStore
-from batcher.settings import JobSettings
-from tests.conftest import FakeRedis, encoded
-from tests.unit.fakes import RUNNING, FakeCache, FakeHub
-
-SETTINGS = JobSettings(name="unit", job_ttl_s=600, job_in_flight=64)
-P = "{millrace-jobs:unit}"
-
-
-class Bench:
-    """A store, RQ's queue, and the fake queues of models."""
-
-    def __init__(self, client: redis.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.client = client
-        self.store = JobStore(client, "unit", 600)
-        self.queue = JobQueue(client, SETTINGS)
-        self.hubs: dict[str, FakeHub] = {}
-        self.caches: list[FakeCache] = []
-        self.outage = Outage()
-        self._workers = 0
-        monkeypatch.setattr("batcher.jobs.models.connect_shards", lambda *_, **__: [client])
-
-    def job(self, job_id: str, texts: int = 3, client: str = "one", model: str = "") -> str:
-        upload = self.store.upload(job_id, 256, Submission(client=client, model=model))
-        for at in range(0, texts, 256):
-            upload.add(encoded(f"{job_id[:4]} {number}" for number in range(at, min(at + 256, texts))))
-        assert self.store.create(upload, "d", 2000).outcome == "created"
-        self.queue.enqueue(job_id)
-        return job_id
-
-    def hub(self, model: str = "") -> FakeHub:
-        return self.hubs.setdefault(model, FakeHub(lane="bulk"))
-
-    def connect(self, name: str) -> tuple[FakeHub, FakeCache]:
-        self.caches.append(FakeCache())
-        return self.hub(name), self.caches[-1]
-
-    @asynccontextmanager
-    async def working(self) -> AsyncIterator[JobsWorker]:
-        self._workers += 1
-        rq = RqWorker(self.queue, f"w{self._workers}")
-        models = JobModels(SETTINGS)
-        models.queues = OpenQueues(self.connect)
-        made = JobsWorker(self.store, self.queue, rq, models, SETTINGS, self.outage)
-        task = asyncio.create_task(made.work())
-        try:
-            yield made
-        finally:
-            made.stop()
-            await task
-
-    def record(self, job_id: str) -> JobRecord:
-        found = self.store.record(job_id)
-        assert found is not None
-        return found
-
-    def statuses(self, *ids: str) -> set[str]:
-        return {self.record(job_id).status for job_id in ids}
-
-    async def ended(self, *ids: str, status: str = "finished") -> None:
-        await until(lambda: self.statuses(*ids) == {status})
-
-    def rq_job(self, job_id: str) -> Job:
-        return Job.fetch(job_id, connection=self.client, serializer=JSONSerializer)
-
-
-async def until(holds: Callable[[], Any]) -> None:
-    async with asyncio.timeout(120):
-        while not holds():  # noqa: ASYNC110  # what another task does to Redis sets no event
-            await asyncio.sleep(0.01)
-
-
-def number(value: int) -> str:
-    return f"{value:032x}"
-
-
-@pytest.fixture
-def bench(fake_redis: FakeRedis, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    monkeypatch.setattr(worker, "SOONEST_S", 0.001)
-    monkeypatch.setattr(worker, "POLL_S", 0.02)
-    monkeypatch.setattr(worker, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(worker, "LOOK_S", 0.05)
-    monkeypatch.setattr(runner, "FLUSH_EVERY_S", 0.05)
-    monkeypatch.setattr(runner, "ASIDE_S", 0.1)
-    monkeypatch.setattr(runner, "PATIENCE_S", 0.1)
-    return Bench(fake_redis.sync, monkeypatch)
+from tests.unit.batcher.jobs.jobs_bench import SETTINGS, Bench, P, number, until
+from tests.unit.fakes import RUNNING
 
 
 async def test_many_jobs_run_to_their_ends_in_one_process(bench: Bench) -> None:
@@ -121,8 +26,88 @@ async def test_many_jobs_run_to_their_ends_in_one_process(bench: Bench) -> None:
     async with bench.working():
         await bench.ended(*ids)
     assert {bench.record(job_id).attempt for job_id in ids} == {1}
-    assert not any(hub.running for hub in bench.hubs.values())
-    assert [cache.closed for cache in bench.caches] == [True], "all jobs shared one connection"
+    assert len(bench.caches) == 1, "all jobs shared one connection"
+
+
+async def test_no_more_jobs_of_a_size_run_at_once_than_there_are_places(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.hub().gate = asyncio.Event()
+    sizes = [1] * (worker.SMALL_JOBS + 2) + [SMALL_TEXTS + 1] * (worker.LARGE_JOBS + 2)
+    ids = [bench.job(number(value), texts) for value, texts in enumerate(sizes)]
+    claims = bench.claims(monkeypatch)
+    async with bench.working():
+        await until(lambda: bench.store.totals().running == worker.SMALL_JOBS + worker.LARGE_JOBS)
+        claims.clear()
+        await until(lambda: len(claims) > 3)
+        assert {claim[:2] for claim in claims[1:]} == {(0, 0)}
+        assert sum(bench.record(job_id).attempt for job_id in ids) == worker.SMALL_JOBS + worker.LARGE_JOBS
+        bench.hub().gate.set()
+        await bench.ended(*ids)
+    assert claims[0][2:3] == ([],)
+    processes = {token[:PROCESS_DIGITS] for *_, token, _ in claims}
+    assert (len(processes), len({token for *_, token, _ in claims})) == (1, len(claims))
+
+
+async def test_a_worker_that_has_nothing_to_do_looks_for_jobs_at_a_slow_rate(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "POLL_S", 60.0)
+    claims, job_id = bench.claims(monkeypatch), bench.job("a" * 32)
+    async with bench.working():
+        await bench.ended(job_id)
+        await asyncio.sleep(0.2)
+        assert len(claims) <= 3, "at once, and after the end of each job"
+
+
+async def test_a_queue_that_no_job_uses_is_closed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "UNUSED_S", 0.01)
+    async with bench.working():
+        await bench.ended(bench.job("a" * 32))
+        await until(lambda: bench.caches[0].closed)
+        assert not bench.hub().running
+        await bench.ended(bench.job("b" * 32))
+    assert len(bench.caches) == 2
+
+
+async def test_a_job_that_came_after_a_move_ran_on_what_had_answered_before(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "LOOK_S", 60.0)
+    published = PublicationStore([bench.client], SETTINGS.queue_shards)
+    async with bench.working():
+        await bench.ended(bench.job("a" * 32))
+        published.move("", published.publish("", "reference"))
+        await bench.ended(bench.job("b" * 32))
+    assert [bench.hubs[name].asked for name in ("", publication_queue("", 1))] == [
+        [[f"{job} {text}" for text in range(3)]] for job in ("aaaa", "bbbb")
+    ]
+
+
+async def test_a_worker_is_stuck_whose_loop_has_stood_still(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr(worker, "monotonic", lambda: clock[0])
+    async with bench.working() as made:
+        clock[0] += worker.STUCK_S
+        assert not made.stuck
+        clock[0] += 1.0
+        assert made.stuck
+        await until(lambda: not made.stuck)
+
+
+async def test_a_worker_whose_queue_cannot_be_reached_has_a_problem(bench: Bench) -> None:
+    bench.hub().gate = asyncio.Event()
+    job_id = bench.job("a" * 32)
+    async with bench.working() as made:
+        await until(lambda: bench.hub().asked)
+        assert made.problem is None
+        bench.hub().reachable = False
+        assert made.problem == "the Redis of the queue does not answer"
+        bench.hub().gate.set()
+        await bench.ended(job_id)
+        await until(lambda: made.problem is None)  # no job uses it
 
 
 async def test_a_small_job_waited_for_a_large_one(bench: Bench) -> None:
@@ -173,6 +158,15 @@ async def test_jobs_stayed_blocked_at_a_publication_that_had_been_taken_back(ben
         await bench.ended(job_id)
 
 
+async def test_a_worker_stops_while_a_model_cannot_answer(bench: Bench) -> None:
+    bench.hub("blocked").refusal = NoWorker("none")
+    bench.hub("blocked").snapshot = replace(RUNNING, workers=0)
+    bench.job("a" * 32, model="blocked")
+    async with bench.working() as made:
+        await until(lambda: "blocked" in made._blocked)
+    assert bench.statuses("a" * 32) == {"running"}
+
+
 SIZES = pytest.mark.parametrize(
     ("texts", "most"), [(5, worker.SMALL_JOBS), (SMALL_TEXTS + 1, worker.LARGE_JOBS)], ids=["small", "large"]
 )
@@ -192,6 +186,37 @@ async def test_clients_share_what_runs_at_once(bench: Bench, texts: int, most: i
         await until(lambda: bench.record(one).attempt == 1)
         bench.hub().gate.set()
         await bench.ended(one, *many)
+
+
+@pytest.mark.parametrize(
+    ("running", "client", "begins"),
+    [
+        ("aaab", "b", True),
+        ("aaab", "c", True),
+        ("aabb", "c", True),
+        ("aabc", "b", False),
+        ("aabb", "b", False),
+    ],
+)
+async def test_a_job_steps_aside_for_one_of_a_client_that_has_fewer(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, running: str, client: str, begins: bool
+) -> None:
+    """By more than one; it is the oldest one of the client that has the most."""
+    bench.hub().gate = asyncio.Event()
+    claims = bench.claims(monkeypatch)
+    async with bench.working():
+        for value, owner in enumerate(running):
+            bench.job(number(value), SMALL_TEXTS + 1, client=owner)
+            await until(lambda begun=value + 1: bench.store.totals().running == begun)
+        waits = bench.job("f" * 32, SMALL_TEXTS + 1, client=client)
+        claims.clear()
+        if begins:
+            await until(lambda: bench.record(waits).attempt)
+        else:
+            await until(lambda: len(claims) > 3)
+        assert bench.queue.rq.get_job_ids() == [number(0) if begins else waits]
+        bench.hub().gate.set()
+        await bench.ended(waits, *map(number, range(len(running))))
 
 
 @SIZES
@@ -307,7 +332,7 @@ async def test_an_error_of_redis_is_logged_once_with_its_reason_and_the_worker_i
     calls: list[float] = []
 
     def refuse(*args: Any) -> Any:
-        calls.append(asyncio.get_event_loop_policy() is not None)
+        calls.append(args[-1])
         raise redis.exceptions.AuthenticationError("invalid username-password pair")
 
     claim = bench.store.claim
@@ -318,6 +343,7 @@ async def test_an_error_of_redis_is_logged_once_with_its_reason_and_the_worker_i
         assert made.problem == "Redis does not answer: AuthenticationError"
         await asyncio.sleep(0.5)
         assert len(calls) < 12, "pauses between attempts"
+        assert calls == [SILENT_S, *[LOST_S] * (len(calls) - 1)], "others may be silent for the same reason"
         monkeypatch.setattr(bench.store, "claim", claim)
         await bench.ended(job_id)
         await until(lambda: made.problem is None)
@@ -348,76 +374,12 @@ async def test_finding_28_no_attempt_begins_while_the_redis_of_the_queue_is_away
 async def test_an_attempt_that_breaks_is_repeated_a_few_times(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "batcher.jobs.worker")
     bench.hub().refusal = RuntimeError("unforeseen")
     job_id = bench.job("a" * 32)
     async with bench.working():
         await bench.ended(job_id, status="failed")
     assert bench.record(job_id).error_code == "job_stalled"
-    assert sum(record.__dict__.get("action") == "job.broken" for record in caplog.records) == 5
-
-
-# -- RQ ------------------------------------------------------------------------------------------
-
-
-async def test_rq_shows_what_waits_and_runs_and_how_it_ended(bench: Bench) -> None:
-    bench.hub().gate = asyncio.Event()
-    job_id = bench.job("a" * 32)
-    waits = bench.rq_job(job_id)
-    assert (waits.get_status(), waits.data) == (
-        JobStatus.QUEUED,
-        f'["{FUNCTION}", null, ["{job_id}"], {{}}]'.encode(),
-    )
-    async with bench.working():
-        await until(lambda: bench.rq_job(job_id).get_status() == JobStatus.STARTED)
-        rq = bench.queue.rq
-        assert (rq.get_job_ids(), rq.started_job_registry.get_job_ids(cleanup=False)) == ([], [job_id])
-        assert Worker.all_keys(queue=rq) == ["rq:worker:w1"]
-        bench.hub().gate.set()
-        await until(lambda: bench.rq_job(job_id).get_status() == JobStatus.FINISHED)
-        assert rq.started_job_registry.get_job_ids(cleanup=False) == []
-        assert rq.finished_job_registry.get_job_ids(cleanup=False) == [job_id]
-        assert 0 < bench.client.ttl(f"rq:job:{job_id}") <= 600
-    assert Worker.all_keys(queue=rq) == []
-    for key in bench.client.scan_iter():
-        values = bench.client.hgetall(key).values() if bench.client.type(key) == b"hash" else []
-        assert not any(value.startswith(b"\x80") for value in values), f"{key!r} looks pickled"
-
-
-async def test_a_job_that_rq_does_not_know_is_run_all_the_same(bench: Bench) -> None:
-    job_id = bench.job("a" * 32)
-    bench.queue.forget(job_id)
-    async with bench.working():
-        await bench.ended(job_id)
-
-
-async def test_what_is_not_a_job_of_this_service_is_removed_from_the_queue_and_counted(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    key, refused = bench.queue.rq.key, JobQueue.refused
-    for name, function in (("b" * 32, "os.system"), ("short", FUNCTION)):
-        call = zlib.compress(json.dumps([function, None, [name], {}]).encode())
-        bench.client.hset(f"rq:job:{name}", mapping={"data": call, "status": "queued"})
-        bench.client.rpush(key, name)
-    bench.client.rpush(key, b"\xff\xfe")
-    bench.job("c" * 32)
-    bench.store.cancel("c" * 32)  # its item is not a foreign one
-    job_id = bench.job("a" * 32)
-    async with bench.working():
-        await bench.ended(job_id)
-        await until(lambda: bench.client.llen(key) == 0)
-    assert JobQueue.refused == refused + 3
-    logged = [record for record in caplog.records if record.__dict__.get("action") == "job.refused"]
-    assert sorted(record.__dict__["job"] for record in logged) == ["b" * 32, "short", "\ufffd\ufffd"]
-
-
-def test_a_worker_of_rq_runs_no_jobs() -> None:
-    with pytest.raises(RuntimeError, match="millrace jobs"):
-        jobs.run("a" * 32)
-
-
-def test_a_forgotten_job_leaves_nothing_in_rq(bench: Bench) -> None:
-    job_id = bench.job("a" * 32)
-    for _ in range(2):
-        bench.queue.forget(job_id)
-    assert bench.queue.rq.get_job_ids() == []
-    assert not bench.client.exists(f"rq:job:{job_id}")
+    assert bench.rq_job(job_id).get_status() == JobStatus.FAILED
+    actions = [action for record in caplog.records if (action := record.__dict__.get("action"))]
+    assert actions == ["job.broken"] * 5 + ["job.skipped"]
