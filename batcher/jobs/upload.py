@@ -81,7 +81,6 @@ class NoRoom(Exception):
     """The budget is exhausted. `large`: this job would exceed it even if all others were deleted."""
 
     def __init__(self, refusal: Refusal) -> None:
-        super().__init__(refusal)
         self.refusal = refusal
 
 

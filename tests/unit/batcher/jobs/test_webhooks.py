@@ -12,7 +12,7 @@ import ssl
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,7 +28,7 @@ from batcher.jobs import webhooks
 from batcher.jobs.records import Counts, JobRecord
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import Submission
-from batcher.jobs.webhooks import PAUSES_S, Delivery, WebhookSender, send
+from batcher.jobs.webhooks import PAUSES_S, Delivery, WebhookSender, message, send
 from batcher.settings import JobSettings
 from batcher.webhook_security import Target, parse_secrets, parse_url, signed_headers
 from tests.conftest import FakeRedis, encoded
@@ -99,13 +99,46 @@ def test_the_end_of_a_job_is_notified_once(receiver: Receiver, status: str) -> N
     assert [sender.send_next(), sender.send_next()] == [True, False]
     ((target, address, body, _),) = receiver.received
     assert (target.authority, target.path, address) == ("example.com", "/hook", "93.184.215.14")
-    message = json.loads(body)
-    assert message["type"] == f"job.{status}"
-    assert message["timestamp"] == message["data"]["finished_at"]
-    assert (message["data"]["id"], message["data"]["status"], message["data"]["done"]) == (JOB, status, 2)
+    assert body == message(receiver.record)
+    assert (receiver.record.status, receiver.record.done) == (status, 2)
     assert b"secret text" not in body
     assert receiver.record.deliveries == [{"at": receiver.time, "status": 200, "error": ""}]
     assert receiver.record.next_delivery_ms is None
+
+
+def test_a_message_says_when_a_job_began_and_ended_and_how_far_it_came() -> None:
+    record = JobRecord(
+        id=JOB,
+        status="failed",
+        total=9,
+        done=4,
+        failed=1,
+        created_ms=1_700_000_001_250,
+        started_ms=1_700_000_002_500,
+        finished_ms=1_700_000_003_750,
+        chunk_texts=4,
+        attempt=1,
+        digest="",
+        place="",
+    )
+    facts = {
+        "id": JOB,
+        "status": "failed",
+        "total": 9,
+        "done": 4,
+        "failed": 1,
+        "created_at": "2023-11-14T22:13:21.250000+00:00",
+        "started_at": "2023-11-14T22:13:22.500000+00:00",
+        "finished_at": "2023-11-14T22:13:23.750000+00:00",
+    }
+    never = replace(record, started_ms=None, model="m@r", error_code="job_timeout", error="long")
+    more = {"started_at": None, "model": "m@r", "error": {"code": "job_timeout", "detail": "long"}}
+    for one, data in ((record, facts | {"model": None, "error": None}), (never, facts | more)):
+        assert json.loads(message(one)) == {
+            "type": "job.failed",
+            "timestamp": "2023-11-14T22:13:23.750000+00:00",
+            "data": data,
+        }
 
 
 def test_an_attempt_has_what_finding_the_address_has_left(
@@ -179,8 +212,9 @@ def test_the_pauses_between_attempts_are_the_documented_ones() -> None:
 
 
 def test_failed_attempts_are_repeated_with_growing_pauses_and_then_given_up(
-    receiver: Receiver, fake_redis: FakeRedis
+    receiver: Receiver, fake_redis: FakeRedis, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "batcher.jobs.webhooks")
     receiver.end()
     receiver.answers = [Delivery(500, "the receiver answered 500")] * 20
     sender, due = receiver.sender(), b"{millrace-jobs:unit}:webhooks"
@@ -198,6 +232,9 @@ def test_failed_attempts_are_repeated_with_growing_pauses_and_then_given_up(
     assert len({headers["webhook-id"] for *_, headers in receiver.received}) == 1
     assert len({body for _, _, body, _ in receiver.received}) == 1
     assert fake_redis.sync.zcard(due) == 0
+    logged = [(record.__dict__["action"], record.__dict__["attempt"]) for record in caplog.records]
+    failed = [("webhook.failed", number) for number in range(1, len(PAUSES_S) + 1)]
+    assert logged == [*failed, ("webhook.given_up", len(PAUSES_S) + 1)]
 
 
 def test_a_receiver_that_is_gone_gets_no_more(receiver: Receiver) -> None:
@@ -235,6 +272,7 @@ def test_a_lookup_that_hung_held_a_thread_for_as_long_as_it_took(
     began = time.monotonic()
     receiver.sender().send_next()
     assert time.monotonic() - began < 5
+    assert {one.daemon for one in threading.enumerate() if one.name == "webhook-lookup"} == {True}
     answered.set()
     assert receiver.received == []
     assert receiver.record.deliveries[0]["error"] == "the address of the host was not found in time"
@@ -294,6 +332,9 @@ def test_many_messages_to_a_receiver_that_hangs_delayed_those_to_all_others(
     for thread in threads[webhooks.MAX_OF_ONE :]:
         thread.start()
     assert sent.wait(30)
+    for thread in threads[webhooks.MAX_OF_ONE :]:
+        thread.join(30)
+        assert not thread.is_alive(), "no other message goes to the receiver that hangs"
     over.set()
     for thread in threads:
         thread.join(30)
@@ -318,6 +359,29 @@ def test_neither_an_outage_nor_a_crash_ends_the_deliveries(
     receiver.end()
     sender.run(stop)
     assert len(receiver.received) == 1
+
+
+@pytest.mark.parametrize("secrets", ["", f"whsec_{KEY}"])
+def test_threads_send_messages_if_there_is_a_secret(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, secrets: str
+) -> None:
+    ran: list[str] = []
+    everyone = threading.Barrier(webhooks.THREADS, timeout=30)
+
+    def run(_: WebhookSender, stop: threading.Event) -> None:
+        thread = threading.current_thread()
+        everyone.wait()
+        ran.append(f"{thread.name} {thread.daemon}")
+        stop.wait(30)
+
+    monkeypatch.setattr(WebhookSender, "run", run)
+    stop = webhooks.start(receiver.store, JobSettings(webhook_secrets=secrets))
+    assert not stop.is_set()
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("webhooks-")]
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert sorted(ran) == [f"webhooks-{number} True" for number in range(webhooks.THREADS if secrets else 0)]
 
 
 def test_a_job_that_was_deleted_or_created_again_is_left_alone(receiver: Receiver) -> None:
@@ -347,7 +411,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.got.append((self.headers["host"], body))  # type: ignore[attr-defined]
+        names = "host", "webhook-id", "content-type", "user-agent"
+        got = [*map(self.headers.get, names), body, {timer.daemon for timer in timers()}]
+        self.server.got.append(got)  # type: ignore[attr-defined]
         status = int(self.path.strip("/"))
         if status < 0:
             with contextlib.suppress(OSError):
@@ -383,7 +449,9 @@ def timers() -> list[threading.Timer]:
     return [timer for timer in found if not timer.finished.is_set()]
 
 
-@pytest.mark.parametrize(("status", "done"), [(200, True), (204, True), (302, False), (500, False)])
+@pytest.mark.parametrize(
+    ("status", "done"), [(200, True), (204, True), (299, True), (300, False), (302, False), (500, False)]
+)
 def test_a_request_is_sent_to_the_address_that_was_checked(
     server: ThreadingHTTPServer, status: int, done: bool
 ) -> None:
@@ -391,9 +459,12 @@ def test_a_request_is_sent_to_the_address_that_was_checked(
     target = parse_url(f"http://name.invalid:{server.server_port}/{status}")
     before = timers()
     delivery = send(target, "127.0.0.1", b"{}", {"webhook-id": "x"})
-    assert (delivery.status, delivery.done) == (status, done)
+    assert delivery == Delivery(status, "" if done else f"the receiver answered {status}")
+    assert delivery.done is done
     assert timers() == before, "the limit of the attempt waits on"
-    assert server.got == [(f"name.invalid:{server.server_port}", b"{}")]  # type: ignore[attr-defined]
+    host = f"name.invalid:{server.server_port}"
+    got = [host, "x", "application/json", "millrace", b"{}", {True}]
+    assert server.got == [got]  # type: ignore[attr-defined]
 
 
 def test_a_receiver_that_does_not_answer(server: ThreadingHTTPServer) -> None:
