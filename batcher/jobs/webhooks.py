@@ -221,11 +221,9 @@ class _Pinned(http.client.HTTPConnection):
         self._use(socket.create_connection((self._address, self._target.port), self.timeout))
         if self._target.secure:
             context = ssl.create_default_context()
-            # `abort` can only end a handshake if it knows the socket of it.
+            # The first write begins the handshake: `abort` can only end it if it knows the socket of it.
             name = self._target.host
-            secure = context.wrap_socket(self.sock, server_hostname=name, do_handshake_on_connect=False)
-            self._use(secure)
-            secure.do_handshake()
+            self._use(context.wrap_socket(self.sock, server_hostname=name, do_handshake_on_connect=False))
 
     def abort(self) -> None:
         """Ends what the connection does now, or does next. May be called in another thread."""

@@ -681,6 +681,8 @@ def test_a_user_that_may_not_read_statistics_sees_no_skipped_commands(
 ) -> None:
     monkeypatch.setattr(client, "info", lambda section: {"unexpected_error_replies": 7})
     assert store.skipped_commands() == 7
+    monkeypatch.setattr(client, "info", lambda section: {})
+    assert store.skipped_commands() == 0
     refusal = redis.exceptions.NoPermissionError("this user has no permissions to run the 'info' command")
     monkeypatch.setattr(client, "info", Mock(side_effect=refusal))
     assert store.skipped_commands() == 0

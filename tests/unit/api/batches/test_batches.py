@@ -445,6 +445,18 @@ async def test_a_file_that_does_not_exist(api: JobsApi, path: str) -> None:
     assert problem["error"]["message"] == problem["detail"]  # type: ignore[index]
 
 
+async def test_a_file_that_a_replica_does_not_have_yet_is_asked_of_the_master(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[str] = []
+    monkeypatch.setattr("batcher.jobs.upload.leave_replica", lambda client, key: left.append(key))
+    file = (await upload(api, b"{}")).json()["id"]
+    assert (await api.client.get(f"/v1/files/{file}")).status_code == 200
+    assert left == []
+    await api.client.get(f"/v1/files/file-{'0' * 32}")
+    assert left == [f"{{millrace-jobs:default}}:file:{'0' * 32}"]
+
+
 async def test_a_job_is_not_a_batch(api: JobsApi) -> None:
     job_id = await api.new("a")
     assert_problem(await api.client.get(f"/v1/batches/batch_{job_id}"), 404, "not_found")

@@ -177,6 +177,11 @@ async def test_files_that_are_kept_have_a_limit_and_give_their_room_back(
     assert refused.value.code == "too_many_bodies"
     copy.close()
     assert room.take(20)
+    monkeypatch.setattr(labelled, "MAX_KEPT", 20)
+    for size, code in ((20, "too_many_bodies"), (21, "too_large")):
+        with pytest.raises(labelled.Problem) as refused:
+            labelled._Copy(room).reserve(size)
+        assert refused.value.code == code
 
 
 TABLE = pa.table({"id": pa.array([7, None], pa.int16()), "text": ["a", "b"]})

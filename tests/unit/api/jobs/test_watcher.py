@@ -6,14 +6,19 @@ import asyncio
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
+from api.jobs import routes
+from api.jobs.schemas import Job
+from api.jobs.service import JobService
 from api.settings import ApiSettings
 from batcher.core.holds import Pause
-from batcher.jobs.records import Counts
+from batcher.errors import QueueUnavailable
+from batcher.jobs.records import Counts, JobRecord
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, serving
 from tests.unit.api.jobs.test_results import sent_for
@@ -153,6 +158,29 @@ async def test_events_outlive_an_outage_of_redis(api: JobsApi, fake_redis: FakeR
     answer = await asyncio.wait_for(listening, 60)
     assert ": still here" in answer.text
     assert answer.text.count("event: end") == 1
+
+
+async def test_events_pause_while_redis_does_not_answer(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, pauses, placed = await api.new("a"), list[float](), JobService.placed
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        api.store.cancel(job_id)
+
+    async def away(service: JobService, record: JobRecord) -> Job:
+        if len(pauses) < 3:
+            raise QueueUnavailable("away")
+        return await placed(service, record)
+
+    # Only for this module: other loops sleep, too.
+    monkeypatch.setattr(routes, "asyncio", SimpleNamespace(sleep=pause))
+    monkeypatch.setattr(JobService, "placed", away)
+    answer = await api.get(f"/{job_id}/events")
+    begins = [event.partition("\n")[0] for event in answer.text.split("\n\n")]
+    assert begins == [*[": still here"] * 3, "event: progress", "event: end", ""]
+    assert pauses == [routes.PAUSE_S] * 3
 
 
 async def test_events_go_on_after_the_last_one_seen(api: JobsApi) -> None:

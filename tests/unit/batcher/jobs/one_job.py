@@ -12,12 +12,7 @@ from batcher.jobs.records import JobRecord
 from batcher.jobs.store import JobStore
 from batcher.settings import JobSettings
 from tests.conftest import encoded
-from tests.unit.fakes import (
-    FakeCache,
-    FakeHub,
-    prediction,
-    run_attempt,
-)
+from tests.unit.fakes import FakeCache, FakeHub, prediction, run_attempt
 
 JOB = "a" * 32
 WORDS = [f"text {number}" for number in range(50)]

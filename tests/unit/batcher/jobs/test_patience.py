@@ -12,26 +12,32 @@ import pytest
 import redis
 
 from batcher.core.holds import Pause
-from batcher.errors import (
-    BudgetExceeded,
-    NoWorker,
-    Paused,
-    QueueFull,
-    QueueUnavailable,
-)
+from batcher.errors import BudgetExceeded, NoWorker, Paused, QueueFull, QueueUnavailable
 from batcher.jobs import runner
 from batcher.jobs.runner import PATIENCE_S, Interrupted, SteppedAside
 from batcher.jobs.store import JobStore
 from tests.conftest import FakeRedis
 from tests.unit.batcher.jobs.one_job import JOB, WORDS, Bench, answers
-from tests.unit.fakes import (
-    RUNNING,
-)
+from tests.unit.fakes import RUNNING
 
 
 @pytest.fixture
 def bench(fake_redis: FakeRedis) -> Bench:
     return Bench(JobStore(fake_redis.sync, "unit", 60))
+
+
+class Clock:
+    """That of an attempt, in which time passes only while it pauses."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pauses: list[float] = []
+        # Only for this module: threads of other tests may have loops that sleep.
+        monkeypatch.setattr(runner, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": self._sleep}))
+        monkeypatch.setattr(runner, "monotonic", lambda: 100.0 + sum(self.pauses))
+
+    async def _sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(
@@ -58,20 +64,13 @@ def test_what_a_client_would_be_refused_for_a_job_waits_for(
 def test_a_job_tries_again_after_the_time_that_it_was_told_within_bounds(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, asked_s: float | None, pause_s: float
 ) -> None:
-    pauses: list[float] = []
-
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        await asyncio.sleep(0)
-
-    # Only for this module: threads of other tests may have loops that sleep.
-    monkeypatch.setattr(runner, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pause}))
+    clock = Clock(monkeypatch)
     refusal = NoWorker("none")
     refusal.retry_after_s = asked_s
     bench.hub.refusal, bench.hub.refuses = refusal, 3
     bench.job(["one"])
     assert bench.run() == "finished"
-    assert [seconds for seconds in pauses if seconds] == [pause_s] * 3
+    assert clock.pauses == [pause_s] * 3
 
 
 def test_a_job_waits_for_the_first_answer_of_redis(bench: Bench) -> None:
@@ -144,23 +143,44 @@ def test_time_without_a_worker_does_not_count_towards_the_time_out(
     assert bench.run(job_timeout_s=1) == "finished"
 
 
-@pytest.mark.parametrize("errors", ["full full full", "full away full", "full"])
-def test_a_job_goes_on_once_redis_has_room_again(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, errors: str
-) -> None:
-    monkeypatch.setattr(runner, "STORE_RETRY_S", 0.001)
-    kinds = {"full": redis.exceptions.OutOfMemoryError("OOM"), "away": redis.exceptions.TimeoutError("away")}
-    raised, end = [kinds[name] for name in errors.split()], bench.store.end
+FULL, AWAY = redis.exceptions.OutOfMemoryError("OOM"), redis.exceptions.TimeoutError("away")
 
-    def tried(*args: Any) -> str:
+
+@pytest.mark.parametrize(
+    ("errors", "status"),
+    [
+        ([FULL], "finished"),
+        ([FULL] * 120, "finished"),
+        ([FULL] * 120 + [AWAY] * 300 + [FULL] * 120, "finished"),
+        ([FULL] * 121, "failed"),
+    ],
+    ids=["at once", "just in time", "which was away meanwhile", "too late"],
+)
+def test_a_job_fails_once_redis_has_been_full_for_long(
+    bench: Bench,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    errors: list[Exception],
+    status: str,
+) -> None:
+    """A minute. It was tried again for ever, and kept Redis full."""
+    clock, raised, append = Clock(monkeypatch), [*errors], bench.store.append
+
+    def tried(*args: Any, **options: Any) -> str:
         if raised:
             raise raised.pop(0)
-        return end(*args)
+        return append(*args, **options)
 
-    monkeypatch.setattr(bench.store, "end", tried)
+    monkeypatch.setattr(bench.store, "append", tried)
     bench.job(WORDS)
-    assert bench.run() == "finished"
+    assert bench.run() == status
     assert raised == []
+    assert clock.pauses == [runner.STORE_RETRY_S] * (len(errors) - (status == "failed"))
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.getMessage().startswith("job is waiting: the Redis of jobs: ")
+    if status == "failed":
+        assert bench.record.error_code == "redis_full"
+        assert bench.store.input(JOB, 0) is None, "its texts make room"
 
 
 def test_a_job_stays_while_its_model_cannot_answer_for_a_moment(
@@ -181,18 +201,3 @@ def test_a_job_stays_while_its_model_cannot_answer_for_a_moment(
 
     assert bench.run(look) == "finished"
     assert looks >= 3
-
-
-def test_a_job_fails_once_redis_has_been_full_for_long(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was tried again for ever, and kept Redis full."""
-    monkeypatch.setattr(runner, "FULL_S", 0.05)
-    monkeypatch.setattr(runner, "STORE_RETRY_S", 0.01)
-
-    def full(*args: Any, **options: Any) -> Any:
-        raise redis.exceptions.OutOfMemoryError("OOM command not allowed when used memory > 'maxmemory'.")
-
-    monkeypatch.setattr(bench.store, "append", full)
-    bench.job(WORDS)
-    assert bench.run() == "failed"
-    assert bench.record.error_code == "redis_full"
-    assert bench.store.input(JOB, 0) is None, "its texts make room"
