@@ -129,7 +129,9 @@ async def test_requests_that_become_jobs_share_no_places_with_those_of_other_cli
     assert {one.status_code for one in await asyncio.gather(*asked)} == {202, 503}
 
 
-async def test_bodies_that_wait_are_bounded_for_all_clients_together() -> None:
+@pytest.mark.parametrize(("clients", "most"), [(1, 51), (2, 68), (22, 68)])
+async def test_bodies_that_wait_are_bounded_for_all_clients_together(clients: int, most: int) -> None:
+    """One client has three quarters of the places."""
     places = Places(4, 64)
 
     async def wait(client: str) -> None:
@@ -138,11 +140,11 @@ async def test_bodies_that_wait_are_bounded_for_all_clients_together() -> None:
 
     for _ in range(2):
         tasks = list[asyncio.Task[None]]()
-        for number in range(22):
+        for number in range(clients):
             while not places.full(str(number)):
                 tasks.append(asyncio.create_task(wait(str(number))))
                 await asyncio.sleep(0)
-        assert len(tasks) == 68
+        assert len(tasks) == most
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -88,6 +88,7 @@ def test_a_failed_job_tells_why() -> None:
         ("text/html, application/x-ndjson;q=0.5, */*;q=0.1", "application/x-ndjson"),
         ("text/csv;q=0.5, application/json;q=0.8", "application/json"),
         ("text/csv;q=nonsense", "application/json"),
+        ("text/csv;q=1, application/json;q=0.5", "text/csv"),
         ("image/png", "application/json"),
     ],
 )

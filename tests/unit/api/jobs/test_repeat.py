@@ -95,7 +95,16 @@ async def test_a_key_belongs_to_the_one_who_chose_it(start: Start) -> None:
 
 @pytest.mark.parametrize("key", ["", "k" * 256])
 async def test_a_key_that_is_none_is_refused(api: JobsApi, key: str) -> None:
-    assert_problem(await api.submit("a", idempotency_key=key), 422, "invalid_request")
+    problem = assert_problem(await api.submit("a", idempotency_key=key), 422, "invalid_request")
+    assert problem["detail"] == "Idempotency-Key must be given once, with 1 to 255 characters"
+
+
+async def test_a_key_has_up_to_255_characters_and_is_given_once(api: JobsApi) -> None:
+    for key in ("k", "k" * 255):
+        assert (await api.submit("a", idempotency_key=key)).status_code == 202
+    twice = [("idempotency-key", "k"), ("idempotency-key", "k")]
+    answer = await api.client.post("/jobs", json={"text": ["a"]}, headers=twice)
+    assert_problem(answer, 422, "invalid_request")
 
 
 async def test_finding_14_a_job_handed_in_again_after_its_deletion_is_enqueued(api: JobsApi) -> None:

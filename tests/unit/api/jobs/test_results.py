@@ -33,6 +33,11 @@ async def test_pages_lead_through_all_results(api: JobsApi) -> None:
     }
     assert (first.headers["x-total"], first.headers["x-done"]) == ("3", "3")
     assert first.headers["link"] == f'</jobs/{job_id}/predictions?offset=2&limit=2>; rel="next"'
+    for offset, result in enumerate((POSITIVE, FAILURE, POSITIVE)):
+        single = (await api.get(f"/{job_id}/predictions", offset=offset, limit=1)).json()
+        assert single["predictions"] == [result]
+    for query in ({"offset": -1}, {"limit": 0}):
+        assert_problem(await api.get(f"/{job_id}/predictions", **query), 422, "invalid_request")
     last = await api.get(f"/{job_id}/predictions", offset=2)
     assert (last.json()["predictions"], last.json()["next_offset"]) == ([POSITIVE], None)
     assert "link" not in last.headers

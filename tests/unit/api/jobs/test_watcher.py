@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -15,12 +16,14 @@ import pytest
 from api.jobs import routes
 from api.jobs.schemas import Job
 from api.jobs.service import JobService
+from api.jobs.watcher import JobWatch
 from api.settings import ApiSettings
 from batcher.core.holds import Pause
 from batcher.errors import QueueUnavailable
 from batcher.jobs.records import Counts, JobRecord
 from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, serving
+from tests.unit.api.jobs.test_pages import RECORD
 from tests.unit.api.jobs.test_results import sent_for
 from tests.unit.api.service import assert_problem
 from tests.unit.fakes import RUNNING, FakeHub
@@ -81,6 +84,23 @@ async def test_a_long_poll_without_news_ends_in_time(api: JobsApi) -> None:
     job_id = await api.new()
     answer = await api.get(f"/{job_id}", wait=0.4)
     assert answer.json()["status"] == "queued"
+
+
+async def test_a_wait_of_no_time_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.jobs.watcher.TICK_S", 0.001)
+    newer, asked = replace(RECORD, done=5), list[list[str]]()
+
+    async def read(ids: Sequence[str]) -> list[JobRecord | None]:
+        asked.append([*ids])
+        return [newer]
+
+    watch = JobWatch(read, bool)
+    assert await watch.changed(RECORD, 0) is RECORD
+    await asyncio.sleep(0.01)
+    assert asked == []
+    assert await watch.changed(RECORD, 1) is newer
+    assert asked == [[RECORD.id]]
+    await watch.stop()
 
 
 async def test_a_long_poll_of_an_ended_job_does_not_wait(api: JobsApi) -> None:
