@@ -347,6 +347,19 @@ async def test_batches_are_listed_without_other_jobs(
         (jsonl(request("a", 3)), "line 1: input: must be a string or a list of strings"),
         (jsonl({**request("a", "a"), "body": None}), 'line 1: the field "body" must be an object'),
         (jsonl(request("", "a")), 'line 1: the string "custom_id" is empty'),
+        (jsonl(request("a", "a") | {"custom_id": 3}), 'line 1: the string "custom_id" is missing'),
+        (
+            jsonl(request("a", "a") | {"method": "GET"}),
+            "line 1: expected method POST and url /v1/moderations",
+        ),
+        (
+            jsonl({**request("a", "a"), "body": {"input": "a"}}, request("b", "b"), request("c", "c", "x")),
+            "line 3: expected method POST and url /v1/moderations",
+        ),
+        (
+            jsonl(request("a", "a"), {**request("b", "b"), "body": {"input": "a", "model": "other"}}),
+            "line 2: this line asks for another model than the first one: make a batch for each model",
+        ),
         (
             jsonl(request("a", "a"), request("b", "b"), request("a", "c")),
             'line 3: line 1 has the same custom_id "a": give each its own',

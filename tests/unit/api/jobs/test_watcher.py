@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.jobs import routes
+from api.jobs import routes, watcher
 from api.jobs.schemas import Job
 from api.jobs.service import JobService
 from api.jobs.watcher import JobWatch
@@ -87,7 +87,7 @@ async def test_a_long_poll_without_news_ends_in_time(api: JobsApi) -> None:
 
 
 async def test_a_wait_of_no_time_reads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.jobs.watcher.TICK_S", 0.001)
+    monkeypatch.setattr(watcher, "TICK_S", 0.001)
     newer, asked = replace(RECORD, done=5), list[list[str]]()
 
     async def read(ids: Sequence[str]) -> list[JobRecord | None]:
@@ -101,6 +101,55 @@ async def test_a_wait_of_no_time_reads_nothing(monkeypatch: pytest.MonkeyPatch) 
     assert await watch.changed(RECORD, 1) is newer
     assert asked == [[RECORD.id]]
     await watch.stop()
+
+
+async def test_waits_that_begin_or_end_while_jobs_are_read_disturb_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other, asked, pauses = replace(RECORD, id="b" * 32), list[list[str]](), list[float]()
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await asyncio.sleep(0)
+
+    async def read(ids: Sequence[str]) -> list[JobRecord | None]:
+        asked.append([*ids])
+        if len(asked) == 1:
+            waits.append(asyncio.create_task(watch.changed(other, 60)))
+            await asyncio.sleep(0)
+            waits[0].cancel()
+        return [replace(RECORD, id=job_id, done=5) for job_id in ids]
+
+    monkeypatch.setattr(watcher, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": pause}))
+    watch = JobWatch(read, bool)
+    waits = [asyncio.create_task(watch.changed(RECORD, 60)) for _ in range(2)]
+    async with asyncio.timeout(30):
+        cancelled, *changed = await asyncio.gather(*waits, return_exceptions=True)
+        changed.append(await waits[2])
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert changed == [replace(one, done=5) for one in (RECORD, other)]
+    assert asked[:2] == [[RECORD.id], [other.id]]
+    assert pauses[: len(asked)] == [watcher.TICK_S] * len(asked)
+
+
+async def test_a_watcher_that_stops_reads_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "TICK_S", 0.001)
+    asked, begun = list[int](), asyncio.Event()
+
+    async def read(ids: Sequence[str]) -> list[JobRecord | None]:
+        asked.append(len(ids))
+        begun.set()
+        return [RECORD for _ in ids]
+
+    watch = JobWatch(read, bool)
+    waits = asyncio.create_task(watch.changed(RECORD, 60))
+    async with asyncio.timeout(30):
+        await begun.wait()
+        await watch.stop()
+    before = len(asked)
+    await asyncio.sleep(0.01)
+    assert len(asked) == before
+    waits.cancel()
 
 
 async def test_a_long_poll_of_an_ended_job_does_not_wait(api: JobsApi) -> None:
