@@ -137,3 +137,14 @@ async def test_one_job_could_have_any_number_of_texts_above_a_quota(start: Start
         assert (await api.client.post("/jobs", content=lines(599), headers=once)).status_code == status
     answer = await api.client.post("/jobs", content=lines(2), headers={**NDJSON, **key})
     assert_problem(answer, 429, "quota_exceeded")
+    assert (await api.client.post("/jobs", content=lines(1), headers={**NDJSON, **key})).status_code == 202
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        read += 1
+        yield lines(1)
+
+    answer = await api.client.post("/jobs", content=body(), headers={**NDJSON, **key})
+    assert_problem(answer, 429, "quota_exceeded")
+    assert read == 0, "nothing is read of the body of a client that has used its quota"

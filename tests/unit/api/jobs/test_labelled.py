@@ -235,6 +235,20 @@ async def test_a_file_that_is_too_large_to_be_joined_names_the_command(
     assert "millrace classify" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(("fields", "status"), [(3, 200), (4, 422)])
+async def test_objects_have_a_limit_of_different_fields(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch, fields: int, status: int
+) -> None:
+    monkeypatch.setattr(labelled, "MAX_FIELDS", 3)
+    lines = [json.dumps({"text": "a", f"field {number}": 1}) for number in range(1, fields)]
+    content = "\n".join(lines).encode()
+    job_id = await uploaded(api, "a.ndjson", content)
+    api.finish(api.start(job_id), *[POSITIVE] * len(lines))
+    answer = await api.client.post(f"/jobs/{job_id}/labelled", content=content)
+    assert answer.status_code == status, answer.text
+    assert ("more than 3 different fields" in answer.text) == (status == 422)
+
+
 async def test_any_number_of_processes_wrote_tables_at_a_time(
     api: JobsApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:

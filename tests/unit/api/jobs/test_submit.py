@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from api.errors import Problem
 from api.jobs.body import AHEAD, SLOWEST, SMALL, Sender
-from api.jobs.service import UPLOADS
+from api.jobs.service import UPLOADS, JobService
 from api.jobs.upload import CHUNK_TEXTS
 from batcher.jobs.records import Counts
 from batcher.jobs.upload import Upload
@@ -310,3 +311,54 @@ async def test_slow_uploads_kept_a_small_job_of_another_client_waiting(api: Jobs
     go_on.set()
     answers = await asyncio.gather(*uploads)
     assert [one.json()["total"] for one in answers] == [2] * len(answers)
+
+
+async def test_nothing_receives_for_a_body_any_more_that_has_become_a_job(api: JobsApi) -> None:
+    """Its client keeps the connection."""
+    messages = [{"type": "http.request", "body": b'"a"\n', "more_body": False}]
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return messages.pop() if messages else await asyncio.Future()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "http_version": "1.1", "method": "POST", "path": "/jobs", "raw_path": b"/jobs",
+        "query_string": b"", "headers": [(b"host", b"localhost"), (b"content-type", b"application/x-ndjson")],
+        "scheme": "http", "client": ("127.0.0.1", 1), "server": ("service", 80),
+    }  # fmt: skip
+    before = asyncio.all_tasks()
+    await api.app(scope, receive, send)
+    assert sent[0]["status"] == 202
+    for _ in range(9):
+        await asyncio.sleep(0)
+    assert not asyncio.all_tasks() - before
+
+
+@pytest.mark.parametrize(
+    ("params", "headers", "content", "small"),
+    [
+        ({}, NDJSON, b'"a"\n', True),
+        ({"filename": "a.ndjson"}, {}, b'"a"\n', False),
+        ({}, {**NDJSON, "content-encoding": "gzip"}, gzip.compress(b'"a"\n'), False),
+        ({}, NDJSON, b'"a"\n' + b" " * SMALL, False),
+    ],
+    ids=["plain", "a table", "compressed", "large"],
+)
+async def test_a_body_is_small_if_what_it_has_is(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch, params: Any, headers: Any, content: bytes, small: bool
+) -> None:
+    """A table or a compressed one may have much of it in little."""
+    found, upload = list[bool](), JobService.upload
+
+    async def recorded(service: JobService, head: Any, sender: Sender, *more: Any) -> Any:
+        made = await upload(service, head, sender, *more)
+        found.append(sender.small)
+        return made
+
+    monkeypatch.setattr(JobService, "upload", recorded)
+    answer = await api.client.post("/jobs", params=params, headers=headers, content=content)
+    assert answer.status_code == 202, answer.text
+    assert found == [small]
