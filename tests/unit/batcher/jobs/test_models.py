@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from batcher.core.publications import Candidate
-from batcher.errors import NoWorker
-from batcher.jobs.models import OpenQueue, takes
+from batcher.core.holds import Pause
+from batcher.core.publications import Candidate, Publications, Published
+from batcher.errors import NoWorker, Paused
+from batcher.jobs.models import Connection, OpenQueue, takes
 from batcher.jobs.upload import account_of
 from batcher.lookup.queue import LookupRequest, LookupResult
 from batcher.messages import entry_id
 from batcher.settings import JobSettings
-from tests.unit.fakes import REVISION, FakeCache, FakeHub, job_connection, prediction
+from tests.unit.fakes import REVISION, RUNNING, FakeCache, FakeHub, job_connection, prediction
 
 Pair = tuple[str, int, int]
 TEXTS = [f"text {number}" for number in range(40)]
@@ -111,3 +115,70 @@ async def test_the_end_of_a_job_waits_for_its_shadow_for_a_while_unless_it_is_in
     async with asyncio.timeout(3):
         await ending
     assert (sums["texts"], sums["dropped"]) == (compared, 40 - compared)
+
+
+ZERO = Publications()
+ONE = Publications(models={"": Published(1, 0, 1, {1: "one"})})
+SHARED = Publications(candidates={"": Candidate(1, 0.5)})
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "moved", "stops"),
+    [
+        (ZERO, ZERO, False, False),
+        (ONE, ONE, False, False),
+        (SHARED, SHARED, False, False),
+        (ZERO, ONE, True, False),  # that of the settings is served for good
+        (ONE, Publications(models={"": Published(0, 1, 1, {1: "one"})}), True, False),
+        (ONE, Publications(models={"": Published(2, 2, 2, {2: "two"})}), True, True),
+        (ONE, Publications(models={"other": Published(1, 0, 1, {1: "one"})}), True, True),
+        (ZERO, SHARED, True, True),
+        (SHARED, ZERO, True, True),
+        (SHARED, Publications(candidates={"": Candidate(1, 0.6)}), True, True),
+        (SHARED, Publications(candidates={"": Candidate(2, 0.5)}), True, True),
+        (ZERO, Publications(candidates={"other": Candidate(1, 0.5)}), False, False),
+    ],
+)
+async def test_an_attempt_ends_if_what_it_asks_is_served_no_more(
+    before: Publications, now: Publications, moved: bool, stops: bool
+) -> None:
+    models: Any = SimpleNamespace(
+        settings=JobSettings(),
+        publications=before,
+        queues=SimpleNamespace(get=lambda name: OpenQueue(*fakes())),
+    )
+    stop: list[bool] = []
+    connection = Connection(models, "", "", lambda: bool(stop))
+    models.publications = now
+    assert (connection.moved, connection.should_stop()) == (moved, stops)
+    stop.append(True)
+    assert connection.should_stop()
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        ({}, None),
+        ({"reachable": False, "snapshot": replace(RUNNING, workers=0)}, None),
+        ({"snapshot": replace(RUNNING, workers=0)}, NoWorker),
+        ({"snapshot": replace(RUNNING, pauses={"bulk": Pause("keep", math.inf)})}, Paused),
+        ({"snapshot": replace(RUNNING, pauses={"bulk": Pause("keep", 0.0)})}, None),
+        ({"snapshot": replace(RUNNING, pauses={"interactive": Pause("keep", math.inf)})}, None),
+    ],
+    ids=["answers", "away", "no worker", "paused", "paused before", "requests are paused"],
+)
+async def test_a_job_is_blocked_if_one_of_its_models_cannot_answer(facts: Any, why: type | None) -> None:
+    one, other = OpenQueue(*fakes()), OpenQueue(*fakes(**facts))
+    for opened in ({"": one, "@1": other}, {"": other, "@1": one}):
+        connection = job_connection(opened, JobSettings(), candidate=Candidate(1, 0.5))
+        assert type(connection.blocked) is (why or type(None))
+    shadowed = job_connection({"": one, "@1": other}, JobSettings(), candidate=Candidate(1, 0.5, shadow=True))
+    assert shadowed.blocked is None, "a shadow holds no job up"
+
+
+async def test_results_are_kept_in_the_shared_cache_alone() -> None:
+    hub, cache = fakes()
+    connection = job_connection({"": OpenQueue(hub, cache)}, JobSettings())
+    for _ in range(2):
+        await connection.lookup.find(request(["a"]), LookupResult())
+    assert hub.asked == [["a"], ["a"]]
