@@ -177,7 +177,7 @@ def _needed(checkpoint: Checkpoint, engine: Engine, weights: Weights) -> list[st
 
 def _pulled(reference: str, hub: re.Match[str], artefact_dir: Path) -> Path:
     prefix = hub_directory(artefact_dir, f"{hub['org']}/{hub['name']}", hub["commit"])
-    found = sorted(prefix.parent.glob(f"{prefix.name}*")) if prefix.parent.is_dir() else []
+    found = sorted(prefix.parent.glob(f"{prefix.name}*"))
     if not found:
         raise ModelNotFound(
             f"{reference} has not been pulled; run: millrace pull {reference} --artefact-dir {artefact_dir}"

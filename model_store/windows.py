@@ -66,20 +66,20 @@ def read_windows(setting: str, *, most: int, max_tokens: int) -> Windows | None:
     """Parses a setting; None for "" and `off`. Raises ModelError, also for windows beyond `max_tokens`."""
     if setting in ("", OFF):
         return None
+    wrong = ModelError(
+        f"Text windows must be TOKENS[:OVERLAP[:JOIN[:TEMPERATURE]]] with {MIN_TOKENS} to {max_tokens} "
+        f"tokens, an overlap of at most half of them, {', '.join(get_args(Join))} as JOIN, and a "
+        f"temperature of 0.1 to 10, not {setting!r}."
+    )
     tokens, overlap, join, temperature, *more = f"{setting}:::".split(":")
     try:
         size, heat = int(tokens), float(temperature or 1)
         windows = Windows(size, int(overlap or size * _OVERLAP), cast("Join", join or "mean"), most, heat)
     except ValueError:
-        more.append("not numbers")
-        windows = Windows(0, 0, "mean", most)
+        raise wrong from None
     fits = MIN_TOKENS <= windows.tokens <= max_tokens and 0 <= windows.overlap <= windows.tokens // 2
     if any(more) or not fits or windows.join not in get_args(Join) or not 0.1 <= windows.temperature <= 10:
-        raise ModelError(
-            f"Text windows must be TOKENS[:OVERLAP[:JOIN[:TEMPERATURE]]] with {MIN_TOKENS} to {max_tokens} "
-            f"tokens, an overlap of at most half of them, {', '.join(get_args(Join))} as JOIN, and a "
-            f"temperature of 0.1 to 10, not {setting!r}."
-        )
+        raise wrong
     return windows
 
 

@@ -161,9 +161,10 @@ def test_a_model_that_runs_on_no_text_ended_in_a_traceback(tmp_path: Path) -> No
         building.build(source, tmp_path / "out", name="t5", engine="torch")
 
 
-def test_a_model_that_gives_every_text_the_same_scores_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [3, 16], ids=["texts of a word", "longer ones"])
+def test_a_model_that_gives_every_text_the_same_scores_is_refused(tmp_path: Path, most: int) -> None:
     """So does MRA, which computes attention on a GPU only, without an error."""
-    source = write_family(tmp_path / "mra", "mra", max_positions=16)
+    source = write_family(tmp_path / "mra", "mra", max_positions=most)
     with pytest.raises(ModelUnsupported, match=r"gives the same scores to every text with .*a MraFor"):
         building.build(source, tmp_path / "out", name="mra", engine="torch")
 

@@ -158,6 +158,7 @@ class Driver:
         self._cards, self._fails = cards, fails
 
     def cuInit(self, flags: int) -> int:  # noqa: N802
+        assert flags == 0, "as CUDA requires"
         return self._fails
 
     def cuDeviceGetCount(self, count: Any) -> int:  # noqa: N802

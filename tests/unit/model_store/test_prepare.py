@@ -183,7 +183,8 @@ def test_without_torch_an_unbuilt_checkpoint_says_what_to_do(
     [
         ("org/name@abcdef0", "has not been pulled; run: millrace pull org/name@abcdef0"),
         ("org/name@main", "is not a pinned reference"),
-        ("no/such/directory", "is not a directory"),
+        ("no/such/directory", r" is fetched with `millrace pull no/such/directory@main`\.$"),
+        ("name", r" is fetched with `millrace pull ORG/name@main`\.$"),
         ("./nodir", r"^\./nodir is not a directory, and not default, stub or org/name@commit either\.$"),
     ],
 )

@@ -102,9 +102,18 @@ def test_large_batches_and_padded_models_run_without_a_recording(
     monkeypatch.setattr("model_store.engines.card._RECORDED_TOKENS", 64)
     for batch, records in ((texts(20, 60), True), (texts(20), False)):
         rows = arrange(batch, "packed")
-        got = card.CardPasses(module, recorded=records)(*inputs(rows))
+        shapes: list[Any] = []
+
+        def run(*arrays: Any, shapes: list[Any] = shapes) -> Any:
+            shapes += [array.shape for array in arrays]
+            return module(*arrays)
+
+        got = card.CardPasses(run, recorded=records)(*inputs(rows))
+        assert shapes == [array.shape for array in rows.inputs], "without room"
         assert torch.allclose(got, module(*inputs(rows)), atol=1e-6)
     assert recorded == []
+    card.CardPasses(module, recorded=True)(*inputs(arrange(texts(20, 40), "packed")))
+    assert recorded == [(1, 64, 8)], "as many as are recorded"
 
 
 def test_shapes_are_few_and_have_room() -> None:
