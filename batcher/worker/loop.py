@@ -330,7 +330,7 @@ class Worker:
             self._keep(self._second_thread.submit(self._more).result())
 
     def _more(self) -> Tokenized:
-        command = self._claim_command(self.budget(), ahead=True)
+        command = self._claim_command(self.budget())
         if self._stop.is_set() or not command.cost:
             return [], []
         return self._tokenise(self.exchange.claim(command), "window")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import time
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import fakeredis
@@ -22,7 +26,14 @@ from tests.service import wait_until
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> PreparingStore:
     made = fakeredis.FakeRedis()
-    monkeypatch.setattr("batcher.worker.building.connect", lambda *_, **__: made)
+
+    def connect(url: str, *, timeout_s: float, retries: int, key: str) -> fakeredis.FakeRedis:
+        assert retries == 0 or timeout_s != building.ANNOUNCE_S, (
+            "a loaded model does not wait for a second attempt"
+        )
+        return made
+
+    monkeypatch.setattr("batcher.worker.building.connect", connect)
     monkeypatch.setattr("batcher.worker.building.ANNOUNCE_S", 0.01)
     return PreparingStore(made, "default")
 
@@ -48,6 +59,25 @@ def test_a_worker_that_loads_a_model_says_what_it_does_until_it_is_loaded(
     assert [(one.reference, one.phase) for one in seen] == [("/models/topics", "proving")]
     assert seen[0].seconds >= 0
     assert store.read() == []
+
+
+def test_what_a_worker_loads_is_shown_with_its_name_and_how_long_it_has_taken(
+    store: PreparingStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[Preparing] = []
+    closed: list[Any] = []
+    monkeypatch.setattr("batcher.worker.building.ANNOUNCE_S", 10)
+    monkeypatch.setattr("batcher.worker.building.time", SimpleNamespace(monotonic=lambda: 1003.456))
+    monkeypatch.setattr(PreparingStore, "note", lambda self, one: noted.append(one))
+    monkeypatch.setattr(fakeredis.FakeRedis, "close", lambda client: closed.append(client))
+    with building.announced(WorkerSettings(), "/models/topics", began=990.0):
+        wait_until(lambda: noted, "an announcement")
+        time.sleep(0.02)
+    worker = f"{socket.gethostname()}-{os.getpid()}"
+    assert noted == [Preparing(worker, "/models/topics", 13.5, "reading its files")], (
+        "it is not said again soon"
+    )
+    assert closed
 
 
 def test_a_worker_that_measured_its_speed_was_not_mentioned(

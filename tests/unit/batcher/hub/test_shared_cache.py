@@ -72,7 +72,20 @@ async def test_a_cache_that_hangs_is_waited_for_once(
             await asyncio.sleep(HANG_S / 5)
     assert actions(caplog) == ["cache.lost", "cache.back"]
     assert cache.outage.count == 1
+    assert client.asked == ["MGET"] * 5 + ["PING", "MGET"]
     await cache.close()
+
+
+async def test_a_look_whether_it_is_back_ends_before_the_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shared_cache, "PAUSE_S", 0.0)
+    client = Hanging()
+    cache = cache_over(client)
+    for _ in range(2):
+        assert await cache.get(REVISION, IDS) == [None, None]
+    await cache.close()
+    assert client.asked == ["MGET", "PING", "close"]
 
 
 async def test_it_is_left_alone_for_a_while_after_a_loss() -> None:
@@ -88,13 +101,17 @@ class Slotted(Pipeline):
     """A connection to a cluster: keys of several slots in one command are refused."""
 
     refused = 0
+    away = ""
 
     def execute(self, *words: Any) -> asyncio.Future[Any]:
-        if words[0] != "MGET":
+        if words[0] != "MGET" and words[1] != self.away:
             return super().execute(*words)
-        self.refused += 1
         refusal = asyncio.get_running_loop().create_future()
-        refusal.set_exception(redis.exceptions.ClusterCrossSlotError("Keys don't hash to the same slot"))
+        if words[0] == "MGET":
+            self.refused += 1
+            refusal.set_exception(redis.exceptions.ClusterCrossSlotError("Keys don't hash to the same slot"))
+        else:
+            refusal.set_exception(redis.exceptions.ConnectionError("no master"))
         return refusal
 
 
@@ -102,10 +119,8 @@ async def test_a_cluster_is_asked_for_each_key(fake_redis: FakeRedis) -> None:
     pipeline = Slotted(fake_redis.aio)
     cache = cache_over(pipeline)
     fake_redis.sync.set(cache_key("t", REVISION, IDS[1]), prediction("two").encode())
-    for _ in range(3):
-        first, second = await cache.get(REVISION, IDS)
-        assert first is None
-        assert second is not None
+    for pipeline.away in ("", "", cache_key("t", REVISION, IDS[0])):
+        assert await cache.get(REVISION, IDS) == [None, prediction("two")._replace(cached=True)]
     assert pipeline.refused == 1, "it is asked once"
     assert cache.outage.over
 

@@ -36,7 +36,10 @@ def test_a_revision_that_nobody_published_has_the_name_that_its_result_says() ->
 def test_names_are_kept_of_so_many_revisions() -> None:
     hub = FakeHub()
     models = Models(hub)
-    for number in range(3 * MAX_MODELS):
-        publish(hub, f"m{number}", f"{number:064d}")
-        assert models.revision == f"{number:064d}"
-        assert len(models._headers) <= MAX_MODELS
+    revisions = [f"{number:064d}" for number in range(3 * MAX_MODELS)]
+    for number, revision in enumerate(revisions):
+        publish(hub, f"m{number}", revision)
+        assert models.revision == revision
+        kept = [one for one in revisions if models.record(one)]
+        assert kept == revisions[number - number % MAX_MODELS : number + 1]
+        assert len(models._headers) == len(kept)

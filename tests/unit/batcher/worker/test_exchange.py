@@ -183,6 +183,7 @@ def test_a_shard_at_which_a_worker_cannot_be_known_counts_as_lost() -> None:
     made.known.lost = {1}
     assert made.claimed() == []
     assert not made.exchange.parts[1].outage.over
+    assert made.claimed() == [entry_id("at home")], "it stays where it is known"
 
 
 def test_results_were_sent_to_another_shard_if_that_of_their_entries_was_lost_as_they_were_claimed() -> None:

@@ -45,7 +45,9 @@ def test_lengths_are_measured_until_one_takes_long(clock: list[float]) -> None:
     quick = Slow(clock, 1e-4, 0)
     assert [tokens for tokens, _ in measure_long(quick)] == [514, 1026, 2050, 4098, 8192]
     slow = Slow(clock, 0, 1e-6)
-    assert [tokens for tokens, _ in measure_long(slow)] == [514, 1026]
+    assert measure_long(slow) == [(514, 0.2642), (1026, 1.0527)]
+    exactly = Slow(clock, 1 / 1026, 0)
+    assert [seconds for _, seconds in measure_long(exactly)] == [0.501, 1.0, 1.9981]
     assert needs_s(8192, measure_long(slow)) == pytest.approx(8192**2 * 1e-6, rel=0.01)
     assert needs_s(8192, measure_long(quick)) == pytest.approx(0.8192, rel=0.01)
 
@@ -89,6 +91,9 @@ def test_a_worker_says_that_a_text_could_end_it(
     worker._classifier = classifier = StubClassifier()
     classifier.info = replace(classifier.info, max_tokens=8192)
     with caplog.at_level(logging.WARNING):
+        worker._measure_long(timeout_s=64.0)
         worker._measure_long(timeout_s=30.0)
-    (record,) = caplog.records
-    assert "8192 tokens would take about 64 s" in record.getMessage()
+    assert caplog.messages == [
+        "a text of 8192 tokens would take about 64 s, and this worker ends after a batch of 30 s: "
+        "lower MILLRACE_MAX_TOKENS, or read long texts in windows (MILLRACE_TEXT_WINDOWS)"
+    ]

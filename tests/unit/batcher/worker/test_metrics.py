@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import fakeredis
 import httpx
@@ -102,9 +103,12 @@ def test_a_heartbeat_after_redis_has_lost_everything_is_counted_too(metrics: Wor
     assert value(metrics, "millrace_lease_renewals_total") == 0
 
 
-def test_an_answer_to_the_console_is_timed(metrics: WorkerMetrics) -> None:
+def test_an_answer_to_the_console_is_timed(metrics: WorkerMetrics, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(perf_counter=iter([3.0, 3.25]).__next__)
+    monkeypatch.setattr("batcher.worker.queue.time", clock)
     measured(metrics).run([Answer("1", "{}")])
     assert value(metrics, "millrace_redis_round_trip_seconds_count", script="answer") == 1
+    assert value(metrics, "millrace_redis_round_trip_seconds_sum", script="answer") == 0.25
 
 
 def test_duration_buckets_end_at_the_default_budget() -> None:

@@ -91,9 +91,9 @@ class FakeTurns:
         self.log.append("end of turn")
 
 
-def sharing(queue: FakeQueue, comes: Callable[[], None] | None = None) -> Worker:
+def sharing(queue: FakeQueue, comes: Callable[[], None] | None = None, **limits: int) -> Worker:
     """A worker that shares the processor, and stops once nothing waits. `queue.log` lists its turns too."""
-    settings = WorkerSettings(lease_ms=60_000, batch_texts=4)
+    settings = WorkerSettings(lease_ms=60_000, **{"batch_texts": 4, **limits})
     host = fake_host(FakeClock(), "under way", lambda: queue.log.append("join"))
     worker = Worker(StubClassifier(), queue.queues, settings, lambda results: None, host=host)
     turns: Any = FakeTurns(queue.log, comes)
@@ -139,3 +139,11 @@ def test_what_comes_while_a_worker_waits_for_its_turn_runs_in_the_same_batch(alo
         assert (claims, completed) == (["claim 1"], ["complete 1", "complete 1"])
     else:
         assert (claims, completed) == (["claim 1", "claim 1 more"], ["complete 2"])
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["that ends", "that has a whole batch"])
+def test_a_worker_claims_no_more_while_it_waits_for_its_turn(stopped: bool) -> None:
+    queue = FakeQueue(["word " * 20])
+    worker = sharing(queue, lambda: worker.stop() if stopped else None, batch_tokens=64 if stopped else 4)
+    worker.run()
+    assert queue.log[:3] == ["claim 1", "join", "turn"]
