@@ -107,7 +107,7 @@ def _read_options(scheme: str, query: str, known: Options) -> dict[str, Any]:
     for name, values in parse_qs(query).items():
         if name not in (known if plain else most):
             seen = "this option" if "@" in query else f"option {name}"  # what precedes an @ may be a password
-            secure = scheme.replace("redis", "rediss", 1) if plain else scheme
+            secure = scheme.replace("redis", "rediss") if plain else scheme
             raise ValueError(
                 f"a {scheme}:// URL does not support {seen}; {secure}:// supports {', '.join(most)}"
             )

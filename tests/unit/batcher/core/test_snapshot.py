@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from batcher.core.snapshot import NO_SNAPSHOT, Sweep
+from batcher.core.snapshot import NO_SNAPSHOT, Sweep, WorkerRecord, Workers
 from batcher.worker.stats import model_record
 from model_store.stub import StubClassifier
 
@@ -36,3 +36,17 @@ def test_a_worker_of_0_2_0_takes_over_the_record_and_leaves_the_list_of_other_la
     assert labels_read(record | {"labels": "HAM\nSPAM"}) == ("HAM", "SPAM")
     del record["label_list"]
     assert labels_read(record | {"labels": "HAM\nSPAM"}) == ("HAM", "SPAM")
+
+
+def test_a_worker_whose_record_cannot_be_read_is_left_out() -> None:
+    fields = {
+        "revision": "r", "engine": "torch", "precision": "f32", "state": "busy", "rate": "1.5",
+        "batches": "4", "texts": "9", "last_batch": "3", "started_ms": "7",
+    }  # fmt: skip
+    records = {"a": fields, "b": fields | {"rate": "high"}, "c": {}}
+    reply = [
+        [name.encode(), [part.encode() for pair in record.items() for part in pair]]
+        for name, record in records.items()
+    ]
+    known = WorkerRecord("a", "r", "torch", "f32", "busy", 1.5, 4, 9, 3, 7, heartbeat_ms=0)
+    assert Workers().read(reply) == (known,)

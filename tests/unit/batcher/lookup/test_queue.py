@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 import batcher.lookup.queue
-from batcher.lookup.queue import LocalCache
+from batcher.errors import TextUnknown
+from batcher.lookup.queue import LocalCache, LookupResult
 from tests.unit.fakes import OTHER_REVISION, REVISION, prediction
 
 
@@ -119,3 +120,15 @@ def test_the_estimate_of_an_entry_is_close_to_what_it_takes() -> None:
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
     assert 0.8 * taken < cache.bytes < 1.6 * taken
+
+
+def test_texts_that_are_refused_have_no_result() -> None:
+    known, foreign = prediction("known"), prediction("foreign")._replace(foreign=True)
+    results = {"known": known, "computed": foreign, "stored": foreign}
+    answer = LookupResult(dict(results), {}, {"known": known, "computed": foreign})
+    answer.refuse_unknown()
+    assert answer.by_text == answer.computed == {"known": known}
+    assert {text: type(error) for text, error in answer.failed.items()} == {
+        "computed": TextUnknown,
+        "stored": TextUnknown,
+    }

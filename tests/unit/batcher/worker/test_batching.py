@@ -174,6 +174,8 @@ def test_one_that_is_expected_during_a_pass_is_not_waited_for():
     cost = CostModel.start(0.004, 0.0001)  # 8 ms for 40 tokens
     assert keep_window_s(Arrivals(rate=124.0, at=1.0), cost, 40, 0.1) == 0.0
     assert keep_window_s(Arrivals(rate=126.0, at=1.0), cost, 40, 0.1) == pytest.approx(0.004)
+    exact = CostModel.start(2**-7, 2**-13)  # 1/64 s for 64 tokens
+    assert keep_window_s(Arrivals(rate=64.0, at=1.0), exact, 64, 0.1) == 0.0
 
 
 def test_arrivals_settle_on_the_rate_and_forget_it():
@@ -183,9 +185,11 @@ def test_arrivals_settle_on_the_rate_and_forget_it():
         arrivals = arrivals.seen(3, now)
     assert arrivals.rate == pytest.approx(300, rel=0.1)
     assert arrivals.seen(0, now + 5).rate == 0.0
+    assert Arrivals(100.0, 10.0).seen(3, 10.25) == Arrivals(0.75 * 100 + 0.25 * 12, 10.25)
+    assert Arrivals(100.0, 10.0).seen(3, 12.0) == Arrivals(1.5, 12.0)
 
 
 def test_a_worker_claims_what_it_can_start_soon():
     assert claim_cost(0, 256, "packed") == 320
     assert claim_cost(320, 256, "packed") == 0
-    assert claim_cost(0, 256, "padded") > claim_cost(0, 256, "packed")
+    assert claim_cost(0, 256, "padded") == 4 * 256 + 64

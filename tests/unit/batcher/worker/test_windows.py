@@ -164,6 +164,9 @@ def test_while_windows_fill_a_batch_no_bulk_entry_is_claimed() -> None:
     assert waiting.limits(1000, 1000) == (1250 - held_tokens, 1000)
     assert waiting.limits(64, 64) == (16, -1)
     assert waiting.limits(4, 4) == (0, -1), "memory is bounded"
+    del waiting.texts[4:]
+    assert waiting.tokens == 80
+    assert (waiting.limits(8, 8), waiting.limits(5, 5)) == ((2, -1), (0, -1)), "to 16 batches"
     of_job = held(LONG[3], lane="bulk")
     assert of_job.limits(1000, 1000) == (1250, 1000 - held_tokens)
     assert of_job.limits(1000, held_tokens) == (1250, -1)
@@ -177,6 +180,7 @@ def test_windows_that_keep_coming_leave_a_place_to_bulk_once_in_eight_batches() 
     for number in range(24):
         _, bulk = waiting.limits(32, 32)
         if bulk >= 0:
+            assert bulk == 1, "a single entry"
             claimed.append(number)
             waiting.add(whole(f"bulk {number}", lane="bulk"))
         waiting.add(tokenized(LONG[3]))
@@ -246,6 +250,22 @@ def test_bulk_entries_get_an_eighth_beside_texts_that_keep_coming() -> None:
         claimed.add(whole(*(f"text {number} {place}" for place in range(30))))
         ran.append(sum(one.entry.lane == "bulk" for one in claimed.next_batch(512, lambda: 64)))
     assert set(ran) == {3}, "64 of 512 tokens"
+
+
+@pytest.mark.parametrize(("lengths", "beside"), [([22, 19, 20], 2), ([42, 9], 1), ([43, 9], 0)])
+def test_a_bulk_entry_is_passed_over_seven_times_and_then_leaves_what_room_it_can(
+    lengths: list[int], beside: int
+) -> None:
+    """Beside its 20 tokens and another 42, packing leaves no room in a batch of 64."""
+    claimed = ClaimedTexts("packed")
+    claimed.add(whole("bulk", "more bulk", lane="bulk"))
+    for number in range(7):
+        claimed.add(whole(f"text {number}", tokens=54))
+        assert [one.entry.id for one in claimed.next_batch(64, lambda: 64)] == [f"text {number}"]
+    late = [f"late {number}" for number in range(len(lengths))]
+    for name, length in zip(late, lengths, strict=True):
+        claimed.add(whole(name, tokens=length))
+    assert [one.entry.id for one in claimed.next_batch(64, lambda: 64)] == ["bulk", *late[:beside]]
 
 
 def test_a_batch_of_bulk_that_is_not_cut_short_keeps_its_reason() -> None:
