@@ -58,3 +58,11 @@ def test_a_model_of_three_labels_cannot_abstain() -> None:
 def test_a_threshold_that_means_nothing_is_refused(value: float) -> None:
     with pytest.raises(ValidationError):
         WorkerSettings(abstain=value)
+
+
+def test_the_model_below_is_closed() -> None:
+    closed: list[bool] = []
+    stub = StubClassifier()
+    stub.close = lambda: closed.append(True)  # type: ignore[method-assign]
+    Abstaining(stub, 0.7).close()
+    assert closed == [True]

@@ -56,6 +56,8 @@ def read(path: Path, **changed: Any) -> Checkpoint:
         ({"calibration_temperature": "hot"}, "has calibration_temperature 'hot'"),
         ({"label_thresholds": 5}, "has label_thresholds 5; it must be a list of numbers from 0 to 1"),
         ({"label_thresholds": [float("nan"), 0.5]}, "has label_thresholds"),
+        ({"label_thresholds": [1.01, 0.5]}, "must be a list of numbers from 0 to 1"),
+        ({"label_thresholds": [0.5, -0.01]}, "must be a list of numbers from 0 to 1"),
         ({"label_thresholds": []}, "has 0 thresholds for 2 labels"),
         ({"architectures": [5]}, "its architecture is not given"),
         ({"vocab_size": "many"}, "has vocab_size 'many'; it must be a whole number"),
@@ -96,6 +98,11 @@ def test_the_least_of_each_size_is_fine(tmp_path: Path) -> None:
     ones |= dict.fromkeys(("num_hidden_groups", "inner_group_num", "num_labels"), 1)
     others = {"type_vocab_size": 0, "pad_token_id": -1, "conv_kernel_size": 0}
     assert read(tmp_path / "model", **ones, **others).max_tokens == 1
+
+
+def test_thresholds_may_be_none_or_all(tmp_path: Path) -> None:
+    assert read(tmp_path / "model").thresholds is None
+    assert read(tmp_path / "model", label_thresholds=[0, 1]).thresholds == (0.0, 1.0)
 
 
 def test_labels_of_any_language_and_number_are_fine(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from batcher.messages import entry_id
 from batcher.worker import cache_writer
 from batcher.worker.cache_writer import CacheWriter
 from tests.conftest import FakeRedis
+from tests.service import wait_until
 from tests.unit.fakes import REVISION, prediction
 
 TEXTS = ["one", "two"]
@@ -131,7 +132,7 @@ class Waiting:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.error: Exception | None = None
-        self.written = 0
+        self.asked = self.written = 0
         self.connection_pool = self
         self.retry = Retry(NoBackoff(), 0)
 
@@ -148,6 +149,7 @@ class Waiting:
 
     def read_response(self) -> bool:
         assert self.gate.wait(5)
+        self.asked += 1
         if self.error is not None:
             raise self.error
         self.written += 1
@@ -165,8 +167,25 @@ def test_a_worker_does_not_wait_for_the_cache() -> None:
         write(RESULT)
     assert time.perf_counter() - began < 4
     client.gate.set()
+
+    def one_more() -> bool:
+        write(RESULT)
+        return client.written > cache_writer.UNWRITTEN
+
+    wait_until(lambda: client.written == cache_writer.UNWRITTEN, "what comes too fast is not remembered")
+    wait_until(one_more, "what comes later is remembered")
     write.close()
-    assert client.written == cache_writer.UNWRITTEN, "what comes too fast is not remembered"
+
+
+def test_what_waits_for_a_cache_that_fails_is_dropped() -> None:
+    client = Waiting()
+    client.error = redis.exceptions.TimeoutError("no answer")
+    write = CacheWriter(client, "t", 3600.0)  # type: ignore[arg-type]
+    for _ in range(3):
+        write(RESULT)
+    client.gate.set()
+    write.close()
+    assert (client.asked, write.outage.count) == (1, 1)
 
 
 def test_a_cache_that_fails_is_written_again_after_a_pause(
