@@ -73,15 +73,13 @@ class JobEraser:
     def _redact(self, record: JobRecord, text: str) -> int:
         """Replaces the text in one job. Reads a chunk at a time."""
         key = f"{self._prefix}:job:{record.id}:input"
-        changed = 0
-        for number in range(-(-record.total // record.chunk_texts)):
-            raw = cast("bytes | None", self._client.hget(key, str(number)))
-            if raw is None:
-                break  # its input is not kept
+        changed = number = 0
+        while raw := cast("bytes | None", self._client.hget(key, str(number))):
             texts = json.loads(raw)
             if text in texts:
                 cleared = json.dumps([None if one == text else one for one in texts], ensure_ascii=False)
                 changed += self._store.redact(record.id, number, raw, cleared)
+            number += 1
         return changed
 
     def _files(self) -> Iterator[FileRecord]:

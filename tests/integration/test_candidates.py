@@ -231,6 +231,8 @@ async def test_a_shadow_counts_what_an_offline_comparison_does(many: Many, repli
     assert {(a, b): count for a, row in found["labels"].items() for b, count in row.items()} == pairs
     assert await comparison(replicas, labels="false") == found | {"labels": {}}
     assert (found["texts"], found["failed"], found["dropped"]) == (len(shadowed), 0, 0)
+    shown = {"number": 1, "mode": "shadow", "share": 0.4, "by": "text"}
+    assert (found["model"], found["current"], found["candidate"]) == ("stub", 0, shown)
     assert found["agree"] == sum(count for (a, b), count in pairs.items() if a == b)
     differences = [abs(x - y) for a, b in zip(old, new, strict=True) for x, y in zip(a, b, strict=True)]
     assert found["mean_difference"] == pytest.approx(sum(differences) / len(differences), rel=1e-9)

@@ -13,7 +13,7 @@ from typing import Any
 import fakeredis
 import pytest
 
-from batcher.admin.console import Preparing, PreparingStore
+from batcher.admin.console import EXPIRE_S, Preparing, PreparingStore
 from batcher.models import ModelSpec
 from batcher.settings import WorkerSettings
 from batcher.worker import building
@@ -105,6 +105,7 @@ def test_a_worker_that_ended_while_it_loaded_a_model_is_not_shown(
         store.note(Preparing("host-1", "default", 3.0, "proving"))
     store.note(Preparing("host-2", "default", 3.0, "proving"))
     assert [one.worker for one in store.read()] == ["host-2"]
+    assert 0 < store._client.ttl("{millrace:2:default}:preparing") <= EXPIRE_S
 
 
 def test_an_outage_of_redis_does_not_delay_the_loading(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import Any
@@ -104,6 +105,21 @@ async def test_clients_of_all_processes_are_summed(fake_redis: FakeRedis) -> Non
     ]
     assert 0 < found[0]["hits_s"] < found[0]["texts_s"]
     assert found[2]["refused_s"] > 0
+
+
+def test_clients_of_a_process_that_stopped_a_while_ago_are_not_shown(
+    fake_redis: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, at_ms in (("late", 984_999), ("last", 985_000), ("new", 1_000_000)):
+        counts = {"texts_s": 0.1 if name == "last" else 0.2, "waiting": 1}
+        line = f"{at_ms} 7 {json.dumps({'key:web': counts, name: counts})}"
+        fake_redis.sync.hset("{millrace:2:t}:clients", name, line)
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    assert store(fake_redis).clients() == [
+        {"client": "key:web", "texts_s": 0.3, "waiting": 2},
+        {"client": "new", "texts_s": 0.2, "waiting": 1},
+        {"client": "last", "texts_s": 0.1, "waiting": 1},
+    ]
 
 
 async def test_a_key_without_quota_left_gets_429_until_midnight(start: Start) -> None:

@@ -73,7 +73,7 @@ async def administering(fake: FakeRedis, hub: FakeHub, settings: ApiSettings) ->
     cache = FakeCache()
     store, queue = JobStore(fake.sync, settings.name, settings.job_ttl_s), JobQueue(fake.sync, settings)
     jobs = JobBackend(store, queue)
-    stores = ConsoleStores([fake.sync], jobs, settings)
+    stores = ConsoleStores([fake.sync], jobs, settings, None if settings.cache_here else fake.sync)
     app = create_app(settings, Backends(hub, cache, jobs, stores))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False, client=("127.0.0.1", 1234))
     async with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from time import process_time
 from typing import Any
 
@@ -100,7 +101,7 @@ async def test_a_text_is_gone_from_all_of_redis(start: Start, separate: bool) ->
         cached(api, TEXT, tenant)
         cached(api, TEXT, tenant, OTHER_REVISION)
     cached(api, "another text")
-    running = job(api, "a", TEXT, "b")
+    running = job(api, "\u00fc", TEXT, "b", TEXT, "c")
     ended = job(api, TEXT, "c", client="key:web")
     finish(api, ended)
     line = json.dumps({"custom_id": "1", "body": {"input": ["x", TEXT]}}).encode()
@@ -117,13 +118,16 @@ async def test_a_text_is_gone_from_all_of_redis(start: Start, separate: bool) ->
         "cached": 2 * len(tenants),
         "results": len(tenants),
         "refused": 1,
-        "jobs": 2,
+        "jobs": 3,
         "files": 1,
         "waiting": 0,
     }
     assert answer.json()["keys"] == sum(removed.values())
-    assert api.store.input(running, 0) == ["a", None]
-    assert api.store.input(running, 1) == ["b"]
+    assert api.redis.hgetall(f"{{millrace-jobs:default}}:job:{running}:input") == {
+        b"0": '["\u00fc", null]'.encode(),
+        b"1": b'["b", null]',
+        b"2": b'["c"]',
+    }
     assert api.store.input(ended, 0) == [None, "c"]
     assert stays(api.redis, entry_id("another text")), "only what was asked for is removed"
     lookups = len(api.cache.lookups)
@@ -193,6 +197,16 @@ async def test_a_cache_is_searched_by_the_names_of_its_shard(api: AdminApi, form
     assert api.redis.dbsize() == 6
 
 
+@pytest.mark.parametrize("what", [{"text": "a"}, {"revision": REVISION}], ids=["text", "revision"])
+async def test_results_in_a_cache_with_its_own_redis_are_removed_too(start: Start, what: Any) -> None:
+    api = await start(cache_url="redis://cache.test:6379")
+    for text in ("a", "b"):
+        cached(api, text, revision=REVISION if text == "a" else OTHER_REVISION)
+    removed = (await api.post("/forget", **what)).json()["removed"]
+    assert (removed["cached"], removed["results"]) == (1, 1)
+    assert stays(api.redis, entry_id("a"), entry_id("b")) == [entry_id("b")]
+
+
 async def test_a_revision_is_gone_from_models_without_workers(api: AdminApi) -> None:
     kept_of_models(api, "another")
     others = of_others(api)
@@ -244,15 +258,17 @@ async def test_forgetting_read_each_blank_line_of_a_file(api: AdminApi) -> None:
     assert process_time() - began < 2
 
 
-async def test_other_processes_hear_of_it_from_the_snapshot(api: AdminApi) -> None:
+@pytest.mark.parametrize("what", ["text", "client", "revision"])
+async def test_other_processes_hear_of_it_from_the_snapshot(api: AdminApi, what: str) -> None:
+    wanted = {what: {"text": TEXT, "client": "key:web", "revision": REVISION}[what]}
     api.cache.keep(TEXT)
     (before,) = api.worker().run([Sweep("other", 3)])
-    await api.post("/forget", text=TEXT)
+    await api.post("/forget", **wanted)
     (after,) = api.worker().run([Sweep("other", 3)])
     assert after.forgotten == before.forgotten + 1
     assert 0 < api.redis.ttl(f"{P}:snapshot") <= 3600
     api.redis.delete(f"{P}:snapshot")
-    await api.post("/forget", text=TEXT)
+    await api.post("/forget", **wanted)
     assert 0 < api.redis.ttl(f"{P}:snapshot") <= 3600, "also where no process sweeps any more"
 
 
@@ -270,20 +286,25 @@ async def test_a_client_is_gone_with_its_jobs(start: Start, client: str) -> None
         found = job(api, f"{text} of it", client=client, owner=owner)
         if text == "ended":
             finish(api, found)
+    # Nothing is left of its texts, nor of their size: it is found by its owner.
+    cancelled = job(api, "cancelled", client=client, owner=owner, keep=False)
+    assert api.store.cancel(cancelled) == "cancelled"
     other = job(api, "of another", client="key:phone", owner="key:phone")
     api.store.files.put("f" * 32, [b"a file of it"], account_of(client), api.store.upload("x")._budget)
     api.store.files.complete("f" * 32, "name.jsonl", (12, 1), owner, 60)
     refuse(api, "refused of it", client)
-    api.redis.hset(f"{P}:usage:2026-01-01", "web texts", 1)
+    today = f"{P}:usage:{datetime.now(UTC).date()}"
+    api.redis.hset(today, mapping={"web texts": 1, "web errors": 2, "phone texts": 3})
+    api.redis.hset(f"{P}:clients", "api-1", f'1 1 {{"{client}":{{}}}}')
     answer = (await api.post("/forget", client=client)).json()
+    assert not api.redis.exists(f"{P}:clients"), "the clients of the last minute"
+    assert api.redis.hgetall(today) == {b"phone texts": b"3"} | (
+        {} if owner else {b"web texts": b"1", b"web errors": b"2"}
+    )
     assert stays(api.redis, " of it", account_of(client), "name.jsonl", *([owner] if owner else [])) == []
-    assert {name: answer["removed"][name] for name in ("jobs", "files", "refused")} == {
-        "jobs": 2,
-        "files": 1,
-        "refused": 1,
-    }
+    assert answer["removed"] == {"jobs": 2 + bool(owner), "files": 1, "refused": 1, "usage": int(bool(owner))}
     assert api.store.record(other) is not None
-    assert answer["keys"] == 4
+    assert answer["keys"] == (6 if owner else 4)
 
 
 async def test_jobs_of_a_client_that_have_not_ended_leave_the_queue(api: AdminApi) -> None:

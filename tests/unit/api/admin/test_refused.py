@@ -166,11 +166,13 @@ async def test_trying_again_says_what_it_could_not(start: Start) -> None:
     api = await start(FakeHub(answer=answer), keep_refused_texts=True)
     good, bad, gone = (refuse(api, text) for text in ("now good", "still bad", "gone"))
     api.redis.delete(f"{P}:refused:{gone}")
+    for entry in (good, bad, gone):
+        api.redis.set(f"{P}:res:{entry}", b'{"code":"poison","message":"x"}\n', px=60_000)
     counts = (await api.post("/refused/retry", filter={})).json()
     assert counts == {"found": 3, "not_held": 1, "classified": 1, "failed": 1}
     left = {record["id"] for record in (await api.get("/refused")).json()["refused"]}
     assert left == {bad, gone}
-    assert good not in left
+    assert [api.redis.exists(f"{P}:res:{entry}") for entry in (good, bad, gone)] == [0, 0, 1]
     assert api.hub.commands[-1] == NoteRefused(bad, "127.0.0.1", "still bad")
 
 

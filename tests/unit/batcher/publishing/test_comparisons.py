@@ -8,7 +8,15 @@ import pytest
 
 from batcher.core.publications import Candidate, read_publications
 from batcher.messages import Prediction, fragment
-from batcher.publishing.shadow import MAX_LABELS, ComparisonStore, compare, label_pairs, report
+from batcher.publishing.shadow import (
+    KEEP_S,
+    MAX_LABELS,
+    SHADOW_S,
+    ComparisonStore,
+    compare,
+    label_pairs,
+    report,
+)
 from tests.conftest import FakeRedis
 
 PAIR = ("topics", 0, 1)
@@ -25,12 +33,42 @@ def test_two_results_are_compared_by_label() -> None:
     assert label_pairs(counts) == {("a", "b"): 1}
     assert (counts["texts"], counts["agree"], counts["scores"]) == (1, 0, 2)
     assert counts["difference"] == 6_000_000
-    found = report(counts)
-    assert found["labels"] == {"a": {"b": 1}}
-    assert found["mean_difference"] == pytest.approx(0.3)
-    assert found["batch_ms"] == {"current": 2.0, "candidate": 3.0}
-    assert found["text_ms"] == {"current": 0.5, "candidate": 3.0}
+    same, third = compare(one, one), compare(prediction({"a": 0.8, "b": 0.2}), one)
+    assert report(counts + same + third + Counter(failed=5, dropped=7)) == {
+        "texts": 3,
+        "agree": 2,
+        "agreement": pytest.approx(2 / 3),
+        "mean_difference": pytest.approx((0.3 + 0.0 + 0.1) / 3),
+        "labels": {"a": {"a": 2, "b": 1}},
+        "batch_ms": {"current": 2.0, "candidate": pytest.approx(7 / 3)},
+        "text_ms": {"current": 0.5, "candidate": pytest.approx(4 / 3)},
+        "failed": 5,
+        "dropped": 7,
+    }
     assert report(compare(other, one))["text_ms"] == {"current": 3.0, "candidate": 0.5}
+
+
+def test_a_report_of_nothing_has_no_means() -> None:
+    none = {"current": None, "candidate": None}
+    assert report({}) == {
+        "texts": 0,
+        "agree": 0,
+        "agreement": None,
+        "mean_difference": None,
+        "labels": {},
+        "batch_ms": none,
+        "text_ms": none,
+        "failed": 0,
+        "dropped": 0,
+    }
+    assert report({"texts": 2}) == {
+        **report({}),
+        "texts": 2,
+        "agreement": 0.0,
+        "batch_ms": {"current": 0.0, "candidate": 0.0},
+        "text_ms": {"current": 0.0, "candidate": 0.0},
+    }
+    assert report({"texts": 2, "scores": 4})["mean_difference"] == 0.0
 
 
 def test_other_labels_cannot_be_compared() -> None:
@@ -39,9 +77,12 @@ def test_other_labels_cannot_be_compared() -> None:
 
 
 def test_a_model_with_many_labels_has_no_matrix() -> None:
-    scores = {f"label {number}": 0.001 for number in range(MAX_LABELS + 1)}
-    assert not label_pairs(compare(prediction(scores), prediction(scores)))
-    assert compare(prediction(scores), prediction(scores))["agree"] == 1
+    scores = {f"label {number}": 0.001 for number in range(MAX_LABELS)}
+    most = prediction(scores)
+    assert label_pairs(compare(most, most)) == {("label 0", "label 0"): 1}
+    more = prediction(scores | {"one more": 0.001})
+    assert not label_pairs(compare(more, more))
+    assert compare(more, more)["agree"] == 1
 
 
 def test_what_is_sent_again_is_added_once_and_shadows_add_up(fake_redis: FakeRedis) -> None:
@@ -50,7 +91,9 @@ def test_what_is_sent_again_is_added_once_and_shadows_add_up(fake_redis: FakeRed
         store.add(PAIR, shadow, number, Counter(texts=5))
     assert store.read(PAIR) == {"texts": 15}
     assert store.read(("topics", 0, 2)) == {}
-    assert report({})["agreement"] is None
+    key = "{millrace:2:default}:compared:topics@0:1"
+    lives_s = {name: round(fake_redis.sync.ttl(name), -1) for name in (key, f"{key}:one", f"{key}:other")}
+    assert lives_s == {key: KEEP_S, f"{key}:one": SHADOW_S, f"{key}:other": SHADOW_S}
 
 
 def test_all_pairs_of_labels_were_read_each_time_the_console_was_shown(fake_redis: FakeRedis) -> None:
