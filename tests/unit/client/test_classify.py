@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import time
 from collections.abc import AsyncIterator, Iterator
 from itertools import count, islice
 from queue import SimpleQueue
@@ -30,7 +31,7 @@ from millrace_client import (
     TextError,
     Unavailable,
 )
-from millrace_client.predict import BATCH_BYTES, BATCH_POSITIONS
+from millrace_client.predict import BATCH_BYTES, BATCH_POSITIONS, Batcher
 
 from tests.unit.client.fake_service import FakeService, labels, scores
 
@@ -91,6 +92,17 @@ def test_a_request_is_never_larger_than_the_service_accepts_by_default() -> None
     with service.client() as client:
         assert labels(client.classify(long)) == long
     assert max(len(request.content) for request in service.requests) < BATCH_BYTES + 1000
+
+
+def test_every_batch_has_exactly_as_many_bytes_as_allowed() -> None:
+    batcher = Batcher(10)
+    for letter, before in (("a", None), ("b", 2)):
+        full = batcher.add(letter * (BATCH_BYTES - 12))
+        assert (full and full.end) == before
+        assert batcher.add("y" * 8) is None, "two quotes more are exactly the limit"
+    batcher = Batcher(10)
+    batcher.add("x" * (BATCH_BYTES - 12))
+    assert batcher.add("y" * 9) is not None
 
 
 def test_a_service_that_accepts_fewer_texts_gets_fewer() -> None:
@@ -180,8 +192,9 @@ def test_by_default_the_first_text_that_fails_is_raised_in_its_place() -> None:
 
 
 def test_a_string_is_not_an_iterable_of_texts() -> None:
-    with FakeService().client() as client, pytest.raises(TypeError, match=r"pass \[text\]"):
-        client.classify("I love you.")
+    for client in (FakeService().client(), FakeService().async_client()):
+        with pytest.raises(TypeError, match=r"pass \[text\]"):
+            client.classify("I love you.")
 
 
 def test_no_texts_are_no_request() -> None:
@@ -227,6 +240,52 @@ async def test_the_same_with_asyncio_which_also_reads_asynchronous_iterables() -
         await results.aclose()
     assert got == WORDS
     assert read <= 100 + 2 * 2 * 10 + 1
+
+
+async def test_no_more_is_read_while_a_request_hangs() -> None:
+    read = 0
+    answered, hangs, others = list[str](), asyncio.Event(), asyncio.Event()
+
+    def texts() -> Iterator[str]:
+        nonlocal read
+        for number in range(200):
+            read += 1
+            yield f"text {number}"
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        texts = json.loads(request.content)["text"]
+        if "text 10" in texts:
+            await hangs.wait()
+        answered.append(texts[0])
+        if len(answered) == 4:
+            others.set()
+        return httpx.Response(200, json={"predictions": [scores(text) for text in texts]})
+
+    options, transport = Options(batch_texts=10, concurrency=2), httpx.MockTransport(answer)
+    async with AsyncClient("http://x", options=options, transport=transport) as client:
+        results = client.classify(texts())
+        for _ in range(10):
+            await anext(results)
+        following = asyncio.create_task(anext(results))
+        await asyncio.wait_for(others.wait(), 10)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert answered == ["text 0", "text 20", "text 30", "text 40"]
+        assert read == 10 + 2 * 2 * 10 + 1
+        hangs.set()
+        assert (await following).label == "text 10"
+        await results.aclose()
+
+
+def test_a_client_that_waits_for_an_answer_takes_no_processor_time() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        time.sleep(0.3)
+        return httpx.Response(200, json={"predictions": [scores("a")]})
+
+    with Client("http://x", transport=httpx.MockTransport(answer)) as client:
+        began = time.thread_time()
+        assert labels(client.classify(["a"])) == ["a"]
+        assert time.thread_time() - began < 0.1
 
 
 async def test_at_most_as_many_requests_as_allowed_are_sent_at_once() -> None:
@@ -309,12 +368,17 @@ def test_a_request_that_hangs_does_not_keep_whoever_reads_no_more_results() -> N
     assert in_time.get(timeout=10)
 
 
-def test_progress_is_reported() -> None:
+async def test_progress_is_reported() -> None:
     seen: list[Progress] = []
     with FakeService().client(batch_texts=40) as client:
         list(client.classify(WORDS, progress=seen.append))
         list(client.classify(iter(WORDS[:2]), progress=seen.append))
     assert seen == [Progress(40, 100), Progress(80, 100), Progress(100, 100), Progress(2, None)]
+    later: list[Progress] = []
+    async with FakeService().async_client(batch_texts=40) as aio:
+        assert len([one async for one in aio.classify(WORDS, progress=later.append)]) == 100
+        assert len([one async for one in aio.classify(iter(WORDS[:2]), progress=later.append)]) == 2
+    assert later == seen
 
 
 @pytest.mark.parametrize(

@@ -59,9 +59,12 @@ def assert_predicted(results: list[Any], texts: list[str]) -> None:
     assert [one.scores["POSITIVE"] for one in results] == [round(score(text), 7) for text in texts]
 
 
-def test_a_single_string_is_no_job_of_its_letters() -> None:
+async def test_a_single_string_is_no_job_of_its_letters() -> None:
     with Client("http://127.0.0.1:1") as client, pytest.raises(TypeError, match=r"pass \[text\]"):
         client.jobs.create("good")
+    async with AsyncClient("http://127.0.0.1:1") as aio:
+        with pytest.raises(TypeError, match=r"pass \[text\]"):
+            await aio.jobs.create("good")
 
 
 async def test_few_texts_are_sent_to_predict(fake_redis: FakeRedis) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from millrace_client import AsyncClient, Client, Options, RequestError, TextError
+from millrace_client.results import Model
 
 from tests.unit.client.fake_service import FakeService, moody, refusal, scores
 
@@ -57,12 +58,11 @@ async def test_models_are_listed() -> None:
     with service.client() as client:
         found = client.models()
     assert found == slow
-    assert [(one.name, one.first, one.state) for one in found] == [
-        ("default", True, "ready"),
-        ("topics", False, "no_worker"),
-        ("quick", False, "ready"),
+    assert found == [
+        Model("default", True, "ready", 2, "a1", ("x",)),
+        Model("topics", False, "no_worker", 0, "", ()),
+        Model("quick", False, "ready", 0, "b2", ("x",)),
     ]
-    assert (found[0].labels, found[0].revision, found[1].labels) == (("x",), "a1", ())
     other = moody(httpx.Response(200, json={"models": [7]}))
     with other.client() as client, pytest.raises(RequestError, match="not_millrace"):
         client.models()
@@ -145,6 +145,11 @@ def test_verify_proxy_and_timeout_reach_the_connections() -> None:
     with Client("https://x", transport=transport, verify=False, timeout=0.5) as client:
         list(client.classify(["a"]))
     assert seen[0] == {"connect": 0.5, "read": 0.5, "write": 0.5, "pool": 0.5}
+    for given_s, read_s in ((7.0, 7.0), (16.0, 15.0), (None, 15.0)):
+        connection: Any = {} if given_s is None else {"timeout": given_s}
+        with Client("https://x", transport=transport, **connection) as client:
+            list(client.classify(["a"]))
+        assert (seen[-1]["connect"], seen[-1]["read"]) == (5.0, read_s)
     with Client("https://x", proxy="http://127.0.0.1:9") as client:
         assert client._runner.http._mounts
     with pytest.raises(TypeError, match="unexpected keyword argument"):

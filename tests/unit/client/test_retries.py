@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -12,8 +13,8 @@ import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from millrace_client import Client, Job, MillraceError, Options, RequestError, Unavailable
-from millrace_client.exchange import read_retry_after
+from millrace_client import Client, Job, MillraceError, Options, Progress, RequestError, Unavailable
+from millrace_client.exchange import Send, Sleep, exchange, read_retry_after
 from millrace_client.options import Window
 
 from tests.unit.client.fake_service import FakeService, Mood, full, labels, moody, refusal
@@ -27,11 +28,17 @@ def test_the_least_options_are_accepted_and_less_is_refused(wrong: dict[str, int
         Options(**least | wrong)  # type: ignore[arg-type]
 
 
-def test_a_client_waits_as_long_as_it_is_asked_to() -> None:
-    service = moody(full("7"), refusal(503, "no_worker", "2.5"))
+async def test_a_client_waits_as_long_as_it_is_asked_to() -> None:
+    moods: list[Mood] = []
+    for _ in range(2):
+        moods += [full("7"), refusal(503, "no_worker", "2.5"), None]
+    service = moody(*moods)
     with service.client() as client:
         assert labels(client.classify(["a"])) == ["a"]
     assert service.pauses == [7.0, 2.5]
+    async with service.async_client() as aio:
+        assert [one.label async for one in aio.classify(["a"])] == ["a"]
+    assert service.pauses == [7.0, 2.5] * 2
 
 
 def test_without_another_clock_a_client_waits_in_real_time() -> None:
@@ -60,9 +67,10 @@ def test_without_a_retry_after_pauses_are_random_and_grow() -> None:
     assert service.pauses == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
 
 
-def test_a_client_gives_up_before_a_pause_that_would_exceed_the_budget() -> None:
+@pytest.mark.parametrize("budget_s", [41.0, 59.0, 60.0])
+def test_a_client_gives_up_before_a_pause_that_would_exceed_the_budget(budget_s: float) -> None:
     service = moody(full("20"), full("20"), full("20"))
-    with service.client(budget_s=59.0) as client, pytest.raises(Unavailable) as caught:
+    with service.client(budget_s=budget_s) as client, pytest.raises(Unavailable) as caught:
         list(client.classify(["a"]))
     assert service.pauses == [20.0, 20.0]
     assert (caught.value.code, caught.value.request_id) == ("queue_full", "r1")
@@ -79,6 +87,7 @@ def test_a_service_that_is_not_there_is_unreachable() -> None:
     with service.client(random=lambda: 0.5) as client, pytest.raises(Unavailable) as caught:
         list(client.classify(["a"]))
     assert caught.value.code == "unreachable"
+    assert caught.value.detail == "the service does not answer: refused"
     assert caught.value.request_id == service.requests[-1].headers["x-request-id"]
     assert 100 < sum(service.pauses) <= 120
 
@@ -142,12 +151,40 @@ def test_a_job_is_waited_for_no_longer_than_that_if_the_service_is_away() -> Non
         assert service.time <= 1005
         with pytest.raises(Unavailable):
             client.jobs.wait(job, timeout_s=500)
+    service.time = 1000.0
+    later = service.client(lambda: 1.0, budget_s=64.0)
+    with later, pytest.raises(TimeoutError, match="after 64 s"):
+        later.jobs.wait(job, timeout_s=64)
+
+
+def answered(job: Job) -> httpx.Response:
+    return httpx.Response(200, json=asdict(job))
 
 
 def test_a_wait_of_no_time_asks_nothing() -> None:
-    service = moody()
-    with service.client() as client, pytest.raises(TimeoutError, match="after 0 s"):
-        client.jobs.wait(Job("1", "running", 1, 0, 0), timeout_s=0)
+    job, ended = Job("1", "running", 1, 0, 0), Job("1", "finished", 1, 1, 0)
+    service = moody(answered(ended))
+    with service.client() as client:
+        with pytest.raises(TimeoutError, match="after 0 s"):
+            client.jobs.wait(job, timeout_s=0)
+        assert service.requests == []
+        assert client.jobs.wait(job, timeout_s=0.001) == ended
+    assert [request.url.params["wait"] for request in service.requests] == ["0.001"]
+
+
+def test_a_job_is_asked_for_again_at_once_unless_it_has_not_changed() -> None:
+    before, more, ended = (
+        Job("1", "running", 2, 0, 0),
+        Job("1", "running", 2, 1, 0),
+        Job("1", "failed", 2, 1, 0),
+    )
+    service = moody(*map(answered, (before, more, more, ended)))
+    seen: list[Progress] = []
+    with service.client() as client:
+        assert client.jobs.wait(before, progress=seen.append) == ended
+    assert service.pauses == [0.5, 0.5]
+    assert seen == [Progress(job.done, 2, job) for job in (before, before, more, more, ended)]
+    assert [request.url.params["wait"] for request in service.requests] == ["10.000"] * 4
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"null", b'{"output": 1}'])
@@ -182,6 +219,17 @@ def test_each_answer_allows_one_more_request_at_once_and_a_refusal_only_one() ->
     assert [*sizes, window.size] == [1, 2, 3, 3, 1]
 
 
+def test_a_refusal_and_a_lost_answer_make_the_window_small_again() -> None:
+    options, window = FakeService().options(), Window(3)
+    for outcome in (full(), httpx.ConnectError("refused")):
+        window.answered()
+        window.answered()
+        flow = exchange(options, Send("GET", "/models"), 2000.0, window)
+        next(flow)
+        step = flow.throw(outcome) if isinstance(outcome, Exception) else flow.send(outcome)
+        assert (step, window.size) == (Sleep(0.0), 1)
+
+
 def test_a_refused_request_holds_the_others_back() -> None:
     service = moody(full("5"))
     with service.client(batch_texts=1) as client:
@@ -190,8 +238,8 @@ def test_a_refused_request_holds_the_others_back() -> None:
 
 
 def test_a_cancellation_is_not_repeated_if_it_may_have_happened() -> None:
-    lost = moody(httpx.ReadTimeout("lost"))
-    with lost.client() as client, pytest.raises(Unavailable):
+    lost = moody(httpx.ReadTimeout(""))
+    with lost.client() as client, pytest.raises(Unavailable, match="does not answer: ReadTimeout "):
         client.jobs.cancel("a" * 32)
     assert len(lost.requests) == 1
     refused = moody(full("1"), httpx.Response(204))

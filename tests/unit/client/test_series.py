@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
 import httpx
 import pytest
-from millrace_client import AsyncClient, Client, TextError
+from millrace_client import AsyncClient, Client, Options, TextError
 from millrace_client.results import Progress
 from millrace_client.series import Bar
 
 from tests.lazy import Lazy, require_modules
-from tests.unit.client.fake_service import FakeService
+from tests.unit.client.fake_service import FakeService, scores
 
 require_modules("pandas", "polars")
 pandas: Any = Lazy("pandas")
@@ -31,6 +32,12 @@ def test_a_series_of_pandas_keeps_its_index_and_what_is_missing(client: Client) 
     assert (found.name, list(found.index)) == ("label", ["d", "b", "b", "a"])
     assert list(found.isna()) == [False, True, False, True]
     assert list(found.dropna()) == ["a", "b"]
+    assert found.dtype == client.labels(texts.dropna()).dtype == texts.dtype
+    assert (
+        client.labels(pandas.Series([None])).dtype
+        == client.labels(pandas.Series([], dtype="str")).dtype
+        == object
+    )
     frame = client.labels(texts, scores=True)
     assert (list(frame.columns), list(frame.index)) == (["NEGATIVE", "a", "b"], ["d", "b", "b", "a"])
     assert frame["NEGATIVE"].fillna(-1).tolist() == [0.25, -1, 0.25, -1]
@@ -94,13 +101,66 @@ def test_the_bar_is_for_terminals_and_notebooks_only(
 ) -> None:
     Bar()(Progress(5, 10))
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    bar = Bar()
-    bar(Progress(5, 10))
-    bar(Progress(10, 10))
-    said = capsys.readouterr().err
-    assert said.startswith("\r############............ 5 of 10 texts")
-    assert said.rstrip("\n").rpartition("\r")[2].startswith("######################## 10 of 10 texts")
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    Bar()(Progress(10, 10))
+    assert capsys.readouterr().err.startswith("\r######################## 10 of 10 texts")
+
+
+class Terminal(io.StringIO):
+    """Shows what was written once it is flushed."""
+
+    shown = ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def flush(self) -> None:
+        self.shown = self.getvalue()
+
+
+def test_the_bar_is_drawn_ten_times_a_second_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    times = iter([100.0, 100.02, 100.11, 100.13, 100.21, 100.22, 100.3])
+    monkeypatch.setattr("millrace_client.series.monotonic", lambda: next(times))
+    bar, seen = Bar(), []
+    for done, total in ((5, 10), (6, 10), (7, 10), (8, 10), (10, 10), (11, None)):
+        bar(Progress(done, total))
+        seen.append(terminal.shown)
+        terminal.truncate(terminal.seek(0))
+        terminal.shown = ""
+    assert seen == [
+        "\r############............ 5 of 10 texts, 50/s ",
+        "",
+        "\r################........ 7 of 10 texts, 54/s ",
+        "",
+        "\r######################## 10 of 10 texts, 45/s \n",
+        "",
+    ]
+
+
+def test_the_bar_can_be_left_out(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    client.labels(polars.Series(["a"]), progress=False)
+    assert terminal.shown == ""
+    client.labels(polars.Series(["a"]))
+    assert terminal.shown.startswith("\r######################## 1 of 1 texts")
+
+
+@pytest.mark.parametrize("results", [1, 3])
+def test_an_answer_with_more_or_fewer_results_than_texts_is_an_error(results: int) -> None:
+    """Labels would be beside other texts."""
+    job = {"id": "1", "status": "finished", "total": 2, "done": 2, "failed": 0}
+    pages = {"predictions": [scores("a")] * results, "next_offset": None}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=pages if request.url.path.endswith("/predictions") else job)
+
+    transport = httpx.MockTransport(answer)
+    with (
+        Client("http://x", options=Options(job_from=2), transport=transport) as client,
+        pytest.raises(ValueError, match="zip"),
+    ):
+        client.labels(polars.Series(["a", "b"]))
 
 
 def test_progress_is_passed_on(client: Client) -> None:
