@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from batcher.core.publications import FAILED, Candidate
-from batcher.publishing.publications import FORGET_S, PublicationStore
+from batcher.publishing.publications import FORGET_S, SEEN_S, PublicationStore
 from batcher.shards import Shard
 
 SHARD = Shard(0, "", "default", "default")
@@ -76,6 +76,26 @@ def test_finding_49_an_api_process_that_starts_forgets_those_that_ended(
     assert set(client.hkeys(key)) == {b"silent", b"new"}
     assert stored.unconfirmed(2) == []
     assert stored.unconfirmed(3) == ["new"]
+    assert 0 < client.ttl(key) <= FORGET_S
+
+
+def test_a_process_is_waited_for_until_it_is_silent_and_is_forgotten_later(
+    client: redis.Redis, stored: PublicationStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batcher.publishing.publications.server_time_s", lambda client: 10_000.0)
+    key = f"{SHARD.prefix}:apis"
+    silent_s = {"live": SEEN_S - 1, "late": SEEN_S, "kept": FORGET_S, "ended": FORGET_S + 1}
+    for name, seconds in silent_s.items():
+        client.hset(key, name, f"1 {10_000 - seconds}")
+    client.hset(key, "ahead", f"1 {10_000 + SEEN_S - 1}")
+    client.hset(key, "far ahead", f"1 {10_000 + FORGET_S + 1}")
+    assert sorted(stored.unconfirmed(2)) == ["ahead", "live"]
+    assert stored.unconfirmed(1) == []
+    stored.seen("live", 2)
+    assert stored.unconfirmed(2) == ["ahead"]
+    assert client.hlen(key) == 6, "only a new process looks for those that have ended"
+    stored.seen("new", 1)
+    assert set(client.hkeys(key)) == {b"live", b"late", b"kept", b"ahead", b"new"}
 
 
 def test_after_the_clock_of_redis_was_set_back_every_move_waited_for_processes_that_had_ended(

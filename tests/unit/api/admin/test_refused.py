@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from batcher.admin.refused import RefusedFilter, RefusedTexts
+from batcher.admin.refused import RefusedFilter, RefusedTexts, merge_pages
 from batcher.core.commands import Enqueue, EnqueueAll, NoteRefused
 from batcher.errors import EntryFailed, EntryPoisoned
 from batcher.messages import entry_id
@@ -128,6 +128,44 @@ async def test_pages_and_filters(api: AdminApi) -> None:
     wanted = {"worker": "w2", "client": "key:c1", "revision": "rev1", "since_ms": 1_700_000_000_050}
     page = (await api.get("/refused", until_ms=1_700_000_000_060, **wanted)).json()
     assert [int(record["id"], 16) for record in page["refused"]] == [59, 53]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "matches"),
+    [
+        ({}, True),
+        ({"code": "poison"}, True),
+        ({"code": "inference_failed"}, False),
+        ({"revision": "abcd"}, True),
+        ({"revision": "bcde"}, False),
+        ({"worker": "w12"}, True),
+        ({"worker": "w1"}, False),
+        ({"client": "key:web"}, True),
+        ({"client": "key:we"}, False),
+        ({"code": "poison", "revision": "abcde", "worker": "w3", "client": "key:web"}, True),
+    ],
+)
+def test_a_record_has_all_that_is_wanted(wanted: dict[str, Any], matches: bool) -> None:
+    record = {"code": "poison", "revision": "abcdef", "workers": "w12 w3"}
+    assert RefusedFilter(**wanted).matches(record | {"client": "key:web"}) == matches
+    assert RefusedFilter(**wanted).matches(record) == (matches and "client" not in wanted)
+
+
+@pytest.mark.parametrize(
+    ("pages", "places", "following"),
+    [
+        ([([], ""), ([], "")], [], ""),
+        ([([9, 5], ""), ([7, 3], "")], [9, 7, 5], "5"),
+        ([([9, 5], ""), ([7], "")], [9, 7, 5], ""),
+        ([([9, 5], "5"), ([7, 3], "2")], [9, 7, 5], "5"),
+        ([([9], "8"), ([7, 8], "")], [9, 8], "8"),
+    ],
+)
+def test_a_page_of_several_shards_ends_where_the_first_of_theirs_does(
+    pages: list[tuple[list[int], str]], places: list[int], following: str
+) -> None:
+    found = [([{"place": str(place)} for place in some], end) for some, end in pages]
+    assert merge_pages(found, 3) == ([{"place": str(place)} for place in places], following)
 
 
 HOSTILE: list[dict[str, Any]] = [
