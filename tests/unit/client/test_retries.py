@@ -178,13 +178,13 @@ def test_a_job_is_asked_for_again_at_once_unless_it_has_not_changed() -> None:
         Job("1", "running", 2, 1, 0),
         Job("1", "failed", 2, 1, 0),
     )
-    service = moody(*map(answered, (before, more, more, ended)))
+    service = moody(*map(answered, (before, more, ended)))
     seen: list[Progress] = []
     with service.client() as client:
         assert client.jobs.wait(before, progress=seen.append) == ended
-    assert service.pauses == [0.5, 0.5]
-    assert seen == [Progress(job.done, 2, job) for job in (before, before, more, more, ended)]
-    assert [request.url.params["wait"] for request in service.requests] == ["10.000"] * 4
+    assert service.pauses == [0.5]
+    assert seen == [Progress(job.done, 2, job) for job in (before, before, more, ended)]
+    assert [request.url.params["wait"] for request in service.requests] == ["10.000"] * 3
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"null", b'{"output": 1}'])
