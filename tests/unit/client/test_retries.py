@@ -207,6 +207,10 @@ def test_the_service_is_asked_to_answer_within_the_budget() -> None:
     with service.client(budget_s=60.0) as client:
         list(client.classify(["a"]))
     assert [request.headers["prefer"] for request in service.requests] == ["wait=10.000", "wait=7.000"]
+    short = moody()
+    with short.client(budget_s=0.5) as client:
+        list(client.classify(["a"]))
+    assert short.requests[0].headers["prefer"] == "wait=0.500"
 
 
 def test_each_answer_allows_one_more_request_at_once_and_a_refusal_only_one() -> None:
