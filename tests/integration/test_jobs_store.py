@@ -11,7 +11,7 @@ import redis
 
 from batcher.errors import DataMissing
 from batcher.jobs import store as store_module
-from batcher.jobs.records import Attempt, Counts, JobRecord
+from batcher.jobs.records import Attempt, Counts, JobRecord, Totals
 from batcher.jobs.results import encode_models
 from batcher.jobs.store import PROCESS_DIGITS, JobStore
 from batcher.jobs.upload import UNBOUNDED, Budget, NoRoom, Submission, encode_text
@@ -384,7 +384,9 @@ def test_the_totals_know_how_long_the_oldest_job_has_waited(store: JobStore) -> 
         return time.time() * 1000 - record_of(store, job_id).created_ms
 
     other = "b" * 32
-    assert (store.totals().queued, store.totals().oldest_ms) == (0, 0)
+    assert store.totals() == Totals(
+        queued=0, running=0, oldest_ms=0, texts=0, failed_texts=0, ended={}, held_bytes=0
+    )
     create(store)
     time.sleep(0.05)
     create(store, other)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.jobs.upload import digested
 from tests.unit.api.jobs.jobs_api import CSV, NDJSON, JobsApi, Start
 from tests.unit.api.service import assert_problem
 
@@ -119,3 +120,11 @@ async def test_finding_14_a_job_handed_in_again_after_its_deletion_is_enqueued(a
         assert api.queue.rq.get_job_ids() == [first]
         await api.client.delete(f"/jobs/{first}")
         await api.client.delete(f"/jobs/{first}")
+
+
+@pytest.mark.parametrize(("model", "begins"), [("", b""), ("topics", b"topics\n")])
+def test_a_repeat_has_the_same_texts_for_the_same_model(model: str, begins: bytes) -> None:
+    """The lengths tell "a", "bc" from "ab", "c"."""
+    given = bytearray()
+    assert list(digested(["a", "b\u00e9"], model, given.extend)) == ["a", "b\u00e9"]
+    assert given == begins + b"1:a3:b\xc3\xa9"

@@ -107,6 +107,11 @@ async def test_a_body_over_the_limit_is_refused_and_nothing_is_kept(start: Start
             sent += 1
             yield b'"text"\n' * 200
 
+    async def largest() -> AsyncIterator[bytes]:
+        yield b'"a"\n' * 2_500
+
+    assert (await api.client.post("/jobs", content=largest(), headers=NDJSON)).status_code == 202
+    api.redis.flushall()
     headers = {**NDJSON, "content-length": "140000"} if stated else NDJSON
     assert_problem(await api.client.post("/jobs", content=body(), headers=headers), 413, "too_large")
     assert api.held() == []

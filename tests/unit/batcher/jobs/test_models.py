@@ -18,7 +18,7 @@ from batcher.errors import NoWorker, Paused
 from batcher.jobs.models import Connection, OpenQueue, takes
 from batcher.jobs.upload import account_of
 from batcher.lookup.queue import LookupRequest, LookupResult
-from batcher.messages import entry_id
+from batcher.messages import Outcome, entry_id
 from batcher.settings import JobSettings
 from tests.unit.fakes import REVISION, RUNNING, FakeCache, FakeHub, job_connection, prediction
 
@@ -176,9 +176,18 @@ async def test_a_job_is_blocked_if_one_of_its_models_cannot_answer(facts: Any, w
     assert shadowed.blocked is None, "a shadow holds no job up"
 
 
-async def test_results_are_kept_in_the_shared_cache_alone() -> None:
+async def test_texts_of_jobs_go_after_others_and_their_results_to_the_shared_cache_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     hub, cache = fakes()
+    classify, first = hub.classify, list[bool]()
+
+    async def recorded(*given: Any, **more: Any) -> list[Outcome]:
+        first.append(more["first"])
+        return await classify(*given, **more)
+
+    monkeypatch.setattr(hub, "classify", recorded)
     connection = job_connection({"": OpenQueue(hub, cache)}, JobSettings())
     for _ in range(2):
         await connection.lookup.find(request(["a"]), LookupResult())
-    assert hub.asked == [["a"], ["a"]]
+    assert (hub.asked, first) == ([["a"], ["a"]], [False, False])
