@@ -132,6 +132,9 @@ async def test_closing_waits_for_the_last_attempt_to_connect() -> None:
     pipeline.execute("PING").cancel()
     await pipeline.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
+    late = pipeline.execute("PING")
+    assert late.done(), "it does not wait for a connection"
+    assert str(late.exception()) == "the connection was closed: by this process"
 
 
 _ASK = """

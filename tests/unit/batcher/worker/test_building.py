@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from batcher.core.publications import NO_PUBLICATIONS, Publications, Published
 from batcher.settings import WorkerSettings
 from batcher.worker import building
-from batcher.worker.building import LoadedModels, build_worker
+from batcher.worker.building import DROP_S, LoadedModels, Publishing, build_worker
 from batcher.worker.observability import Observability
 from batcher.worker.queue import WorkerQueue
 from model_store.stub import StubClassifier
@@ -66,3 +68,54 @@ def test_a_worker_says_that_it_does_not_use_a_card(
     assert [line[: len(says)] for line in warnings] == ([says] if says else [])
     where = changes.get("device", "the processor")
     assert f", packed, on {where}" in caplog.text
+
+
+class Operated:
+    """The models of a process, none of which can be loaded, and what operators have published."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names)
+        self.publications = NO_PUBLICATIONS
+        self.asked: list[tuple[str, str, str]] = []
+        self.reported: list[tuple[str, str]] = []
+        self.publishing = Publishing(self, self)  # type: ignore[arg-type]
+
+    def read(self) -> Publications:
+        return self.publications
+
+    def report(self, queue: str, failure: str) -> None:
+        self.reported.append((queue, failure))
+
+    def add(self, model: str, queue: str, reference: str) -> None:
+        self.asked.append((model, queue, reference))
+        raise ValueError("x" * 501)
+
+    def drop(self, queue: str) -> None:
+        self.names.remove(queue)
+
+
+def test_a_publication_that_cannot_be_loaded_is_tried_once_each_time_that_it_is_published() -> None:
+    made = Operated("stub")
+    broken = Publications(models={"stub": Published(references={1: "/no/model"})})
+    for made.publications in (broken, broken, NO_PUBLICATIONS, broken, broken):
+        made.publishing.look()
+    assert made.asked == [("stub", "stub@1", "/no/model")] * 2
+    assert made.reported == [("stub@1", "x" * 500)] * 2
+
+
+def test_a_publication_is_dropped_once_it_has_not_been_needed_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(building, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    made = Operated("stub", "stub@1")
+    needed = Publications(models={"stub": Published(references={1: "stub@v1"})})
+    for made.publications in (NO_PUBLICATIONS, needed, NO_PUBLICATIONS):
+        now[0] += DROP_S - 1
+        made.publishing.look()
+    now[0] += DROP_S - 0.5
+    made.publishing.look()
+    assert made.names == ["stub", "stub@1"]
+    now[0] += 0.5
+    made.publishing.look()
+    assert made.names == ["stub"]
