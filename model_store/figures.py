@@ -134,7 +134,7 @@ def mcnemar(one: Chosen, other: Chosen) -> tuple[int, int, float]:
 
 def fit_thresholds(scores: Scores, expected: Chosen) -> list[float]:
     """The threshold of each label, between 0.05 and 0.95, that has the best F1; 0.5 if several do."""
-    grid = sorted((round(0.05 * step, 2) for step in range(1, 20)), key=lambda one: abs(one - 0.5))
+    grid = sorted((step / 20 for step in range(1, 20)), key=lambda one: abs(one - 0.5))
     found = []
     for column, is_so in zip(scores.T, expected.T, strict=True):
         f1 = [_class_report("", column >= threshold, is_so).f1 for threshold in grid]

@@ -19,3 +19,12 @@ def test_the_fitted_temperature_recovers_the_one_that_was_applied() -> None:
     chance = figures.softmax(logits)[:, 1]
     labels = (rng.random(20_000) < chance).astype(np.int64)
     assert figures.fit_temperature(logits * 2, labels) == pytest.approx(2.0, abs=0.1)
+
+
+def test_thresholds_of_labels_are_from_a_twentieth_to_nineteen_and_a_half_if_any_will_do() -> None:
+    scores = np.array([[0.05, 0.95, 0.9], [0.04, 0.94, 0.1]])
+    expected = np.array([[True] * 3, [False] * 3])
+    thresholds = figures.fit_thresholds(scores, expected)
+    assert thresholds == [0.05, 0.95, 0.5]
+    assert figures.choose(scores, thresholds).tolist() == expected.tolist()
+    assert figures.choose(scores, None).tolist() == [[False, True, False]] * 2
