@@ -86,6 +86,17 @@ def test_sending_and_waiting_in_one_write_completes_each_result_once(errors: lis
     assert made.queue.log.count("complete 2") <= 2 - (len(errors) > 1), "not again for a wait that was lost"
 
 
+def test_a_server_that_was_lost_with_results_may_not_know_the_script_of_a_claim_that_waits() -> None:
+    made = Made()
+    assert made.exchange.send(RESULTS)
+    assert made.exchange.knows_script
+    made.stopping.set()
+    made.queue.errors = [("refused", LOST)] * 2
+    command = made.exchange.claim_command(NOTHING_HELD, CostModel.start(), 256, waits=True)
+    made.exchange.send_and_wait(RESULTS, command, lambda sent: None)
+    assert not made.exchange.knows_script
+
+
 @pytest.mark.parametrize("error", [None, ("refused", LOST), ("lost", LOST)])
 def test_sending_and_claiming_in_one_round_trip_completes_each_result_once(error: object) -> None:
     made = Made()
