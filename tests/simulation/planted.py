@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.connection.pipeline import Pipeline
-from batcher.hub import hub as hub_module
 from batcher.hub.dispatcher import Dispatcher
 from batcher.hub.hub import HintList
-from batcher.hub.pending import PendingEntry, Waiter, outcomes
+from batcher.hub.pending import PendingEntry, Waiter
 from batcher.hub.slow_poll import SlowPoll
 from batcher.worker.heartbeat import Heartbeat
 
@@ -36,10 +35,11 @@ def _leaks(self: Dispatcher, entry: PendingEntry) -> None:
     asyncio.get_running_loop().create_task(asyncio.Event().wait())
 
 
-def _without_budget(
-    waiter: Waiter, held: Mapping[str, PendingEntry], ids: Sequence[str], budget_s: float, counts: Any
-) -> Any:
-    return outcomes(waiter, held, ids, 1e9, counts)
+_wait = Waiter.wait
+
+
+async def _without_budget(self: Waiter, budget_s: float) -> None:
+    await _wait(self, 1e9)
 
 
 _let_go = Dispatcher.let_go
@@ -73,7 +73,7 @@ def _gives_up(self: Heartbeat) -> bool:
 PLANTED = (
     Fault("a lost connection forgets commands", lambda: patch.object(Pipeline, "_lost", _forgets)),
     Fault("a cancel leaks a task", lambda: patch.object(Dispatcher, "_withdraw", _leaks)),
-    Fault("a budget is not enforced", lambda: patch.object(hub_module, "outcomes", _without_budget)),
+    Fault("a budget is not enforced", lambda: patch.object(Waiter, "wait", _without_budget)),
     Fault("a request that goes away stays", lambda: patch.object(Dispatcher, "let_go", _keeps)),
     Fault("hints are mixed up", lambda: patch.object(HintList, "pop", _mixes_up)),
     Fault("a lost hint is not looked for", lambda: patch.object(SlowPoll, "poll", _never_polls)),
