@@ -123,8 +123,6 @@ class NoConsole:
         done.set_result([0 for _ in command.rows])
         return done
 
-    def send(self, command: Any) -> None: ...
-
     def send_to_all(self, command: Any) -> None: ...
 
 

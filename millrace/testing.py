@@ -84,10 +84,8 @@ class _Hub:
         done.set_result([0 for _ in getattr(command, "rows", ())])
         return done
 
-    def send(self, command: Command[Any]) -> None:
+    def send_to_all(self, command: Command[Any]) -> None:
         """Nothing listens."""
-
-    send_to_all = send
 
     async def start(self) -> None:
         """Nothing runs beside requests."""

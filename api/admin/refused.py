@@ -146,7 +146,7 @@ class _Model:
             for (entry, record), outcome in zip(held.items(), outcomes, strict=True):
                 if isinstance(outcome, MillraceError):
                     note = NoteRefused(entry, record.get("client", ""), texts[entry])
-                    self._hub.console.send(note)
+                    self._hub.console.send_to_all(note)
                 else:
                     classified.append(record)
             await self.delete(classified)

@@ -21,7 +21,7 @@ from typing import Any, Self, TypeVar
 from batcher.connection.clients import AsyncRedis, connect_async
 from batcher.connection.outage import REDIS_ERRORS, Outage, jitter, refused
 from batcher.connection.pipeline import Pipeline
-from batcher.core.commands import Command, Lend, NoteRefused
+from batcher.core.commands import Command, Lend
 from batcher.core.keys import cache_prefix
 from batcher.core.redis_watch import OtherFormats, RedisWatch, read_memory
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers, merge
@@ -31,7 +31,7 @@ from batcher.hub.pending import HubCounts, PendingEntry, Waiter, outcomes
 from batcher.hub.slow_poll import SlowPoll
 from batcher.messages import Lane, Outcome
 from batcher.settings import QueueSettings
-from batcher.shards import Shard, by_shard, shard_of
+from batcher.shards import Shard, by_shard
 from batcher.version import process_name
 
 HINT_BLOCK_S = 1.0
@@ -307,10 +307,9 @@ class ShardHub:
 
 
 class ConsoleCommands:
-    """Runs commands for the operator's console: one about a text at its shard, others at the first one.
+    """Runs commands for the operator's console, which counts at the first shard.
 
-    The console counts at the first shard. `parts`: the pipeline of each shard, which also carries the
-    commands of requests.
+    `parts`: the pipeline of each shard, which also carries the commands of requests.
     """
 
     def __init__(self, parts: Sequence[Pipeline]) -> None:
@@ -318,15 +317,10 @@ class ConsoleCommands:
 
     def run(self, command: Command[Reply]) -> asyncio.Future[Reply]:
         """Runs a command. The future raises REDIS_ERRORS."""
-        number = shard_of(command.id, len(self.parts)) if isinstance(command, NoteRefused) else 0
-        return self.parts[number].run(command)
-
-    def send(self, command: Command[Any]) -> None:
-        """Runs a command of which it does not matter whether Redis takes it."""
-        _send(self.run(command))
+        return self.parts[0].run(command)
 
     def send_to_all(self, command: Command[Any]) -> None:
-        """Sends a command to every shard in the same way."""
+        """Runs a command at every shard. It does not matter whether Redis takes it."""
         for part in self.parts:
             _send(part.run(command))
 
@@ -338,7 +332,7 @@ def _send(reply: asyncio.Future[Any]) -> None:
 class ReplyHub:
     """Uses the queue, of one or more shards, on behalf of all requests of one process.
 
-    A shard that is unavailable fails the requests with texts of that shard, and no others. All workers may
+    A shard that is unavailable fails the requests with texts there, and no others. All workers may
     serve every shard, so each part admits its share of what all of them can do together.
     """
 

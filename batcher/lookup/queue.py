@@ -504,7 +504,8 @@ class QueueLookup:
                 answer.count(type(outcome), 1)
                 answer.failed[text] = outcome
                 kept = text if self._keeps_refused else None  # for the console: only this process knows it
-                self._hub.console.send(NoteRefused(answer.ids[text], request.client, kept))
+                # At whichever shard it was asked for: the others have no record of it.
+                self._hub.console.send_to_all(NoteRefused(answer.ids[text], request.client, kept))
                 continue
             answer.by_text[text] = outcome
             if outcome.cached:

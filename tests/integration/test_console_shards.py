@@ -94,7 +94,7 @@ def refuse(service: Service, text: str, number: int) -> str:
     client.set(f"{prefix(name)}:failed:{entry}", "w0", px=60_000)
     queue.complete([(entry, FAILURE)])
     client.delete(f"{prefix(name)}:reply:a", f"{prefix(name)}:failed:{entry}", f"{prefix(name)}:res:{entry}")
-    service.hub.console.send(NoteRefused(entry, f"key:c{number}", text))
+    service.hub.console.send_to_all(NoteRefused(entry, f"key:c{number}", text))
     return entry
 
 

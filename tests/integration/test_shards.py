@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from batcher.core.commands import Command, Enqueue, EnqueueAll, Lend
+from batcher.core.commands import Command, Enqueue, EnqueueAll, Lend, NoteRefused
 from batcher.core.keys import prefix
 from batcher.errors import NoWorker, QueueUnavailable
 from batcher.hub import hub as hub_module
@@ -289,6 +289,17 @@ async def test_texts_for_a_wanted_revision_go_where_its_workers_live(fleet: Flee
     for revision in revisions.values():
         assert {outcome.revision for outcome in await ask(hub, *texts, only=revision)} == {revision}
     assert len(await ask(hub, *texts, only="gone")) == len(texts), "then any worker may have them"
+
+
+async def test_the_record_of_a_refused_text_gets_its_client_at_whichever_shard_it_is(fleet: Fleet) -> None:
+    """Texts for one revision are not always asked for at the shard of their ids."""
+    hub = await fleet.hub()
+    (text,) = texts_at(0, 3, 1)
+    entry, key = entry_id(text), f"{prefix('t:2')}:refusals"
+    fleet.clients[2].hset(key, entry, '{"code": "inference_failed"}')
+    hub.console.send_to_all(NoteRefused(entry, "key:web"))
+    await until(lambda: b"key:web" in (fleet.clients[2].hget(key, entry) or b""), "its client")
+    assert fleet.clients[0].keys("*:refus*") == [], "there is no record elsewhere"
 
 
 async def test_a_worker_that_follows_another_at_another_shard_leaves_no_gap(fleet: Fleet) -> None:

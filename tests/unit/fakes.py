@@ -113,10 +113,8 @@ class FakeHub:
         done.set_result(self.replies(command))
         return done
 
-    def send(self, command: Command[Any]) -> None:
+    def send_to_all(self, command: Command[Any]) -> None:
         self.commands.append(command)
-
-    send_to_all = send
 
     async def start(self, patience_s: float = 0.5) -> None:
         self.patience_s = patience_s
