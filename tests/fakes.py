@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from batcher.core.commands import Claim, Claimed, Complete, Completed, HeartbeatReply, Release, SendHeartbeat
 from batcher.hub.hub import ShardHub
+from batcher.jobs.records import JobRecord
 from batcher.messages import Entry, Lane, entry_id
 from batcher.settings import QueueSettings, WorkerSettings
 from batcher.shards import Shard
@@ -22,6 +23,13 @@ from batcher.worker.queue import Queues
 from model_store.stub import StubClassifier
 
 LOST = redis.exceptions.ConnectionError("gone")
+
+
+def job_record(**facts: Any) -> JobRecord:
+    """The record of a job that runs, in which `facts` replace some of the values."""
+    own: dict[str, Any] = {"id": "a" * 32, "status": "running", "total": 10, "done": 3, "failed": 1}
+    own |= {"created_ms": 1, "chunk_texts": 4, "attempt": 1, "digest": "", "place": ""}
+    return JobRecord(**own | facts)
 
 
 def counted(classifier: Any, batch_sizes: list[int]) -> Any:

@@ -474,13 +474,13 @@ class ReplyHub:
         """
         if len(self.parts) == 1:
             return {0: items}
-        lives = {
-            number: len(part.snapshot.revisions)
+        homes = [
+            (len(part.snapshot.revisions), random.random(), number)
             for number, part in enumerate(self.parts)
             if only in part.snapshot.revisions and part.reachable
-        }
-        if homes := [number for number, others in lives.items() if others == min(lives.values())]:
-            return {random.choice(homes): items}
+        ]
+        if homes:
+            return {min(homes)[-1]: items}
         return by_shard(items, ids, len(self.parts))
 
     def _swept(self, number: int) -> None:

@@ -1,8 +1,8 @@
 -- Requests results for one request after another: each id is answered, joined to an existing entry, or queued. If the lane is full,
 -- none of the ids of a request is. No id may occur in two requests.
--- ARGV: api, keep_ms, the revision of the current model of all shards (empty: not known), then for each request: how many ids, lane, budget_ms, cap (waiting cost of the lane), trace (or -), first (1: ahead
---       of others in its lane), cache key prefix (empty if the cache is elsewhere), the only revision whose stored results may answer
---       (empty: all that are served), then id, text, cost for each.
+-- ARGV: api, keep_ms, the revision of the current model of all shards (empty: not known), then for each request: how many ids, lane,
+--       budget_ms, cap (waiting cost of the lane), trace (or -), first (1: ahead of others in its lane), cache key prefix (empty if the
+--       cache is elsewhere), the only revision whose stored results may answer (empty: all that are served), then id, text, cost for each.
 -- Returns for each request how much waits if the lane is full, else for each id {its cached result} | its result | 'joined' | 'queued';
 -- at the end how many workers are still idle (-1: there was none to wake), or 0 if nothing was queued that a worker may take.
 local api, keep, published = ARGV[1], tonumber(ARGV[2]), ARGV[3]

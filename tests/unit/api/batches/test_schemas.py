@@ -11,19 +11,17 @@ import pytest
 from api.batches.schemas import batch_body, file_body, output_body
 from batcher.jobs.records import JobRecord
 from batcher.jobs.upload import FileRecord
+from tests.fakes import job_record
 
 JOB = "0" * 32
-QUEUED = JobRecord(
+QUEUED = job_record(
     id=JOB,
     status="queued",
     total=9,
     done=0,
     failed=0,
     created_ms=1_700_000_001_999,
-    chunk_texts=4,
     attempt=0,
-    digest="",
-    place="",
     batch=json.dumps({"file": "f" * 32, "endpoint": "/v1/classify", "metadata": {"day": "mon"}}),
 )
 SHOWN = {

@@ -9,42 +9,18 @@ import pytest
 
 from api.jobs.pages import Chunk, PageType, page, page_type
 from api.jobs.schemas import job_body
-from batcher.jobs.records import JobRecord
+from tests.fakes import job_record
 
-RECORD = JobRecord(
-    id="a" * 32,
-    status="running",
-    total=10,
+RECORD = job_record(
     done=4,
-    failed=1,
     created_ms=1_700_000_000_000,
     started_ms=1_700_000_001_500,
-    finished_ms=None,
     chunk_texts=2,
-    attempt=1,
     rate=2.0,
     model="stub@abc",
     digest="d",
-    error_code="",
-    error="",
     place="p",
-    owner="",
-    input_bytes=0,
-    output_bytes=0,
-    failed_bytes=0,
-    ttl_ms=0,
-    keep_input=False,
-    batch="",
-    webhook="",
-    deliveries=(),
-    next_delivery_ms=None,
-    file="",
-    truncated=0,
-    truncated_tokens=0,
-    unknown=0,
     labels={str(number): number for number in range(1, 25)},
-    queue="",
-    models=(),
 )
 LABELS = b'[{"label":"NEGATIVE","score":0.25},{"label":"POSITIVE","score":0.75}]'
 ERROR = b'{"error":{"code":"text_too_long","detail":"too long, \\"really\\""}}'

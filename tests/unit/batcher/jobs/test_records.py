@@ -7,20 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from batcher.jobs.records import JobRecord, JobStatus, is_job_id
+from batcher.jobs.records import JobStatus, is_job_id
+from tests.fakes import job_record
 
-RECORD = JobRecord(
-    id="a" * 32,
-    status="running",
-    total=10,
-    done=3,
-    failed=1,
-    created_ms=1,
-    chunk_texts=4,
-    attempt=1,
-    digest="",
-    place="",
-)
+RECORD = job_record()
 
 
 @pytest.mark.parametrize(("rate", "left_s"), [(0.0, None), (0.3, 23.3), (7.0, 1.0)])

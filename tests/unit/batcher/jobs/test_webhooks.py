@@ -32,6 +32,7 @@ from batcher.jobs.webhooks import PAUSES_S, Delivery, WebhookSender, message, se
 from batcher.settings import JobSettings
 from batcher.webhook_security import Target, parse_secrets, parse_url, signed_headers
 from tests.conftest import FakeRedis, encoded
+from tests.fakes import job_record
 
 ROOT = Path(__file__).parents[4]
 
@@ -107,20 +108,12 @@ def test_the_end_of_a_job_is_notified_once(receiver: Receiver, status: str) -> N
 
 
 def test_a_message_says_when_a_job_began_and_ended_and_how_far_it_came() -> None:
-    record = JobRecord(
-        id=JOB,
-        status="failed",
-        total=9,
-        done=4,
-        failed=1,
-        created_ms=1_700_000_001_250,
-        started_ms=1_700_000_002_500,
-        finished_ms=1_700_000_003_750,
-        chunk_texts=4,
-        attempt=1,
-        digest="",
-        place="",
-    )
+    times = {
+        "created_ms": 1_700_000_001_250,
+        "started_ms": 1_700_000_002_500,
+        "finished_ms": 1_700_000_003_750,
+    }
+    record = job_record(id=JOB, status="failed", total=9, done=4, **times)
     facts = {
         "id": JOB,
         "status": "failed",
