@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.limit import reference
+from benchmarks.operations import Peaks, Shape
 from benchmarks.texts import texts
 from model_store import Layout
 from model_store.artefact import verify
@@ -52,8 +53,8 @@ class Graph:
         return time.perf_counter() - began
 
 
-def measure(model: str, count: int, rounds: int, artefact_dir: Path) -> dict[str, Any]:
-    """Texts/s of each arithmetic, and the median ratio of f32 to bf16."""
+def measure(model: str, count: int, rounds: int, artefact_dir: Path, peaks: Peaks) -> dict[str, Any]:
+    """Texts/s of each arithmetic, its share of the peak, and the median ratio of f32 to bf16."""
     path = prepare(reference(model, artefact_dir), "openvino", "int8", artefact_dir)
     manifest = verify(path)
     layout: Layout = "packed" if manifest.rows else "padded"
@@ -71,7 +72,10 @@ def measure(model: str, count: int, rounds: int, artefact_dir: Path) -> dict[str
                 seconds[arithmetic].append(spent)
     rates = {arithmetic: count / median(spent) for arithmetic, spent in seconds.items()}
     pairs = zip(seconds["bf16"], seconds["f32"], strict=True)
-    return {"texts_per_s": rates, "f32_to_bf16": median(bf16 / f32 for bf16, f32 in pairs)}
+    operations = Shape.of(reference(model, artefact_dir)).operations([len(one) for one in tokens]) / count
+    shares = {arithmetic: peaks.share("int8", rate * operations) for arithmetic, rate in rates.items()}
+    ratio = median(bf16 / f32 for bf16, f32 in pairs)
+    return {"texts_per_s": rates, "of_peak": shares, "f32_to_bf16": ratio}
 
 
 def main() -> None:
@@ -84,15 +88,20 @@ def main() -> None:
     parser.add_argument("--artefact-dir", type=Path, default=Path("~/.cache/millrace"))
     args = parser.parse_args()
     directory = args.artefact_dir.expanduser()
-    found = {name: measure(name, args.texts, args.rounds, directory) for name in args.models.split(",")}
+    peaks, models = Peaks.measure(), args.models.split(",")
+    found = {name: measure(name, args.texts, args.rounds, directory, peaks) for name in models}
     report.table(
-        ["int8 weights, texts/s", *ARITHMETICS, "f32 / bf16"],
+        ["int8 weights, texts/s (of peak)", *ARITHMETICS, "f32 / bf16"],
         [
-            [name, *(f"{got['texts_per_s'][one]:.0f}" for one in ARITHMETICS), f"{got['f32_to_bf16']:.2f}"]
+            [
+                name,
+                *(f"{got['texts_per_s'][one]:.0f} ({got['of_peak'][one]:.2f})" for one in ARITHMETICS),
+                f"{got['f32_to_bf16']:.2f}",
+            ]
             for name, got in found.items()
         ],
     )
-    report.finish("arithmetic", {"models": found})
+    report.finish("arithmetic", {"peaks": peaks.per_s, "models": found})
 
 
 if __name__ == "__main__":

@@ -10,12 +10,10 @@ that precision; the engine's operations are counted as it runs them, the last la
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import count, cycle, islice, product
 from pathlib import Path
 from statistics import median
@@ -29,6 +27,7 @@ from benchmarks import report
 from benchmarks.channel import Sender, run_with_channel
 from benchmarks.limit import reference
 from benchmarks.net import Tally, closed_loop
+from benchmarks.operations import Shape
 from benchmarks.service import READY_S, Service, service, until
 from benchmarks.texts import texts
 from model_store import Tokens, load
@@ -46,32 +45,6 @@ SIZE_S = 1.0
 SAMPLE = 4096
 # Users and texts of a request.
 LOADS = ((1, 1), (50, 3), (16, 32), (64, 32))
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The layers of a BERT-like encoder."""
-
-    layers: int
-    wide: int
-    inner: int
-
-    @classmethod
-    def of(cls, folder: str) -> Shape:
-        config = json.loads((Path(folder) / "config.json").read_text())
-        first = {"layers": ("n_layers", "num_hidden_layers"), "wide": ("dim", "hidden_size")}
-        names = {**first, "inner": ("hidden_dim", "intermediate_size")}
-        return cls(
-            **{key: next(config[name] for name in known if name in config) for key, known in names.items()}
-        )
-
-    def operations(self, lengths: Sequence[int], *, whole: bool = False) -> int:
-        """Of a batch of texts of these lengths; `whole`: the last layer computes all tokens, too."""
-        wide, tokens, texts = self.wide, sum(lengths), len(lengths)
-        every = 2 * (4 * wide * wide + 2 * wide * self.inner)
-        layer = every * tokens + 4 * wide * sum(length * length for length in lengths)
-        last = 2 * 2 * wide * wide * tokens + 2 * (2 * wide * wide + 2 * wide * self.inner) * texts
-        return self.layers * layer if whole else (self.layers - 1) * layer + last + 4 * wide * tokens
 
 
 def peak(dtype: torch.dtype, *, tf32: bool = False) -> float:

@@ -3,8 +3,10 @@
     python -m benchmarks.limit [--models distilbert-base,default] [--texts 128] [--rounds 3]
 
 Every round runs each combination in turn, so that whatever else the machine does meets all of them; figures
-are medians over rounds. `waste` is the share of computed tokens that are filler. The cost model, a + b times
-the tokens of a batch, is fitted over packed batches of different sizes (padded ones where nothing packs).
+are medians over rounds. `of peak` is the share of what large products of matrices reach on this machine in
+the same precision, measured first. `waste` is the share of computed tokens that are filler. The cost model,
+a + b times the tokens of a batch, is fitted over packed batches of different sizes (padded ones where nothing
+packs).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Literal
 import numpy as np
 
 from benchmarks import report
+from benchmarks.operations import Peaks, Shape
 from benchmarks.texts import texts
 from model_store import Classifier, Layout, ModelError, Tokens, load
 from model_store.random_model import SHAPES, write_random
@@ -76,6 +79,7 @@ class Figure:
     texts_per_s: float
     texts_per_cpu_s: float
     waste: float
+    of_peak: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class Cost:
 
 def main() -> None:
     args = _arguments()
+    peaks = Peaks.measure()
     figures: list[Figure] = []
     costs: list[Cost] = []
     for model in args.models.split(","):
@@ -102,12 +107,14 @@ def main() -> None:
                 if number == 0:  # shapes are met for the first time
                     case.seconds.clear()
                     case.cpu_seconds.clear()
-        figures += [_figure(case) for case in cases]
+        shape = Shape.of(reference(model, args.artefact_dir))
+        figures += [_figure(case, shape, peaks) for case in cases]
         costs += list(_costs(cases))
         for case in cases:
             case.classifier.close()
     _show(_best(figures), costs)
-    report.finish("limit", {"figures": list(map(asdict, figures)), "costs": list(map(asdict, costs))})
+    found = {"figures": list(map(asdict, figures)), "costs": list(map(asdict, costs))}
+    report.finish("limit", {"peaks": peaks.per_s, **found})
 
 
 def _cases(model: str, args: argparse.Namespace) -> Iterator[Case]:
@@ -157,9 +164,10 @@ def reference(model: str, artefact_dir: Path) -> str:
     return str(path)
 
 
-def _figure(case: Case) -> Figure:
+def _figure(case: Case, shape: Shape, peaks: Peaks) -> Figure:
     count = sum(map(len, case.batches))
-    real = sum(len(tokens) for batch in case.batches for tokens in batch)
+    lengths = [len(tokens) for batch in case.batches for tokens in batch]
+    real = sum(lengths)
     layout = case.classifier.info.layout
     computed = _computed(case.batches, layout)
     return Figure(
@@ -171,6 +179,7 @@ def _figure(case: Case) -> Figure:
         texts_per_s=count / median(case.seconds),
         texts_per_cpu_s=count / median(case.cpu_seconds),
         waste=1 - real / computed,
+        of_peak=peaks.share(case.classifier.info.precision, shape.operations(lengths) / median(case.seconds)),
     )
 
 
@@ -207,12 +216,13 @@ def _show(figures: Sequence[Figure], costs: Sequence[Cost]) -> None:
         if (one.engine, one.layout, one.order) == ("torch-f32", "padded", "sorted")
     }
     report.table(
-        ["texts/s, best batch size", "batch tokens", "texts/s", "x torch f32", "texts/CPU s", "waste"],
+        ["best batch size", "batch tokens", "texts/s", "of peak", "x torch f32", "texts/CPU s", "waste"],
         [
             [
                 f"{one.model} {one.engine} {one.layout} {one.order}",
                 one.batch_tokens,
                 f"{one.texts_per_s:.0f}",
+                f"{one.of_peak:.2f}",
                 f"{one.texts_per_s / slowest[one.model]:.2f}" if one.model in slowest else "",
                 f"{one.texts_per_cpu_s:.0f}",
                 f"{one.waste:.1%}",

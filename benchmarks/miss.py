@@ -4,6 +4,7 @@ python -m benchmarks.miss [--model random|default|DIR] [--engines openvino:bf16,
 
 Limit and service take turns of a few seconds, for a machine's speed changes within a minute: the limit is the
 mean of its turns, for the best of several pass sizes, which take turns by the half second in each of them.
+`of peak` is the service's share of what large products of matrices reach on this machine in that precision.
 Processor time a text is that of each process meanwhile, of the worker without forward passes.
 
 `--against DIR` takes turns with the service of another checkout, too.
@@ -25,6 +26,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.channel import Sender, child_with_channel
+from benchmarks.operations import Peaks, Shape
 from benchmarks.service import service
 from benchmarks.texts import stream, texts
 from benchmarks.turns import PROCESSES, Turns
@@ -50,10 +52,14 @@ BEFORE = " before"
 
 
 def limit(model: str, engine: Any, precision: Any) -> None:
-    """For each line of the input: texts/s of the model alone for each of BATCH_TOKENS, over the channel."""
+    """For each line of the input: texts/s of the model alone for each of BATCH_TOKENS, over the channel.
+
+    The first message is how many operations a text takes.
+    """
     channel = Sender()
     classifier = load(model, engine=engine, precision=precision, artefact_dir=ARTEFACTS)
     tokens = classifier.tokenize(texts(600, seed=21))
+    channel.send(Shape.of(model).operations([len(text) for text in tokens]) / len(tokens))
     streams = []
     for size in BATCH_TOKENS:
         plan = share_out([len(text) for text in tokens], classifier.info.layout, size)
@@ -74,13 +80,21 @@ def limit(model: str, engine: Any, precision: Any) -> None:
 
 
 @contextmanager
-def _limit_apart(model: str, engine: str, precision: str) -> Iterator[Callable[[], list[float]]]:
-    """The limit in a separate process, as a worker would be: a turn for each call."""
+def _limit_apart(
+    model: str, engine: str, precision: str
+) -> Iterator[tuple[float, Callable[[], list[float]]]]:
+    """The limit in a separate process, as a worker would be: operations a text, and a turn for each call."""
     words = [sys.executable, "-m", "benchmarks.miss", "--limit", "--model", model]
     words += ["--engines", f"{engine}:{precision}"]
     with child_with_channel(words, stdin=subprocess.PIPE) as (apart, messages):
         assert apart.stdin is not None
         sent = apart.stdin
+
+        def message() -> Any:
+            line = messages.readline()
+            if not line:
+                raise SystemExit(f"The limit of {engine}:{precision} ended with status {apart.wait()}.")
+            return json.loads(line)
 
         def turn() -> list[float]:
             try:
@@ -88,14 +102,12 @@ def _limit_apart(model: str, engine: str, precision: str) -> Iterator[Callable[[
                 sent.flush()
             except BrokenPipeError:
                 pass  # it has ended: its last output stands above
-            line = messages.readline()
-            if not line:
-                raise SystemExit(f"The limit of {engine}:{precision} ended with status {apart.wait()}.")
-            rates: list[float] = json.loads(line)
+            rates: list[float] = message()
             return rates
 
+        operations: float = message()
         turn()  # it is ready from then on
-        yield turn
+        yield operations, turn
 
 
 def measure(
@@ -110,7 +122,7 @@ def measure(
     turns = max(round(seconds / TURN_S), 1)
     with ExitStack() as stack:
         report.progress(f"{pair}: loading")
-        alone = stack.enter_context(_limit_apart(model, engine, precision))
+        operations, alone = stack.enter_context(_limit_apart(model, engine, precision))
         settings: dict[str, Any] = {"engine": engine, "precision": precision, "default_budget_s": 60}
         services = {
             name: stack.enter_context(service(model, code=code, worker_time=True, **settings))
@@ -134,7 +146,7 @@ def measure(
             limit = max(fmean(rates) for rates in zip(*limits, strict=True))
             for name, one in turned.items():
                 found[f"{load_name}{name}"] = one.figures() | {"limit": limit, "limit_turns": limits}
-    return {"batch_tokens": BATCH_TOKENS, "loads": found}
+    return {"batch_tokens": BATCH_TOKENS, "operations": operations, "loads": found}
 
 
 def main() -> None:
@@ -159,12 +171,13 @@ def main() -> None:
         if not RANDOM.is_dir():
             command = ["random", "--config", "distilbert-base", "--out", model]
             subprocess.run([sys.executable, "-m", "model_store", *command], check=True)
-    pairs = args.engines.split(",")
+    pairs, peaks = args.engines.split(","), Peaks.measure()
     results = {pair: measure(model, pair, args.loads.split(","), args.seconds, codes) for pair in pairs}
     rows = [
         [
             f"{pair} {name}",
             f"{got['texts_per_s']:.0f}",
+            f"{peaks.share(pair.split(':')[1], got['texts_per_s'] * result['operations']):.2f}",
             f"{got['p50_ms']:.0f}",
             f"{got['p99_ms']:.0f}",
             f"{got['batch']:.1f}",
@@ -178,7 +191,7 @@ def main() -> None:
         for name, got in result["loads"].items()
     ]
     report.table(
-        ["", "texts/s", "p50 ms", "p99 ms", "texts/pass", "padding", "limit texts/s", "of limit"]
+        ["", "texts/s", "of peak", "p50 ms", "p99 ms", "texts/pass", "padding", "limit texts/s", "of limit"]
         + [f"{name} us" for name in (*PROCESSES, "all")],
         rows,
     )
@@ -194,7 +207,8 @@ def main() -> None:
         if fast in results and slow in results and GOAL_LOAD in results[fast]["loads"]:
             one, other = (results[name]["loads"][GOAL_LOAD]["texts_per_s"] for name in (fast, slow))
             goals.append(report.goal(f"{fast} to {slow}, {GOAL_LOAD}", one / other, bound))
-    report.finish(f"miss-{Path(model).name}", {"model": args.model, "results": results, "goals": goals})
+    found = {"model": args.model, "peaks": peaks.per_s, "results": results, "goals": goals}
+    report.finish(f"miss-{Path(model).name}", found)
 
 
 def _beside(pair: str, loads: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,11 @@ from typing import Any
 from benchmarks.channel import Sender
 
 RESULTS = Path("bench-results")
+# Instructions that decide how fast a model runs.
+WIDE_FLAGS = {
+    *("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni", "amx_tile", "amx_bf16"),
+    *("amx_int8", "asimd", "sve", "bf16", "i8mm"),
+}
 # Every goal that this process has compared with a figure.
 _goals: list[dict[str, Any]] = []
 
@@ -71,8 +76,22 @@ def finish(name: str, result: dict[str, Any]) -> None:
         sys.exit(1)
 
 
+def flags() -> list[str]:
+    """The instructions that the processor has, by the kernel's names."""
+    return (_cpu("flags") or _cpu("Features")).split()
+
+
 def _processor() -> str:
+    name = _cpu("model name") or platform.machine()
+    wide = [flag for flag in flags() if flag in WIDE_FLAGS]
+    number = f"family {_cpu('cpu family')} model {_cpu('model')}, " if _cpu("cpu family") else ""
+    return f"{name} ({number}{' '.join(wide)})"
+
+
+def _cpu(field: str) -> str:
+    """A field of the first processor in /proc/cpuinfo; empty if it has none."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
+        name, _, value = line.partition(":")
+        if name.strip() == field:
+            return value.strip()
+    return ""
