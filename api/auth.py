@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Literal, NamedTuple
 
 from api.asgi.http import PROBES, READ, RequestHeaders, client_address, route_path
@@ -203,13 +202,12 @@ class ClientLimits:
         self.traffic.check_quota(client, texts)
 
     def accepts(self, client: str, texts: int) -> bool:
-        """Whether `wait` would accept these texts."""
+        """Whether `hold` would accept these texts."""
         hold = self._hub.snapshot.holds.get(client)
         return self._has_room(client, texts) and not (hold is not None and hold.left_s > 0)
 
-    @contextmanager
-    def wait(self, client: str, texts: int) -> Iterator[bool]:
-        """Counts texts while they wait. Yields whether they go before those of heavier clients.
+    def hold(self, client: str, texts: int) -> bool:
+        """Counts texts that wait, for `release`. Whether they go before those of heavier clients.
 
         Raises Problem 429 `client_paused` or `client_limit`. A client with nothing waiting is never refused
         for its limit, because the size of a single request is limited elsewhere.
@@ -224,14 +222,14 @@ class ClientLimits:
             )
             raise Problem(429, detail, code="client_limit")
         self._waiting[client] = waiting + texts
-        try:
-            yield waiting + texts <= self._first
-        finally:
-            left = self._waiting[client] - texts
-            if left:
-                self._waiting[client] = left
-            else:
-                del self._waiting[client]
+        return waiting + texts <= self._first
+
+    def release(self, client: str, texts: int) -> None:
+        """These texts no longer wait."""
+        if left := self._waiting[client] - texts:
+            self._waiting[client] = left
+        else:
+            del self._waiting[client]
 
     def _has_room(self, client: str, texts: int) -> bool:
         waiting = self._waiting.get(client, 0)

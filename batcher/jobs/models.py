@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import InitVar, dataclass
 from time import monotonic
 
@@ -108,8 +107,11 @@ class _NoLimits:
     def accepts(self, client: str, texts: int) -> bool:
         return True
 
-    def wait(self, client: str, texts: int) -> AbstractContextManager[bool]:
-        return nullcontext(False)
+    def hold(self, client: str, texts: int) -> bool:
+        return False
+
+    def release(self, client: str, texts: int) -> None:
+        return
 
 
 def takes(setting: Candidate, account: str) -> Takes:

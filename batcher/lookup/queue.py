@@ -18,7 +18,6 @@ import re
 import sys
 from collections import OrderedDict
 from collections.abc import Coroutine, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import Any, NamedTuple, Protocol
@@ -57,10 +56,14 @@ ADVICE = "workers of several revisions answered, and none of them all texts of t
 
 
 class Limits(Protocol):
-    """How many texts of a client may wait. `wait` yields whether they go before those of heavier clients."""
+    """How many texts of a client may wait.
+
+    `hold` counts some, until `release`, and says whether they go before those of heavier clients.
+    """
 
     def accepts(self, client: str, texts: int) -> bool: ...
-    def wait(self, client: str, texts: int) -> AbstractContextManager[bool]: ...
+    def hold(self, client: str, texts: int) -> bool: ...
+    def release(self, client: str, texts: int) -> None: ...
 
 
 class CachedPrediction(NamedTuple):
@@ -412,8 +415,11 @@ class QueueLookup:
             await self._read_shared(request, revision, ids, answer)
             unknown = [text for text in ids if text not in answer.by_text]
         if unknown:
-            with self._limits.wait(request.client, len(unknown)) as first:
+            first = self._limits.hold(request.client, len(unknown))
+            try:
                 await self._compute(request, unknown, answer, first=first, revision=revision if looks else "")
+            finally:
+                self._limits.release(request.client, len(unknown))
         if revision:
             found = len(ids) - len(answer.computed) - len(answer.failed)
             self._share_found += NEWEST * (found / len(ids) - self._share_found)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +23,8 @@ class Bench(FakeCache):
     def __init__(self, hub: FakeHub, clock: list[float]) -> None:
         super().__init__()
         self.clock = clock
-        limits: Any = SimpleNamespace(accepts=lambda *_: True, wait=lambda *_: contextlib.nullcontext(False))
+        held = {"hold": lambda *_: False, "release": lambda *_: None}
+        limits: Any = SimpleNamespace(accepts=lambda *_: True, **held)
         self.lookup = QueueLookup(hub, self, LocalCache(100, 100_000), limits, 60.0, False)
 
     async def get(self, revision: str, ids: Any) -> list[Prediction | None]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,9 +23,11 @@ class NoLimits:
     def accepts(self, client: str, texts: int) -> bool:
         return True
 
-    @contextlib.contextmanager
-    def wait(self, client: str, texts: int) -> Iterator[bool]:
-        yield False
+    def hold(self, client: str, texts: int) -> bool:
+        return False
+
+    def release(self, client: str, texts: int) -> None:
+        return
 
 
 def other(text: str) -> Prediction:
