@@ -22,7 +22,7 @@ from api.asgi.ignored import MODEL_NAMES, ignored_header, ignored_in_query, plai
 from api.compat.fields import places
 from api.compat.reading import sentence
 from api.compat.service import HOW_TO_NAME, Call, DialectService
-from api.errors import Header, Problem, let_go
+from api.errors import Header, Problem
 from api.predict.request import RequestContext
 from batcher.models import ROUTES
 
@@ -158,8 +158,7 @@ class Endpoint:
         call.context.hit = self.route.open  # the log lines of probes are as quiet as those of cached texts
         try:
             answer = await self.answer(call)
-        except ClientDisconnect as error:
-            let_go(error)
+        except ClientDisconnect:
             call.context.code = "client_gone"
             self._service.predictor.request_log.add(call.context, self.path, 499)
             return

@@ -36,7 +36,7 @@ from api.asgi.http import (
 from api.asgi.ignored import MODEL_NAMES, ignored_header, ignored_in_query
 from api.asgi.problems import send_problem
 from api.auth import Authenticator, ClientLimits
-from api.errors import Header, let_go
+from api.errors import Header
 from api.label_order import LabelOrder, order_in
 from api.lifecycle import Lifecycle
 from api.predict.request import (
@@ -223,8 +223,7 @@ class PredictHandler:
         request_id = context.headers.request_id
         try:
             answer = await self._answer(context, receive)
-        except ClientDisconnect as error:
-            let_go(error)
+        except ClientDisconnect:
             context.code = "client_gone"
             self.request_log.add(context, self.route, 499)
         except (Exception, asyncio.CancelledError) as error:

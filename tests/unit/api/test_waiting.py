@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from batcher.errors import BudgetExceeded, QueueFull
 from batcher.messages import Prediction
 from tests.unit.api.service import Service, Start, assert_problem, until
 from tests.unit.fakes import FakeCache, FakeHub
+from tests.unit.garbage import LARGE, collected_by_hand, large_garbage
 
 
 class Connection:
@@ -34,31 +37,53 @@ class Connection:
     async def send(self, message: Any) -> None:
         self.sent.append(message)
 
-    def ask(self, service: Service) -> asyncio.Task[None]:
+    def ask(self, service: Service, path: str = "/predict") -> asyncio.Task[None]:
         scope = {
             "type": "http",
             "method": "POST",
-            "path": "/predict",
+            "path": path,
             "headers": self.headers,
             "client": None,
         }
         return asyncio.create_task(service.app(scope, self.receive, self.send))
 
 
-async def test_a_client_that_leaves_takes_its_texts_with_it(start: Start) -> None:
+@pytest.mark.parametrize(
+    ("path", "body"), [("/predict", b'{"text": ["a"]}'), ("/classify", b'{"input": ["a"]}')]
+)
+async def test_a_client_that_leaves_takes_its_texts_with_it(
+    start: Start, caplog: pytest.LogCaptureFixture, path: str, body: bytes
+) -> None:
+    caplog.set_level(logging.INFO, "api.predict.request_log")
     hub = FakeHub(gate=asyncio.Event())
     service = await start(hub)
-    connection = Connection(b'{"text": ["a"]}')
-    request = connection.ask(service)
+    connection = Connection(body)
+    request = connection.ask(service, path)
     await until(lambda: hub.asked)
     assert not request.done()
     connection.left.set()
     await request
     assert hub.cancelled == 1
     assert connection.sent == []
+    (line,) = [record.__dict__ for record in caplog.records if record.__dict__.get("action") == "request"]
+    assert [line[name] for name in ("route", "status", "code", "texts")] == [path, 499, "client_gone", 1]
     scraped = (await service.client.get("/metrics")).text
-    assert 'millrace_requests_total{route="/predict",status="499"} 1.0' in scraped
+    assert f'millrace_requests_total{{route="{path}",status="499"}} 1.0' in scraped
     assert 'millrace_entries_total{outcome="cancelled"} 1.0' in scraped
+
+
+@pytest.mark.parametrize(("path", "field"), [("/predict", "text"), ("/classify", "input")])
+async def test_the_texts_of_a_client_that_left_stayed_in_memory_until_garbage_was_collected(
+    start: Start, path: str, field: str
+) -> None:
+    service = await start(FakeHub(gate=asyncio.Event()), max_text_chars=LARGE)
+    connection = Connection(json.dumps({field: ["x" * LARGE]}).encode())
+    connection.left.set()
+    with collected_by_hand():
+        await connection.ask(service, path)
+        found = large_garbage()
+    assert service.hub.cancelled == 1
+    assert not found, "\n".join(found)
 
 
 class StuckCache(FakeCache):

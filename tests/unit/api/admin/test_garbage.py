@@ -8,6 +8,9 @@ from collections.abc import AsyncIterator, Iterator, MutableMapping
 from typing import Any
 
 import pytest
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from api.dialect_names import DIALECTS
 from api.jobs.body import Receiver
@@ -149,6 +152,21 @@ async def test_a_part_of_a_head_stayed_in_memory_until_garbage_was_collected(
 async def test_what_clients_that_left_had_sent_stayed_in_memory(start: Start, path: str) -> None:
     left = await left_by(start, path, leaves=True)
     assert not left, "\n".join(left)
+
+
+async def test_an_error_that_its_own_frame_keeps_is_let_go_when_its_client_has_left(start: Start) -> None:
+    """As those of groups of tasks, which the framework's responses use."""
+    api = await start()
+
+    async def leave(_: Request) -> Response:
+        held, error = bytes(SIZE), ClientDisconnect()
+        raise error if held else AssertionError
+
+    api.app.app.router.routes.insert(0, Route("/left", leave))
+    with collected_by_hand():
+        assert await status(api, "/left", b"", ADMIN, method="GET") == 0
+        found = large_garbage()
+    assert not found, "\n".join(found)
 
 
 async def test_the_last_block_of_results_stayed_in_memory_once_their_reader_had_left() -> None:
