@@ -140,4 +140,5 @@ def test_probabilities_of_some_labels_sum_to_one() -> None:
     assert confidence([0.75, 0.25]) == 0.5
     assert confidence([0.25] * 4) == 0
     assert mean([0.25, 0.25, 0.5]) == 1.25
+    assert (confidence([2 / 3, 1 / 3]), mean([1 / 3, 2 / 3])) == (0.3333333, 0.6666667)
     assert Labels([("a", 0.0), ("b", 0.0)], {}).several(["a", "b"]) == [0.5, 0.5]

@@ -56,6 +56,10 @@ async def test_redirects_and_links_lost_the_prefix_of_a_proxy(start: Start) -> N
 
 async def test_an_application_whose_lifespan_did_not_run_said_that_it_is_live() -> None:
     app = create_app(ApiSettings(), Backends(FakeHub(), FakeCache()))
+    async with asking(create_app(ApiSettings(compat="kserve"), Backends(FakeHub(), FakeCache()))) as client:
+        answer = await client.get("/")
+        assert_problem(answer, 503, "not_started")
+        assert "its lifespan did not run" in answer.json()["error"]
     async with asking(Starlette(routes=[Mount("/ml", app)])) as client:
         for path in ("/health", "/v2/health/live", "/v2/health/ready", "/ping", "/"):
             answer = await client.get(f"/ml{path}")

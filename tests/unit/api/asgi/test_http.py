@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.asgi.http import Preference, RequestHeaders, client_address, parse_prefer
+from api.asgi.http import Preference, RequestHeaders, below, client_address, parse_prefer
 
 
 @pytest.mark.parametrize(
@@ -45,3 +47,29 @@ def test_no_head_is_too_odd_to_be_read(headers: list[tuple[bytes, bytes]]) -> No
     assert head.id.isascii()
     assert head.trace == ""
     assert client_address(head.scope) == ""
+
+
+async def test_only_paths_of_location_and_link_get_the_prefix() -> None:
+    sent = list[Any]()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [
+        (b"location", b"/docs"),
+        (b"location", b"https://elsewhere.example/docs"),
+        (b"link", b'</docs>; rel="help", <https://elsewhere.example/>; rel="author"'),
+        (b"x-path", b"/docs"),
+        (b"x-link", b"</docs>"),
+    ]
+    start = {"type": "http.response.start", "status": 307, "headers": headers}
+    body = {"type": "http.response.body", "body": b"/docs"}
+    for message in (start, body):
+        await below("/a b%2F", send)(message)
+    moved = [
+        (b"location", b"/a%20b%2F/docs"),
+        (b"location", b"https://elsewhere.example/docs"),
+        (b"link", b'</a%20b%2F/docs>; rel="help", <https://elsewhere.example/>; rel="author"'),
+        *headers[3:],
+    ]
+    assert sent == [{**start, "headers": moved}, body]

@@ -21,7 +21,7 @@ from batcher.core.snapshot import NO_SNAPSHOT
 from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull
 from batcher.messages import fragment
 from tests.unit.api.service import Service, Start
-from tests.unit.fakes import MODEL, RUNNING, FakeHub, prediction
+from tests.unit.fakes import MODEL, OTHER_REVISION, REVISION, RUNNING, FakeHub, prediction
 
 # A request of each dialect for the text "a".
 REQUESTS = {
@@ -245,6 +245,33 @@ async def test_no_request_against_truncation_concerns_windows(start: Start) -> N
         assert answer.status_code == 200, answer.text
     cut = await service.client.post("/classify", json={"input": "a", "truncate_prompt_tokens": 511})
     assert in_its_shape(cut, 400)
+
+
+async def test_a_text_that_may_not_be_cut_is_refused_with_the_tokens_that_its_model_reads(
+    start: Start,
+) -> None:
+    """Those of the model's record, or of the text where another revision answered."""
+    for revision, most in ((REVISION, 512), (OTHER_REVISION, 480)):
+        found = {
+            "a": prediction("a", revision),
+            "b": prediction("b", revision, truncated=1)._replace(tokens=480),
+        }
+        service = await start(FakeHub(answer=found.__getitem__))
+        answer = await service.client.post("/predict", json={"inputs": [["a"], ["b"]], "truncate": False})
+        assert in_its_shape(answer, 422)
+        said = "text 1 is longer than the {most} tokens that the model can read, and truncate is false"
+        assert answer.json()["error"] == said.format(most=most)
+
+
+@pytest.mark.parametrize(
+    ("direction", "status"), [("right", 200), ("Right", 200), ("left", 422), ("LEFT", 422), ("up", 422)]
+)
+async def test_the_case_of_a_direction_does_not_matter(start: Start, direction: str, status: int) -> None:
+    service = await start(FakeHub(answer=lambda text: prediction(text, truncated=1)))
+    answer = await service.client.post("/predict", json={"inputs": "a", "truncation_direction": direction})
+    assert answer.status_code == status, answer.text
+    if direction != "up":
+        assert ("truncation_direction left is not supported" in answer.text) is (status == 422)
 
 
 async def test_an_unexpected_error_says_nothing_but_the_request_id(

@@ -61,6 +61,13 @@ def test_quantiles_are_interpolated_within_their_bucket(
     assert point.p99_ms == pytest.approx(p99_ms)
 
 
+def test_quantiles_beyond_the_last_bound_are_rounded_as_others() -> None:
+    history = StatsHistory((0.01, 0.1, 0.1234567))
+    history.add(START)
+    point = history.add(after(START, answered=(0, 0, 2, 2)))
+    assert (point.p50_ms, point.p99_ms) == (123.46, 123.46)
+
+
 def test_quantiles_forget_after_a_minute() -> None:
     history = StatsHistory(BOUNDS)
     history.add(START)
