@@ -226,6 +226,22 @@ def test_an_attempt_knows_what_is_left_to_do(store: JobStore) -> None:
     assert (first.ran_ms, second.ran_ms, second.left) == (0, 250, 4)
 
 
+def test_results_without_counts_add_texts_alone_and_no_results_nothing(
+    store: JobStore, client: redis.Redis
+) -> None:
+    create(store, submission=Submission(key="web"))
+    attempt = store.start(JOB)
+    for chunks in ([LINES[0]], []):
+        sent = store.append(attempt, 0, chunks, counts=Counts(), rate=5.0, model="m@r")
+        assert sent == "running"
+        record, totals = record_of(store), store.totals()
+        assert (record.done, record.failed, record.failed_bytes, record.unknown) == (3, 0, 0, 0)
+        assert (record.truncated, record.truncated_tokens) == (0, 0)
+        assert (totals.texts, totals.failed_texts) == (3, 0)
+        (used,) = [client.hgetall(key) for key in client.scan_iter() if b":usage:" in key]
+        assert {name: int(count) for name, count in used.items() if int(count)} == {b"web texts": 3}
+
+
 def test_attempts_that_make_progress_are_never_too_many(store: JobStore) -> None:
     upload = store.upload(JOB, 1)
     for number in range(8):

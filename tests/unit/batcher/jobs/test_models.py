@@ -15,11 +15,13 @@ import pytest
 from batcher.core.holds import Pause
 from batcher.core.publications import Candidate, Publications, Published
 from batcher.errors import NoWorker, Paused
-from batcher.jobs.models import Connection, OpenQueue, takes
+from batcher.jobs.models import Connection, JobModels, OpenQueue, takes
 from batcher.jobs.upload import account_of
 from batcher.lookup.queue import LookupRequest, LookupResult
 from batcher.messages import Outcome, entry_id
+from batcher.publishing.shadow import ComparisonStore
 from batcher.settings import JobSettings
+from tests.conftest import FakeRedis
 from tests.unit.fakes import REVISION, RUNNING, FakeCache, FakeHub, job_connection, prediction
 
 Pair = tuple[str, int, int]
@@ -45,6 +47,18 @@ def test_the_account_of_a_client_chooses_as_its_name_does() -> None:
     assert chosen == [setting.takes("", client) for client in clients]
     assert {True, False} == set(chosen)
     assert not takes(setting, "")("any text", "")
+
+
+async def test_what_a_shadow_has_counted_is_reported_again_if_redis_did_not_answer(
+    fake_redis: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("batcher.jobs.models.connect_shards", lambda *_, **__: [fake_redis.sync])
+    models, pair = JobModels(JobSettings(name="unit")), ("model", 1, 2)
+    for connected in (False, True, True):
+        fake_redis.server.connected = connected
+        assert await models.report(pair, "shadow", 1, Counter(texts=3)) is connected
+    assert ComparisonStore(fake_redis.sync, "unit").read(pair) == {"texts": 3}, "it counts once"
+    await models.close()
 
 
 async def test_each_text_is_asked_where_its_revision_is_and_only_if_no_cache_knows_it() -> None:

@@ -216,6 +216,9 @@ async def test_a_job_steps_aside_for_one_of_a_client_that_has_fewer(
         await until(lambda: bench.queue.rq.get_job_ids() == [number(0) if begins else waits])
         bench.hub().gate.set()
         await bench.ended(waits, *map(number, range(len(running))))
+    attempts = [bench.record(number(value)).attempt for value in range(len(running))]
+    assert attempts == [1 + begins, 1, 1, 1]
+    assert bench.record(waits).attempt == 1
 
 
 @SIZES
