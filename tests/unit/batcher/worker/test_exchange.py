@@ -188,6 +188,20 @@ def test_a_worker_that_moves_claims_before_it_waits_there() -> None:
     assert made.claimed() == [entry_id("at home")]
 
 
+@pytest.mark.parametrize(
+    ("away_s", "reachable", "text"),
+    [(AWAY_S, True, "at home"), (0.0, True, "elsewhere"), (9 * AWAY_S, False, "elsewhere")],
+)
+def test_a_busy_worker_returns_home_when_it_claims(away_s: float, reachable: bool, text: str) -> None:
+    """It never waits."""
+    made = TwoShards()
+    made.home.errors = [("refused", LOST)]
+    assert made.claimed() == []
+    made.clock.time += away_s
+    made.known.home_reachable = reachable
+    assert made.claimed() == [entry_id(text)]
+
+
 def test_a_shard_at_which_a_worker_cannot_be_known_counts_as_lost() -> None:
     made = TwoShards()
     made.home.errors = [("refused", LOST)]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from batcher.settings import WorkerSettings
-from batcher.worker.heartbeat import EXIT_HUNG, GuestHeartbeat, Heartbeat
+from batcher.worker.heartbeat import EXIT_HUNG, GuestHeartbeat, Heartbeat, Heartbeats
 from batcher.worker.host import Host
 from tests.fakes import LOST, FakeQueue
 
@@ -163,3 +163,46 @@ def test_a_guest_sends_heartbeats_while_it_has_leases_or_counts_and_for_a_lease_
     assert guest.rates[-1] == ""
     guest.now += 2.1
     assert not guest.sends()
+
+
+class IdleThread:
+    """A thread that runs nothing. Notes its number once it is started."""
+
+    def __init__(self, started: list[int], number: int) -> None:
+        self.start = lambda: started.append(number)
+        self.is_alive = lambda: number in started
+
+
+@pytest.mark.parametrize(
+    ("lost", "begun"), [((), [0, 1, 2]), ((0,), [0, 1, 2]), ((1,), [0, 2]), ((1, 2), [0]), ((0, 1, 2), [])]
+)
+def test_a_worker_starts_at_home_and_wherever_it_is_known_if_any_shard_answers(
+    lost: tuple[int, ...], begun: list[int]
+) -> None:
+    shards = [FakeQueue() for _ in range(3)]
+    home, *others = (shard.queues._replace(number=number) for number, shard in enumerate(shards))
+    errors = [ConnectionError(f"shard {number} does not answer") for number in range(3)]
+    for number in lost:
+        shards[number].errors = [("refused", errors[number])]
+    started, made = list[int](), list[str]()
+
+    def daemon(name: str, run: Any) -> Any:
+        made.append(name)
+        return IdleThread(started, len(made) - 1)
+
+    heartbeats = Heartbeats(
+        home._replace(others=tuple(others)),
+        WorkerSettings(),
+        lambda: 0.0,
+        lambda: ({"revision": "r", "rate": 7}, {"name": "stub"}),
+        Host(daemon=daemon),
+    )
+    if begun:
+        heartbeats.start()
+    else:
+        with pytest.raises(ConnectionError) as caught:
+            heartbeats.start()
+        assert caught.value is errors[0]
+    assert sorted(started) == begun
+    assert heartbeats.alive is bool(begun)
+    assert [shard.heartbeats for shard in shards] == [[set()]] * 3, "each is asked once"
