@@ -102,7 +102,10 @@ def test_one_wrong_shape_is_caught_and_named(wrong: int) -> None:
 
 
 def test_to_the_end_everything_is_seen() -> None:
+    began = time.perf_counter()
     proof = prove(Shaped(32), probes(), STRICT, to_the_end=True)
+    assert 0 < proof.seconds <= time.perf_counter() - began
+    assert proof.verdict.seconds == round(proof.seconds, 3)
     assert proof.batches == len(list(batches(LENGTHS)))
     assert proof.verdict.answers == pytest.approx(0.3)
     assert proof.verdict.batched == pytest.approx(0.3)

@@ -14,7 +14,7 @@ from batcher.connection.outage import Outage
 from batcher.core.commands import Accepted, Cancel, Enqueue, EnqueueAll, Full, State
 from batcher.core.holds import Pause
 from batcher.errors import Paused, QueueFull, QueueUnavailable
-from batcher.hub.dispatcher import MAX_TOGETHER, Admission, Dispatcher, estimate_cost
+from batcher.hub.dispatcher import MAX_TOGETHER, OUTAGE_GRACE_S, Admission, Dispatcher, estimate_cost
 from batcher.hub.pending import PendingEntry, Waiter
 from batcher.messages import Failure, Lane, Prediction
 
@@ -28,7 +28,8 @@ class Made:
         self.commands: list[Any] = []
         self.answers: list[asyncio.Future[Any]] = []
         self.error: Exception | None = None
-        self.outage = Outage()
+        self.now = 100.0
+        self.outage = Outage(now=lambda: self.now)
         pipeline: Any = self
         admission = Admission({"interactive": 1000, "bulk": 1000})
         self.dispatcher = Dispatcher(pipeline, "t", "api", self.outage, admission)
@@ -210,6 +211,23 @@ async def test_redis_is_lost_if_it_does_not_answer_a_cancel_and_not_if_it_refuse
     await asyncio.sleep(0.01)
     assert [command.ids for command in made.commands] == [["x"], ["x"]]
     assert made.outage.over is not lost
+
+
+async def test_requests_outlast_an_outage_that_is_not_longer_than_its_grace() -> None:
+    made = Made()
+    entry = made.ask("interactive", "x")["x"]
+    for second in (0.0, OUTAGE_GRACE_S):
+        made.now = second
+        made.dispatcher.lost(redis.exceptions.ConnectionError())
+        assert (entry.outcome, [*made.dispatcher.pending]) == (None, ["x"])
+    made.now += 0.01
+    made.dispatcher.lost(redis.exceptions.ConnectionError())
+    assert isinstance(entry.outcome, QueueUnavailable)
+    assert (str(entry.outcome), entry.outcome.retry_after_s) == (
+        "the queue is unavailable: Redis does not answer",
+        1.0,
+    )
+    assert not made.dispatcher.pending
 
 
 async def test_the_requests_of_one_tick_share_a_command_up_to_a_size() -> None:
