@@ -204,8 +204,8 @@ class FollowUp:
     _remember: Callable[[Sequence[Result]], None]
     observe: Callable[[BatchReport], None]
     due = False
-    finished: deque[FinishedBatch] = field(default_factory=deque, init=False)
-    recent: RecentBatches = field(default_factory=RecentBatches, init=False)
+    finished: deque[FinishedBatch] = field(default_factory=deque)
+    recent: RecentBatches = field(default_factory=RecentBatches)
 
     def run(self) -> None:
         """Caches results, learns what batches cost, counts them and reports them. Logs any error."""

@@ -213,6 +213,8 @@ async def run_attempt(
     hub: FakeHub,
     cache: FakeCache,
     should_stop: Callable[[], bool] = lambda: False,
+    *,
+    others_wait: bool = False,
 ) -> str:
     """Runs an attempt at a job whose model has a fake queue; returns the status of the job."""
     if attempt.status != "running":
@@ -220,6 +222,8 @@ async def run_attempt(
     opened = OpenQueue(hub, cache)
     connection = job_connection({"": opened}, settings, stop=should_stop)
     run = JobRun(attempt, store, settings, connection, bounds_of(settings))
+    if others_wait:
+        run.end_turn()
     try:
         return await run.run()
     finally:

@@ -304,6 +304,23 @@ def test_a_broken_tokenizer_is_refused_by_the_name_of_its_file(name: str, tmp_pa
     assert "\n" not in said
 
 
+@pytest.mark.parametrize(
+    ("missing", "named"), [("sentencepiece", True), ("google.protobuf", True), ("", False)]
+)
+def test_packages_are_named_if_one_of_them_is_missing(
+    missing: str, named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = small(tmp_path / "model", "wordpiece", tokenizer_class="DebertaV2Tokenizer")
+    (path / "tokenizer.json").unlink()
+    (path / "spm.model").write_bytes(b"\xff\xfe\x00 no vocabulary")
+    monkeypatch.setattr(
+        "model_store.tokenizer_files.find_spec", lambda name: None if name == missing else name
+    )
+    with pytest.raises(ModelUnsupported) as refused:
+        write_tokenizer(read_checkpoint(path), tmp_path)
+    assert ("pip install sentencepiece protobuf" in str(refused.value)) is named
+
+
 def test_a_sentencepiece_model_alone_is_read_or_its_packages_are_named(tmp_path: Path) -> None:
     """It was `has no tokenizer`, or a traceback of the package that converts it."""
     path = small(tmp_path / "model", "wordpiece", tokenizer_class="DebertaV2Tokenizer")

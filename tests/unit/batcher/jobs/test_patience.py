@@ -16,9 +16,10 @@ from batcher.errors import BudgetExceeded, NoWorker, Paused, QueueFull, QueueUna
 from batcher.jobs import runner
 from batcher.jobs.runner import PATIENCE_S, Interrupted, SteppedAside
 from batcher.jobs.store import JobStore
+from batcher.settings import JobSettings
 from tests.conftest import FakeRedis
 from tests.unit.batcher.jobs.one_job import JOB, WORDS, Bench, answers
-from tests.unit.fakes import RUNNING
+from tests.unit.fakes import RUNNING, run_attempt
 
 
 @pytest.fixture
@@ -124,6 +125,16 @@ def test_a_job_steps_aside_while_its_model_cannot_answer(
     bench.hub.snapshot, bench.hub.refusal = RUNNING, None
     assert bench.run() == "finished"
     assert bench.results() == answers(WORDS)
+
+
+async def test_a_job_whose_turn_is_over_steps_aside_for_its_model_can_answer(bench: Bench) -> None:
+    bench.hub.gate = asyncio.Event()
+    bench.job(WORDS)
+    attempt = bench.store.start(JOB)
+    with pytest.raises(SteppedAside) as aside:
+        await run_attempt(attempt, bench.store, JobSettings(), bench.hub, bench.cache, others_wait=True)
+    assert not aside.value.blocked
+    assert bench.record.status == "running"
 
 
 def test_time_without_a_worker_does_not_count_towards_the_time_out(
