@@ -280,6 +280,39 @@ def test_large_entries_that_go_first_keep_none_from_running(bench: Bench) -> Non
     assert len(claimed) == 20, "one fills a batch"
 
 
+def test_a_light_client_does_not_overtake_itself(bench: Bench) -> None:
+    """What it sent while nothing waited was claimed after all that it sent later, if in time at all."""
+    worker = bench.worker()
+    bench.ask("old0", "old1", "old2", "old3", first=True, cost=100)
+    claimed: list[str] = []
+    for number in range(5):
+        bench.ask(f"new{number}", first=True, cost=100)
+        claimed += ids_of(worker.claim(16, 100, 100))
+    assert claimed == ["old0", "old1", "old2", "old3", "new0"]
+    assert not bench.client.exists(f"{bench.P}:first")
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_priority_counts_from_the_first_text_without_it_until_the_lane_is_empty(
+    bench: Bench, together: bool
+) -> None:
+    worker = bench.worker()
+
+    def asked(*requests: tuple[str, bool]) -> list[str]:
+        commands = [
+            Enqueue([name], [name], [10], "a", "interactive", 9000, 1000, first=one) for name, one in requests
+        ]
+        for some in [commands] if together else [[command] for command in commands]:
+            worker.run([EnqueueAll(some)])
+        return ids_of(worker.claim(16, 1000, 1000))
+
+    assert asked(("a", True), ("b", True), ("heavy", False), ("c", True)) == ["a", "b", "c", "heavy"]
+    assert asked(("d", True), ("e", False), ("f", True)) == ["d", "f", "e"]
+    assert asked(("g", True), ("h", True)) == ["g", "h"]
+    assert not bench.client.exists(f"{bench.P}:first")
+    assert bench.waiting() == 0
+
+
 def test_large_interactive_entries_do_not_starve_bulk(bench: Bench) -> None:
     worker = bench.worker()
     bench.ask("b0", "b1", lane="bulk", cost=100)

@@ -51,6 +51,8 @@ end
 
 -- How many entries each lane has, what waits in it, and what this call adds.
 local lengths, waiting, added = {}, {}, {}
+-- Which requests add interactive entries without priority.
+local plain = {}
 local reply, n = {}, 0
 for r, at in ipairs(requests) do
   local lane, looks, only = ARGV[at + 1], ARGV[at + 6] ~= '', ARGV[at + 7]
@@ -80,18 +82,21 @@ for r, at in ipairs(requests) do
       reply[r] = before
     else
       waiting[lane], added[lane] = before + fresh_cost, (added[lane] or 0) + fresh_cost
+      plain[r] = lane == 'interactive' and ARGV[at + 5] ~= '1' or nil
     end
   end
 end
+-- Whether entries without priority wait. If so, priority entries get two places: one ahead of the lane, and one in it, which
+-- autoscaling counts. As long as all that waits has priority, one place is enough, and the oldest comes first.
+local others_wait = lengths.interactive ~= 0 and redis.call('HGET', WAITING, 'plain') ~= '0'
 -- This is the first write, so a Redis whose memory is full refuses new entries.
+if added.interactive then redis.call('HSET', WAITING, 'plain', (others_wait or next(plain)) and 1 or 0) end
 for lane in pairs(added) do
   redis.call('HSET', WAITING, lane, waiting[lane])
   redis.call('PEXPIRE', WAITING, WAITING_MS)
 end
 
 local pushed, ahead = { interactive = {}, bulk = {} }, {}
--- If others wait, priority entries get two places: one ahead of the lane, and one in it, which autoscaling counts.
-local others_wait = (lengths.interactive or 0) > 0
 -- The parts that all new entries of a request share, and often those of the next one.
 local shared, head, tail, life = nil, nil, nil, nil
 n = 0
@@ -115,7 +120,7 @@ for r, at in ipairs(requests) do
     elseif state == 'joined' then
       local old_deadline, old_lane, cost, enqueued, old_trace, names, text = string.match(found[2 * n + 2 * k], ASKED)
       local waits = not read_claim(id)
-      if first and waits then ahead[#ahead + 1] = id end
+      if first and waits and others_wait then ahead[#ahead + 1] = id end
       if not string.find(' ' .. names .. ' ', ' ' .. api .. ' ', 1, true) then names = names .. ' ' .. api end
       -- An interactive request joins an entry that a job has queued: it moves to the interactive lane, and its old place is
       -- skipped later.
@@ -134,7 +139,12 @@ for r, at in ipairs(requests) do
   if first and others_wait then
     for k = before + 1, #places do ahead[#ahead + 1] = places[k] end
   end
-  others_wait = others_wait or lane == 'interactive' and not first and #places > before
+  if plain[r] and not others_wait then
+    others_wait = true
+    -- All that waits so far has priority.
+    ahead = redis.call('LRANGE', Q, '0', '-1')
+    for k = 1, before do ahead[#ahead + 1] = places[k] end
+  end
 end
 if #ahead > 0 then
   call_in_chunks(ahead, 'RPUSH', FIRST)
