@@ -35,7 +35,7 @@ listen listened call called stop started surprisingly disappointing unforgettabl
 heartwarming mediocre predictable refreshing clumsy performance atmosphere experience customer refund
 delivery packaging instructions replacement quality conversation
 """
-_WORDS = tuple(_VOCABULARY.split())
+WORDS = tuple(_VOCABULARY.split())
 
 
 def texts(count: int, seed: int = 0) -> list[str]:
@@ -63,7 +63,7 @@ def long_texts(count: int, words: int, seed: int = 0) -> list[str]:
 
 
 def _sentence(rng: random.Random, words: int) -> str:
-    chosen = rng.choices(_WORDS, k=words)
+    chosen = rng.choices(WORDS, k=words)
     commas = rng.sample(range(words - 1), k=(words - 1) // 10)
     for position in commas:
         chosen[position] += ","
