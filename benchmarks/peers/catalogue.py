@@ -102,8 +102,11 @@ PEERS = (
     ),
 )
 
-# What a reader may miss, and why pip cannot set it up on a machine without a GPU.
+# What a reader may miss, and why it is not measured.
 NOT_INSTALLED = {
-    "text-embeddings-inference": "not a Python package; container images, or built from Rust",
+    "text-embeddings-inference": "1.9.4 is not a Python package; container images, or built from Rust",
     "vllm": "its package requires the libraries of CUDA",
+    "TensorRT-LLM": "for NVIDIA cards only; its list of classifiers has BERT, but not DistilBERT",
+    "ort-server": "Lemonade's, 0.4 is not a Python package; archives of programs, or built from C++ and Rust",
+    "encoderfile": "0.7.1 needs Python 3.13, on Linux glibc 2.38, and downloads the program for the model",
 }
