@@ -108,9 +108,8 @@ class Pipeline(asyncio.Protocol):
         while self._connecting is not None and not self._connecting.done():
             await asyncio.wait([self._connecting])  # may end with another attempt
         self._ended = True
-        self._disconnect()
         if self._connection is not None:
-            await self._connection.disconnect(nowait=True)
+            await self._connection.disconnect(nowait=True)  # its end comes here as `connection_lost`
         await self._client.aclose()
 
     def _add(self, pending: PendingCommand) -> asyncio.Future[Any]:

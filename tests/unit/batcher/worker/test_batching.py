@@ -139,6 +139,13 @@ def test_the_cost_model_never_predicts_less_than_nothing(passes):
     assert 256 <= model.best_tokens() <= 512
 
 
+def test_a_token_costs_no_more_than_the_mean_so_that_no_pass_begins_below_nothing():
+    """Passes of 10 and of 100 tokens that took 1 and 100 ms lie on a line through -10 ms."""
+    model = CostModel(weight=2.0, tokens=110.0, seconds=0.101, tokens2=10_100.0, product=10.01)
+    assert model.token_s == pytest.approx(0.101 / 110)
+    assert model.fixed_s == pytest.approx(0)
+
+
 def test_the_cost_model_follows_a_machine_that_slows_down():
     model = CostModel.start(0.001, 0.0001)
     for _ in range(300):
