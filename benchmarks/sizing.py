@@ -28,7 +28,7 @@ PROCESSES = ("redis", "api", "worker0")
 SHARES = (0.0, 0.8, 0.95)
 LOADS = tuple(itertools.product((1_000, 10_000, 100_000), SHARES))
 # Planned texts/s of a worker of two cores whose claims and answers are those of requests of 32 texts.
-MODELS = {"default": 1000.0, "distilbert-base": 400.0}
+MODELS = {"default": 750.0, "distilbert-base": 230.0}
 # The share of its time that each is planned for, the least API replicas, and the cores of a worker.
 WORKER, API, REDIS = 0.7, 0.7, 0.6
 MIN_API, WORKER_CORES = 2, 2

@@ -21,12 +21,12 @@ SINGLE = Cost(
     ("texts_per_s", "known", "cost", "workers", "redis", "api"),
     [
         (1, 0.0, LARGE, 1, 1, 2),
-        (10_000, 0.0, LARGE, 15, 1, 2),
-        (100_000, 0.0, LARGE, 143, 7, 5),
-        # Workers need 1.07 ms instead of 1 for a text, Redis 11 s of a core a second, the API 30.
-        (100_000, 0.0, SINGLE, 153, 19, 43),
+        (10_000, 0.0, LARGE, 20, 1, 2),
+        (100_000, 0.0, LARGE, 191, 7, 5),
+        # Workers need 1.40 ms instead of 1.33 for a text, Redis 11 s of a core a second, the API 30.
+        (100_000, 0.0, SINGLE, 201, 19, 43),
         # 20 % are computed; half of the others cost the API 70 us and half 140.
-        (10_000, 0.8, SINGLE, 4, 1, 3),
+        (10_000, 0.8, SINGLE, 5, 1, 3),
     ],
 )
 def test_what_a_load_needs(
@@ -52,7 +52,7 @@ def test_the_tables_follow_from_the_costs_above_them() -> None:
 
 
 def test_autoscalers_stopped_before_one_redis_was_used_up() -> None:
-    """Single texts that are mostly known need 11 API replicas, new ones in large requests 25 workers."""
+    """Single texts that are mostly known need 11 API replicas, new ones in large requests 31 workers."""
     costs = read_costs()
     plans = [plan(full(known, cost), known, cost, costs[32]) for known in SHARES for cost in costs.values()]
     api = yaml.safe_load((K8S / "components/hpa/horizontalpodautoscaler.yaml").read_text())
