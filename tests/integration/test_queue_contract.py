@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -311,6 +313,41 @@ def test_priority_counts_from_the_first_text_without_it_until_the_lane_is_empty(
     assert asked(("g", True), ("h", True)) == ["g", "h"]
     assert not bench.client.exists(f"{bench.P}:first")
     assert bench.waiting() == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_texts_with_priority_are_claimed_in_their_order(bench: Bench, seed: int) -> None:
+    """Whatever else is asked, cancelled and claimed between them."""
+    rng, worker, number = random.Random(seed), bench.worker(), itertools.count()
+    waiting: list[str] = []
+    with_priority: list[int] = []
+
+    def claim(entries: int, cost: int) -> None:
+        claimed = ids_of(worker.claim(entries, cost, 100))
+        worker.complete([(name, ANSWER) for name in claimed])
+        for name in claimed:
+            waiting.remove(name)
+            if name.startswith("first"):
+                with_priority.append(int(name[5:]))
+
+    for _ in range(60):
+        match rng.choices(["ask", "claim", "cancel"], [5, 4, 1])[0]:
+            case "ask":
+                asked = []
+                for _ in range(rng.randint(1, 3)):
+                    first = rng.random() < 0.7
+                    ids = [f"{'first' if first else 'x'}{next(number)}" for _ in range(rng.randint(1, 4))]
+                    waiting += ids
+                    terms = ("a", "interactive", 600_000, 10**6)
+                    asked.append(Enqueue(ids, ids, [10] * len(ids), *terms, first=first))
+                worker.run([EnqueueAll(asked)])
+            case "claim":
+                claim(rng.randint(1, 16), rng.choice([10, 40, 100]))
+            case "cancel" if waiting:
+                bench.cancel(waiting.pop(rng.randrange(len(waiting))))
+    while waiting:
+        claim(16, 1000)
+    assert with_priority == sorted(with_priority)
 
 
 def test_large_interactive_entries_do_not_starve_bulk(bench: Bench) -> None:
