@@ -69,6 +69,17 @@ async def test_a_pause_that_refuses_withdraws_what_waits_in_its_lane() -> None:
     assert made.dispatcher.pending.keys() == {"z"}
 
 
+async def test_commands_of_one_write_are_one_round_trip() -> None:
+    made = Made()
+    for writes in (1, 1, 2):
+        made.writes = writes
+        made.ask("interactive", f"text {len(made.answers)}")
+        await asyncio.sleep(0)
+        made.answers[-1].set_result([Accepted([State("queued")], 0)])
+        await asyncio.sleep(0)
+    assert made.dispatcher.counts.round_trips == 2
+
+
 async def test_finding_45_a_text_that_another_request_waits_for_does_not_lend_its_terms() -> None:
     made = Made()
     now = asyncio.get_running_loop().time()
