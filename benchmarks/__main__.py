@@ -78,7 +78,8 @@ def main() -> int:
     if unknown := set(names) - set(SUITE):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(SUITE)}")
     runs = [run(name, [sys.executable, "-m", f"benchmarks.{name}", *SUITE[name]]) for name in names]
-    print()
+    facts = report.facts()
+    print(f"\n{facts['processor']}, {facts['cores']} cores")
     report.table(["goal", "", "measured", "bound"], rows(runs))
     return 0 if all(one.passed for one in runs) else 1
 

@@ -5,6 +5,7 @@
 
 One text a request, none known, of the lengths in docs/peers.md. Users ask again as soon as they are answered.
 The load generator is a process (uvloop) on the same machine. Where it takes a whole core, it is the limit.
+Without a card, the best rate is shown as a share of the processor's peak, too (`benchmarks.operations`).
 """
 
 from __future__ import annotations
@@ -24,8 +25,10 @@ from tokenizers import Tokenizer
 from benchmarks import report
 from benchmarks.limit import reference
 from benchmarks.net import closed_loop
+from benchmarks.operations import Peaks, Shape
 from benchmarks.service import READY_S, Service, service, until
 from benchmarks.texts import WORDS
+from model_store.hardware import cards, has_bf16
 
 # Tokens, special ones included. Between these bounds, the log-normal has a mean of 99.4, a deviation of 59.0.
 SHORTEST, LONGEST = 50, 509
@@ -103,6 +106,7 @@ def main() -> None:
     tokens = lengths(SAMPLE, seed=1)
     source = endless(tokenizer, tokens, seed=2)
     chosen = {name: getattr(args, name) for name in ("engine", "precision") if getattr(args, name)}
+    peaks = None if cards() else Peaks.measure()
     found: list[dict[str, Any]] = []
     with service(folder, workers=args.workers, processes=args.processes, **chosen) as running:
         with running.redis() as client:
@@ -119,6 +123,10 @@ def main() -> None:
     costs = {name: dollars(best["requests_per_s"], price) for name, price in args.price}
     report.table(COLUMNS, [_row(figures) for figures in found])
     print(f"best: {best['requests_per_s']:.1f} requests/s with {best['users']} users")
+    if peaks:
+        per_s = best["requests_per_s"] * Shape.of(folder).operations(tokens) / len(tokens)
+        precision = args.precision or ("bf16" if has_bf16() else "f32")
+        print(f"{peaks.share(precision, per_s):.2f} of the peak in {precision}")
     for name, price in args.price:
         print(f"a billion texts: {costs[name]:.0f} dollars at {price:g} an hour ({name})")
     about = {"tokens": {"mean": fmean(tokens), "deviation": pstdev(tokens)}} | chosen
