@@ -444,6 +444,17 @@ async def test_finding_11_bodies_not_taken_have_a_bound_together() -> None:
         await until_connections(server, 10)
 
 
+async def test_a_body_in_small_parts_counts_towards_that_bound() -> None:
+    async with served(10) as (server, dial):
+        server.lifespan.state[BACKLOG] = Backlog(unread_bytes=20_000)
+        _, writer = await dial()
+        writer.write(b"POST /unread HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n")
+        for _ in range(20):
+            writer.write(b"x" * 2000)
+            await asyncio.sleep(0.01)
+        await until_connections(server, 0)
+
+
 @pytest.mark.parametrize(
     ("head", "refused"),
     [
