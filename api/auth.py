@@ -187,8 +187,6 @@ class ClientLimits:
         self._most = settings.max_client_texts
         self._first = settings.first_client_texts
         self._waiting: dict[str, int] = {}
-        # Those of them that do not go before others.
-        self._behind: dict[str, int] = {}
         self.traffic = Traffic(settings, hub, self._waiting, jobs_used)
 
     @property
@@ -211,7 +209,6 @@ class ClientLimits:
     def hold(self, client: str, texts: int) -> bool:
         """Counts texts that wait, for `release`. Whether they go before those of heavier clients.
 
-        They do not while earlier ones of this client wait that do not, either: it would overtake itself.
         Raises Problem 429 `client_paused` or `client_limit`. A client with nothing waiting is never refused
         for its limit, because the size of a single request is limited elsewhere.
         """
@@ -225,18 +222,14 @@ class ClientLimits:
             )
             raise Problem(429, detail, code="client_limit")
         self._waiting[client] = waiting + texts
-        if waiting + texts <= self._first and client not in self._behind:
-            return True
-        self._behind[client] = self._behind.get(client, 0) + texts
-        return False
+        return waiting + texts <= self._first
 
-    def release(self, client: str, texts: int, *, first: bool) -> None:
-        """These texts no longer wait. `first` is what `hold` returned."""
-        for counts in (self._waiting,) if first else (self._waiting, self._behind):
-            if left := counts[client] - texts:
-                counts[client] = left
-            else:
-                del counts[client]
+    def release(self, client: str, texts: int) -> None:
+        """These texts no longer wait."""
+        if left := self._waiting[client] - texts:
+            self._waiting[client] = left
+        else:
+            del self._waiting[client]
 
     def _has_room(self, client: str, texts: int) -> bool:
         waiting = self._waiting.get(client, 0)

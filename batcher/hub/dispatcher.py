@@ -277,9 +277,10 @@ class Dispatcher:
     def _enqueue(self, entries: Sequence[PendingEntry]) -> None:
         """Enqueues entries of one request, which is that of the first of them.
 
-        Other requests may have given the rest a later deadline, which the queue keeps. The requests of one
-        tick share a command, which costs much less than one for each. Entries that no request waits for any
-        more are left out: they are cancelled before this command.
+        Other requests may have given the rest a later deadline, which the queue keeps, and priority, which
+        entries without it do not gain. The requests of one tick share a command, which costs much less than
+        one for each. Entries that no request waits for any more are left out: they are cancelled before this
+        command.
         """
         if not (entries := [entry for entry in entries if entry.waiters]):
             return
@@ -288,6 +289,7 @@ class Dispatcher:
         loop = asyncio.get_running_loop()
         budget_s = max(deadline - loop.time(), 0.001)
         texts = [entry.text for entry in entries]
+        first = all(entry.first for entry in entries)
         command = Enqueue(
             [entry.id for entry in entries],
             texts,
@@ -295,9 +297,9 @@ class Dispatcher:
             self._api,
             one.lane,
             int(budget_s * 1000),
-            self._admission.cap(one.lane, one.first, budget_s),
+            self._admission.cap(one.lane, first, budget_s),
             one.trace,
-            one.first,
+            first,
             cache_prefix(self._cache_name, one.revision) if one.revision else "",
             one.only,
         )

@@ -58,12 +58,12 @@ ADVICE = "workers of several revisions answered, and none of them all texts of t
 class Limits(Protocol):
     """How many texts of a client may wait.
 
-    `hold` counts some, until `release`, and returns whether they go `first`, before those of heavier clients.
+    `hold` counts some, until `release`, and returns whether they go before those of heavier clients.
     """
 
     def accepts(self, client: str, texts: int) -> bool: ...
     def hold(self, client: str, texts: int) -> bool: ...
-    def release(self, client: str, texts: int, *, first: bool) -> None: ...
+    def release(self, client: str, texts: int) -> None: ...
 
 
 class CachedPrediction(NamedTuple):
@@ -419,7 +419,7 @@ class QueueLookup:
             try:
                 await self._compute(request, unknown, answer, first=first, revision=revision if looks else "")
             finally:
-                self._limits.release(request.client, len(unknown), first=first)
+                self._limits.release(request.client, len(unknown))
         if revision:
             found = len(ids) - len(answer.computed) - len(answer.failed)
             self._share_found += NEWEST * (found / len(ids) - self._share_found)

@@ -311,8 +311,23 @@ def test_priority_counts_from_the_first_text_without_it_until_the_lane_is_empty(
     assert asked(("a", True), ("b", True), ("heavy", False), ("c", True)) == ["a", "b", "c", "heavy"]
     assert asked(("d", True), ("e", False), ("f", True)) == ["d", "f", "e"]
     assert asked(("g", True), ("h", True)) == ["g", "h"]
+    bench.ask("bulk", lane="bulk")
+    worker.run([EnqueueAll([Enqueue(["bulk"], ["bulk"], [10], "a", "interactive", 9000, 1000)])])
+    assert asked(("i", True)) == ["i", "bulk"], "an entry that moves here has no priority, either"
+    bench.ask("j", first=True)
+    worker.claim(16, 1000, 1000)
     assert not bench.client.exists(f"{bench.P}:first")
     assert bench.waiting() == 0
+
+
+def test_what_goes_first_leaves_an_eighth_of_a_batch(bench: Bench) -> None:
+    """A client with a text more than may go first waited for that one for as long as it sent others."""
+    bench.ask("x0", "x1", "x2")
+    bench.ask(*(f"first{number}" for number in range(20)), first=True)
+    claimed = ids_of(bench.worker().claim(16, 1000, 1000))
+    assert claimed == [*(f"first{number}" for number in range(14)), "x0", "x1"]
+    claimed = ids_of(bench.worker().claim(16, 1000, 1000))
+    assert claimed == [*(f"first{number}" for number in range(14, 20)), "x2"]
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -126,10 +126,12 @@ if taken == 0 and (free or redis.call('LLEN', SOLO) == 0) then
     if passed[list] >= PASSED_OVER then claim_from(list, most, math.min(cost + 1, most_cost)) end
   end
   if priority then
-    claim_from(FIRST, share, share_cost)
+    -- The other entries have an eighth of such a batch, as bulk has, or those of a client that has few more texts than may
+    -- go first would wait for as long as it sends others.
+    claim_from(FIRST, share - math.floor(share / 8), share_cost * 7 / 8)
     -- Keep the batch small when it holds priority entries: a full batch would cost them the time they gained.
     if from[FIRST] then
-      most_cost = math.max(cost, most_cost / 4)
+      most_cost = math.min(most_cost, math.max(cost * 9 / 8, most_cost / 4))
       redis.call('HSET', WAITING, 'first_at', now)
     end
   elseif (tonumber(redis.call('HGET', WAITING, 'first_at')) or 0) + 1000 > now then

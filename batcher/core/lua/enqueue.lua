@@ -51,8 +51,6 @@ end
 
 -- How many entries each lane has, what waits in it, and what this call adds.
 local lengths, waiting, added = {}, {}, {}
--- Which requests add interactive entries without priority.
-local plain = {}
 local reply, n = {}, 0
 for r, at in ipairs(requests) do
   local lane, looks, only = ARGV[at + 1], ARGV[at + 6] ~= '', ARGV[at + 7]
@@ -82,7 +80,6 @@ for r, at in ipairs(requests) do
       reply[r] = before
     else
       waiting[lane], added[lane] = before + fresh_cost, (added[lane] or 0) + fresh_cost
-      plain[r] = lane == 'interactive' and ARGV[at + 5] ~= '1' or nil
     end
   end
 end
@@ -90,7 +87,6 @@ end
 -- autoscaling counts. As long as all that waits has priority, one place is enough, and the oldest comes first.
 local others_wait = lengths.interactive ~= 0 and redis.call('HGET', WAITING, 'plain') ~= '0'
 -- This is the first write, so a Redis whose memory is full refuses new entries.
-if added.interactive then redis.call('HSET', WAITING, 'plain', (others_wait or next(plain)) and 1 or 0) end
 for lane in pairs(added) do
   redis.call('HSET', WAITING, lane, waiting[lane])
   redis.call('PEXPIRE', WAITING, WAITING_MS)
@@ -139,13 +135,14 @@ for r, at in ipairs(requests) do
   if first and others_wait then
     for k = before + 1, #places do ahead[#ahead + 1] = places[k] end
   end
-  if plain[r] and not others_wait then
+  if lane == 'interactive' and not first and #places > before and not others_wait then
     others_wait = true
     -- All that waits so far has priority.
     ahead = redis.call('LRANGE', Q, '0', '-1')
     for k = 1, before do ahead[#ahead + 1] = places[k] end
   end
 end
+if #pushed.interactive > 0 then redis.call('HSET', WAITING, 'plain', others_wait and 1 or 0) end
 if #ahead > 0 then
   call_in_chunks(ahead, 'RPUSH', FIRST)
   redis.call('PEXPIRE', FIRST, 120000)

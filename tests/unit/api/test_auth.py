@@ -93,23 +93,9 @@ def test_a_client_goes_first_until_it_has_much_waiting() -> None:
     assert limits.hold("a", 2)
     assert not limits.hold("a", 2)
     assert limits.hold("b", 1)
-    limits.release("a", 2, first=True)
-    limits.release("a", 2, first=False)
+    limits.release("a", 2)
+    limits.release("a", 2)
     assert limits.hold("a", 3), "what was answered counts no more"
-
-
-def test_a_client_does_not_overtake_its_own_texts() -> None:
-    """With one user more than may go first, the texts of some were passed over for seconds."""
-    limits = ClientLimits(ApiSettings(first_client_texts=3), FakeHub())
-    assert limits.hold("a", 3)
-    assert not limits.hold("a", 1)
-    limits.release("a", 3, first=True)
-    assert not limits.hold("a", 1), "it would go before the fourth"
-    limits.release("a", 1, first=False)
-    assert not limits.hold("a", 1), "one of them still waits"
-    limits.release("a", 1, first=False)
-    limits.release("a", 1, first=False)
-    assert limits.hold("a", 1)
 
 
 def test_over_the_cap_is_429_but_one_request_is_always_taken() -> None:
@@ -118,6 +104,6 @@ def test_over_the_cap_is_429_but_one_request_is_always_taken() -> None:
     with pytest.raises(Problem) as refused:
         limits.hold("a", 1)
     assert (refused.value.status, refused.value.code) == (429, "client_limit")
-    limits.release("a", 50, first=False)
+    limits.release("a", 50)
     limits.hold("a", 1)
     limits.hold("a", 9)

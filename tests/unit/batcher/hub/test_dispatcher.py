@@ -69,6 +69,22 @@ async def test_a_pause_that_refuses_withdraws_what_waits_in_its_lane() -> None:
     assert made.dispatcher.pending.keys() == {"z"}
 
 
+async def test_a_text_with_priority_lends_it_to_no_text_of_another_request() -> None:
+    """All texts of a heavy client went first, because it asked for one of a light client again."""
+    made = Made()
+    now = asyncio.get_running_loop().time()
+    made.dispatcher.hold(Waiter(now + 50, "interactive", "light", True), [("common", "text")])
+    made.dispatcher.hold(Waiter(now + 50, "interactive", "heavy", False), [("x", "text")])
+    again = [("common", "text"), ("x", "text")]
+    made.dispatcher.hold(Waiter(now + 60, "interactive", "heavy", False), again)
+    await asyncio.sleep(0)
+    assert [(command.ids, command.first) for command in made.commands] == [
+        (["common"], True),
+        (["x"], False),
+        (["common", "x"], False),
+    ]
+
+
 async def test_commands_of_one_write_are_one_round_trip() -> None:
     made = Made()
     for writes in (1, 1, 2):

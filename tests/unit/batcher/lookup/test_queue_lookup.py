@@ -23,7 +23,7 @@ class Bench(FakeCache):
     def __init__(self, hub: FakeHub, clock: list[float]) -> None:
         super().__init__()
         self.clock = clock
-        held = {"hold": lambda *_: False, "release": lambda *_, **__: None}
+        held = {"hold": lambda *_: False, "release": lambda *_: None}
         limits: Any = SimpleNamespace(accepts=lambda *_: True, **held)
         self.lookup = QueueLookup(hub, self, LocalCache(100, 100_000), limits, 60.0, False)
 

@@ -26,7 +26,7 @@ class NoLimits:
     def hold(self, client: str, texts: int) -> bool:
         return False
 
-    def release(self, client: str, texts: int, *, first: bool) -> None:
+    def release(self, client: str, texts: int) -> None:
         return
 
 
