@@ -52,7 +52,7 @@ def test_the_tables_follow_from_the_costs_above_them() -> None:
 
 
 def test_autoscalers_stopped_before_one_redis_was_used_up() -> None:
-    """Single texts that are mostly known need 11 API replicas, new ones in large requests 31 workers."""
+    """Single texts that are mostly known need 11 API replicas, new ones in large requests 34 workers."""
     costs = read_costs()
     plans = [plan(full(known, cost), known, cost, costs[32]) for known in SHARES for cost in costs.values()]
     api = yaml.safe_load((K8S / "components/hpa/horizontalpodautoscaler.yaml").read_text())
