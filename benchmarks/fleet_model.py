@@ -32,16 +32,25 @@ class Fleet:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Measured costs, in seconds. `script_s` is that of any script, `text_s` that of a text in all three."""
+    """Measured costs, in seconds. `script_s` is that of any script, `text_s` that of a text in all three.
 
-    script_s: float = 40e-6
-    text_s: float = 34e-6
-    api_text_s: float = 31e-6
+    So many requests as are `shared` are enqueued by one script: those of a tick of a process with 16 clients.
+    """
+
+    script_s: float = 65e-6
+    text_s: float = 29e-6
+    shared: int = 6
+    api_request_s: float = 140e-6
+    api_text_s: float = 23e-6
     idle_worker_s: float = 100e-6  # of Redis, each second
 
     def redis_s(self, fleet: Fleet) -> float:
         """Redis time of one text if batches are full: its shares of an enqueue, a claim and a completion."""
-        return self.text_s + self.script_s * (1 / fleet.part + 2 / BATCH_TEXTS)
+        return self.text_s + self.script_s * (1 / (fleet.part * self.shared) + 2 / BATCH_TEXTS)
+
+    def api_s(self, fleet: Fleet) -> float:
+        """API time of one text."""
+        return self.api_text_s + self.api_request_s / fleet.texts
 
     def idle_share(self, fleet: Fleet) -> float:
         """Share of each shard's core that heartbeats cost."""
@@ -112,9 +121,9 @@ class _Shard:
         self.free_at = self.busy_s = self.ask_at = 0.0
         self.down = False
 
-    def run(self, now: float, texts: float) -> float:
-        """When a script that begins now, or after those before it, has ended."""
-        cost = FIGURES.script_s + texts * FIGURES.text_s / 3
+    def run(self, now: float, texts: float, requests: int = 1) -> float:
+        """When a script that begins now, or after those before it, has ended; it is for `requests` alike."""
+        cost = FIGURES.script_s / requests + texts * FIGURES.text_s / 3
         self.free_at = max(now, self.free_at) + cost
         self.busy_s += cost
         return self.free_at
@@ -166,7 +175,9 @@ class _Run:
             self.outcome.refused += self.fleet.texts
             return
         for number, texts in parts.items():
-            self.at(self.shards[number].run(now + TRIP_S, texts), "queued", number, texts, now)
+            self.at(
+                self.shards[number].run(now + TRIP_S, texts, FIGURES.shared), "queued", number, texts, now
+            )
 
     def queued(self, now: float, number: int, texts: int, asked_at: float) -> None:
         shard = self.shards[number]

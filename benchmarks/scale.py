@@ -3,10 +3,10 @@
     python -m benchmarks.scale [--seed 1] [--seconds 0.5] [--svg docs/images/scale.svg]
 
 Each shard is one core of Redis that runs scripts in turn; a script costs a fixed time, and a time for each
-text. Requests of 32 texts (4 where something happens) arrive at random and are split over the shards. Workers
-live at one shard, claim there first, and help others as in decision 0014. A script costs what agrees with
-both `benchmarks.fleet` (single texts, 1.34 scripts and 88 us each) and `benchmarks.queue_alone` (32 texts a
-script, 38 us each). The same seed gives the same figures.
+text. Requests of 1, 4 or 32 texts arrive at random and are split over the shards. Workers live at one shard,
+claim there first, and help others as in decision 0014. A script costs what agrees with `benchmarks.sizing`
+(66 us for a single text, with 0.57 scripts, and 34 us for one of 32) and with 200 clients of single texts
+(39 us, with 0.12 scripts). The same seed gives the same figures.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from benchmarks.scale_plot import draw
 
 # Workers, shards and the texts/s of one worker: the default model, distilbert-base, and a larger one.
 SIZES = (
-    Fleet(10, 1, 1000),
-    Fleet(100, 1, 400),
-    Fleet(100, 4, 400),
-    Fleet(1000, 8, 400),
-    Fleet(1000, 16, 400),
-    Fleet(10_000, 64, 100),
-    Fleet(10_000, 64, 400),
+    *(Fleet(10, 1, 750, texts) for texts in (1, 4, 32)),
+    *(Fleet(100, 1, 230, texts) for texts in (1, 4, 32)),
+    Fleet(100, 4, 230),
+    *(Fleet(1000, 8, 230, texts) for texts in (1, 4, 32)),
+    Fleet(1000, 16, 230),
+    Fleet(10_000, 64, 60),
+    Fleet(10_000, 64, 230),
 )
 SHARE = 0.7  # of the highest load, at which each size is simulated
-EVENTFUL = Fleet(200, 8, 400, texts=4)
+EVENTFUL = Fleet(200, 8, 230, texts=4)
 EVENTS = {
     "a shard is lost for 2 s": Change(lost=(2.0, 4.0)),
     "a rolling deploy": Change(deploy=(1.0, 6.0)),
@@ -43,6 +43,7 @@ COLUMNS = (
     "workers",
     "shards",
     "texts/s of each",
+    "texts a request",
     "first to be full",
     "texts/s then",
     "at 70 %: p50 ms",
@@ -86,6 +87,7 @@ def row(fleet: Fleet, outcome: Outcome) -> list[str]:
         f"{fleet.workers:,}",
         str(fleet.shards),
         str(fleet.speed),
+        str(fleet.texts),
         limit.first,
         f"{limit.rate:,.0f}",
         f"{outcome.quantile(0.5):.1f}",
@@ -94,7 +96,7 @@ def row(fleet: Fleet, outcome: Outcome) -> list[str]:
         f"{outcome.workers_busy:.0%}",
         str(fleet.shards),
         f"{2 * fleet.workers:,}",
-        f"{limit.rate * FIGURES.api_text_s:.0f}",
+        f"{max(limit.rate * FIGURES.api_s(fleet), 1):.0f}",
     ]
 
 
