@@ -52,6 +52,7 @@ def test_an_empty_batch_takes_no_time() -> None:
 def test_raise_fails_the_batch_it_is_in() -> None:
     stub = StubClassifier()
     bad, good = stub.tokenize(["a text \0raise with a fault", "a text"])
+    assert (len(bad), bad.truncated, bad.unknown) == (2, 0, 0)
     with pytest.raises(ValueError, match="asked to raise"):
         stub.classify([good, bad])
     assert stub.classify([good])
