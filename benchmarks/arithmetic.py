@@ -55,7 +55,8 @@ class Graph:
 
 def measure(model: str, count: int, rounds: int, artefact_dir: Path, peaks: Peaks) -> dict[str, Any]:
     """Texts/s of each arithmetic, its share of the peak, and the median ratio of f32 to bf16."""
-    path = prepare(reference(model, artefact_dir), "openvino", "int8", artefact_dir)
+    named = reference(model, artefact_dir)
+    path = prepare(named, "openvino", "int8", artefact_dir)
     manifest = verify(path)
     layout: Layout = "packed" if manifest.rows else "padded"
     tokens = Tokenizer(path / "tokenizer.json", manifest.max_tokens)(texts(count, seed=1))
@@ -72,7 +73,7 @@ def measure(model: str, count: int, rounds: int, artefact_dir: Path, peaks: Peak
                 seconds[arithmetic].append(spent)
     rates = {arithmetic: count / median(spent) for arithmetic, spent in seconds.items()}
     pairs = zip(seconds["bf16"], seconds["f32"], strict=True)
-    operations = Shape.of(reference(model, artefact_dir)).operations([len(one) for one in tokens]) / count
+    operations = Shape.of(named).operations([len(one) for one in tokens]) / count
     shares = {arithmetic: peaks.share("int8", rate * operations) for arithmetic, rate in rates.items()}
     ratio = median(bf16 / f32 for bf16, f32 in pairs)
     return {"texts_per_s": rates, "of_peak": shares, "f32_to_bf16": ratio}

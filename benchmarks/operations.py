@@ -15,16 +15,14 @@ from pathlib import Path
 import torch
 
 from benchmarks import report
+from model_store.hardware import has_bf16
 from model_store.prepare import locate
 
 # Rows and columns of the products, and how long each precision is measured.
 WIDE = 768
 PEAK_S = 2.0
-# Flags of processors that have instructions for the products of a precision.
-INSTRUCTIONS = {
-    "bf16": {"avx512_bf16", "amx_bf16", "bf16"},
-    "int8": {"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"},
-}
+# Flags of processors that have instructions for products in int8.
+INT8_FLAGS = {"avx512_vnni", "avx_vnni", "amx_int8", "i8mm"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +65,12 @@ class Peaks:
         one, other = torch.randn(WIDE, WIDE), torch.randn(WIDE, WIDE)
         halves = one.bfloat16(), other.bfloat16()
         bytes_ = one.to(torch.int8), other.to(torch.int8)
-        flags = set(report.flags())
-        products: dict[str, Callable[[], object]] = {
-            "f32": lambda: one @ other,
-            "bf16": lambda: halves[0] @ halves[1],
-            "int8": lambda: torch._int_mm(*bytes_),
-        }
-        found = {
-            precision: _per_s(product)
-            for precision, product in products.items()
-            if precision == "f32" or INSTRUCTIONS[precision] & flags
-        }
+        products: dict[str, Callable[[], object]] = {"f32": lambda: one @ other}
+        if has_bf16():
+            products["bf16"] = lambda: halves[0] @ halves[1]
+        if not INT8_FLAGS.isdisjoint(report.flags()):
+            products["int8"] = lambda: torch._int_mm(*bytes_)
+        found = {precision: _per_s(product) for precision, product in products.items()}
         shown = ", ".join(f"{name} {per_s / 1e9:.0f}" for name, per_s in found.items())
         print(f"{report.facts()['processor']}: peak of {shown} GFLOP/s", flush=True)
         return cls(found)
