@@ -12,7 +12,8 @@ BOUNDED = 300
 # Small ones first, since exponential ones would not end. Linear ones take a hundredth of the limit.
 SIZES = (16, 20, *(2**power for power in range(5, 15)))
 MAX_S_A_CHARACTER = 5e-6
-NOISE_S = 5e-4
+# More than a call of a reader takes while its lines are recorded.
+NOISE_S = 2e-3
 # Below it, growth says nothing.
 MEASURABLE_S = 5e-3
 # What ends the repeats, and makes a match fail.
