@@ -87,13 +87,18 @@ class Members:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The cascade as one model. Only this and the number of workers that both members have are set."""
+        """The cascade as one model. Only this, the number of workers that both members have and the pauses
+        that end last are set.
+        """
         fast, sure = self._records()
         if fast is None or sure is None:
             return NO_SNAPSHOT
-        usable = () if self.mismatch() else self._found() or ()
-        workers = min((served.hub.snapshot.workers for served in usable), default=0)
-        return replace(NO_SNAPSHOT, model=combined(self.cascade, fast, sure), workers=workers)
+        members = [served.hub.snapshot for served in self._found() or ()]
+        workers = 0 if self.mismatch() else min((member.workers for member in members), default=0)
+        pauses = [pause for member in members for pause in member.pauses.items()]
+        pauses.sort(key=lambda pause: pause[1].until)
+        model = combined(self.cascade, fast, sure)
+        return replace(NO_SNAPSHOT, model=model, workers=workers, pauses=dict(pauses))
 
     def _found(self) -> tuple[Served, Served] | None:
         fast = self._models.get(self.cascade.fast)

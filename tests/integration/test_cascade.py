@@ -217,6 +217,26 @@ async def test_a_job_asks_both(many: Many, client: httpx.AsyncClient) -> None:
     assert record.model == f"quick@{(await cascade(client))['revision'][:12]}"
 
 
+@pytest.mark.parametrize("member", ["stub", "sure"])
+async def test_a_job_says_that_a_member_is_paused(client: httpx.AsyncClient, member: str) -> None:
+    pause = f"/admin/pauses/models/{member}"
+    assert (await client.put(pause, json={"waiting": "refuse", "for_s": 600})).is_success
+    submitted = await client.post("/jobs?model=quick", json={"text": TEXTS})
+
+    async def why() -> Any:
+        return (await client.get(submitted.headers["location"])).json()["waits_for"]
+
+    async def paused() -> bool:
+        return await why() == "paused"
+
+    async def resumed() -> bool:
+        return await why() is None
+
+    await until_async(paused, "the pause to be shown")
+    assert (await client.delete(pause)).is_success
+    await until_async(resumed, "the end of the pause to be shown")
+
+
 async def test_another_threshold_answers_anew(many: Many, client: httpx.AsyncClient) -> None:
     await ask(client)
     other = await many.api(cascades="quick=stub:sure:0.95")
