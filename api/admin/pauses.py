@@ -13,7 +13,7 @@ from api.models.served import ServedModel, ServedModels
 from api.stats.frames import pause_facts
 from batcher.core.commands import SetPause
 from batcher.core.holds import Pause
-from batcher.core.publications import publication_queue
+from batcher.core.publications import model_of, publication_queue
 from batcher.core.snapshot import merge_pauses
 from batcher.messages import Lane
 
@@ -25,12 +25,11 @@ Pauses = dict[str, Any]
 def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     """A pause of a lane holds for all models, and for publications that jobs still use."""
     router = APIRouter(prefix="/admin/pauses", include_in_schema=False)
-    first = models.first
 
     @router.get("")
     async def show() -> Pauses:
         """The pauses that hold, as of the last second, and the models that can be paused by name."""
-        pauses = pause_facts(first.hub.snapshot.pauses)
+        pauses = pause_facts(models.current.hub.snapshot.pauses)
         return {"pauses": pauses, "models": list(dict.fromkeys(models.names)), **missing(console.shards_down)}
 
     @router.put("/{lane}")
@@ -47,13 +46,15 @@ def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     async def pause_model(request: Request, name: str, pause: LanePause) -> Pauses:
         """Pauses all work of a model, by its name or its revision."""
         served = find(models, name)
-        return await _change(console, request, models.of(served), "all", pause, {"model": served.name})
+        every = models.publications(model_of(served.queue))
+        return await _change(console, request, every, "all", pause, {"model": served.name})
 
     @router.delete("/models/{name:path}")
     async def resume_model(request: Request, name: str) -> Pauses:
         """Ends the pauses of a model."""
         served = find(models, name)
-        return await _change(console, request, models.of(served), "all", None, {"model": served.name})
+        every = models.publications(model_of(served.queue))
+        return await _change(console, request, every, "all", None, {"model": served.name})
 
     return router
 

@@ -105,11 +105,6 @@ class ServedModels:
         """All publications of all models that workers serve, the first one first."""
         return [self.first, *self._others.values()]
 
-    def of(self, served: ServedModel) -> Sequence[ServedModel]:
-        """What answers for a model, and its candidate if it has one."""
-        model = model_of(served.queue)
-        return [served, *(one for name, one in self.candidates.items() if name == model)]
-
     @property
     def current(self) -> ServedModel:
         """What answers for the first model."""

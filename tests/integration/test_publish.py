@@ -124,6 +124,32 @@ async def test_a_pause_holds_when_another_revision_answers_and_so_does_its_end(
     assert not redis.exists(first, second)
 
 
+@pytest.mark.parametrize("model", ["", "topics"])
+async def test_a_pause_of_a_model_and_its_end_concern_all_of_its_publications(
+    many: Many, replicas: Replicas, model: str
+) -> None:
+    """Jobs went on with the publication before, and what waited there stayed until the end of the pause."""
+    api, redis = replicas.apis[0], many.client()
+    pause = f"/admin/pauses/models/{model or 'stub'}"
+    queues = [f"default/{model}".removesuffix("/"), f"default/{model}@1"]
+
+    def paused() -> list[bool]:
+        return [b"keep" in (redis.get(f"{{millrace:2:{queue}}}:pauses") or b"") for queue in queues]
+
+    await replicas.publish("stub@v2", model)
+    await replicas.move(model=model, number=1)
+    assert (await api.put(pause, json={"for_s": 600})).json()["pauses"].keys() == {"interactive", "bulk"}
+    assert paused() == [True, True]
+
+    async def shown() -> bool:
+        return (await api.get("/admin/pauses")).json()["pauses"].keys() == {"interactive", "bulk"}
+
+    if not model:
+        await until_async(shown, "the pause of what answers to be shown")
+    assert (await api.delete(pause)).json()["pauses"] == {}
+    assert paused() == [False, False]
+
+
 async def test_every_route_moves_and_jobs_do(many: Many, replicas: Replicas) -> None:
     store = many.job_store()
     await replicas.publish("stub@v2", "topics")
