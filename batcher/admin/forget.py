@@ -12,7 +12,7 @@ import redis
 from batcher.admin.refused import RefusedFilter, RefusedTexts
 from batcher.admin.scanning import matching
 from batcher.admin.usage import UsageStore
-from batcher.core.keys import cache_prefix, prefix
+from batcher.core.keys import SNAPSHOT_S, cache_prefix, prefix
 
 # The revision in the first line of an encoded result.
 _revision = re.compile(rb'\["([^"]*)", ').search
@@ -149,7 +149,7 @@ class Forgetting:
         key = f"{self._prefix}:snapshot"
         pipe = self._queue.pipeline()
         pipe.hincrby(key, "forgotten", 1)
-        pipe.expire(key, 3600)
+        pipe.expire(key, SNAPSHOT_S)
         pipe.execute()
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from batcher.core.keys import Kept
+from batcher.core.keys import SNAPSHOT_S, Kept
 
 # What is refused: every request of the client, or only texts that no cache knows.
 HoldScope = Literal["all", "uncached"]
@@ -19,8 +19,6 @@ HOLD_SCOPES: Mapping[str, HoldScope] = {"all": "all", "uncached": "uncached"}
 FIELD = "hold:"
 # Every process reads all of them every second.
 MAX_HOLDS = 100
-# The snapshot expires if no API process runs for an hour.
-SNAPSHOT_S = 3600
 
 
 @dataclass(frozen=True, slots=True)

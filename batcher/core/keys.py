@@ -24,8 +24,9 @@ to the next (decision 0010).
 | P:worker:<id> | hash   | record of a live worker; its last batches  | 1 h, renewed  | beat           |
 | P:alone:<id>  | string | the last id that a worker took from solo   | 2 h           | claim          |
 | P:failed:<id> | string | the worker that failed on an entry         | its budget    | complete       |
-| P:snapshot    | hash   | the state of the service; texts classified;| 1 h, renewed  | sweep, beat,   |
-|               |        | `model:<name>` until when it is listed     |               | a worker       |
+| P:snapshot    | hash   | the state of the service; texts classified;| 8 d, renewed  | sweep, beat,   |
+|               |        | `model:<name>` until when it is listed;    |               | a worker,      |
+|               |        | `hold:<client>` what is refused until when |               | the console    |
 | P:sweeper     | string | the API process that sweeps                | 1.5 s, renewed| sweep          |
 | P:model       | hash   | the current model                          | -             | beat           |
 | P:clock       | string | the queue's clock                          | -             | beat, sweep    |
@@ -61,6 +62,9 @@ from functools import lru_cache
 
 from batcher.connection.clients import Redis
 from batcher.shards import FORMAT, hash_tag
+
+# How long the snapshot outlives its last change: longer than any hold of a client. common.lua has it too.
+SNAPSHOT_S = 8 * 86_400
 
 
 def prefix(name: str) -> str:

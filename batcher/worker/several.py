@@ -13,6 +13,7 @@ from typing import Any
 
 from batcher.connection.clients import Redis
 from batcher.connection.outage import REDIS_ERRORS, reason
+from batcher.core.keys import SNAPSHOT_S
 from batcher.gc_tuning import collect_dropped
 from batcher.models import listing
 from batcher.worker.loop import Worker
@@ -75,7 +76,7 @@ class Listing:
             try:
                 pipe = client.pipeline()
                 pipe.hset(f"{prefix}:snapshot", mapping=dict(fields))
-                pipe.expire(f"{prefix}:snapshot", 3600)
+                pipe.expire(f"{prefix}:snapshot", SNAPSHOT_S)
                 pipe.execute()
             except REDIS_ERRORS as error:
                 log.debug("could not list the models: %s", reason(error), extra={"action": "models.unlisted"})

@@ -18,6 +18,7 @@ import redis
 from batcher.connection.clients import round_trip
 from batcher.core.commands import (
     AddUsage,
+    AskQuestion,
     Cancel,
     Claimed,
     Complete,
@@ -29,17 +30,20 @@ from batcher.core.commands import (
     Lend,
     NoteRefused,
     Outcomes,
+    Question,
     SendHeartbeat,
     State,
     UsageRow,
     Wake,
 )
+from batcher.core.holds import ClientHolds, Hold
 from batcher.core.keys import cache_prefix
 from batcher.core.redis_watch import NO_MEMORY, Memory
 from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers, merge
 from batcher.errors import QueueFull
 from batcher.messages import Failure, Prediction, decode_result, fragment
 from batcher.worker.heartbeat import HeartbeatQueue
+from batcher.worker.several import Listing
 from tests.fakes import heartbeat_queue
 from tests.servers import RedisServer, leftovers
 from tests.service import wait_until
@@ -1444,6 +1448,35 @@ def test_a_snapshot_ends_soon_where_no_worker_is(bench: Bench) -> None:
     assert lasts_ms() > 3_000_000
     bench.worker("guest").retire()
     assert lasts_ms() > 3_000_000
+
+
+def test_a_hold_ended_five_minutes_after_the_last_worker(bench: Bench) -> None:
+    """The sweep let the snapshot expire, and with it the holds; other changes of it gave them an hour."""
+
+    def lasts_s() -> int:
+        return int(bench.client.ttl(f"{bench.P}:snapshot"))
+
+    week_s = 7 * 86_400
+    holds = ClientHolds(bench.client, bench.queue)
+    assert holds.set("key:web", Hold("all", time.time() + week_s))
+    assert lasts_s() > week_s
+    bench.sweep()
+    assert lasts_s() > week_s
+    (asked,) = bench.worker().run([AskQuestion(Question("t", "request", ("x",)), 1000)])
+    assert asked
+    assert lasts_s() > week_s
+    worker = bench.worker()
+    worker.heartbeat([], RECORD, MODEL, 5000)
+    worker.heartbeat([], RECORD | {"texts": 3}, MODEL, 5000)
+    assert lasts_s() > week_s
+    Listing(["quick"], [(bench.client, bench.P)]).list()
+    assert lasts_s() > week_s
+    worker.retire()
+    assert bench.sweep().holds.keys() == holds.current().keys() == {"key:web"}
+    assert lasts_s() > week_s
+    holds.end("key:web")
+    bench.sweep()
+    assert lasts_s() <= 300
 
 
 def test_scripts_come_back_after_a_flush(bench: Bench) -> None:

@@ -8,6 +8,6 @@ if ARGV[2] == '' then
   redis.call('HDEL', SNAPSHOT, 'asked')
 else
   redis.call('HSET', SNAPSHOT, 'asked', string.format('%.0f %s %s', now + tonumber(ARGV[3]), ARGV[1], ARGV[2]))
-  redis.call('PEXPIRE', SNAPSHOT, WORKERS_MS)
+  redis.call('PEXPIRE', SNAPSHOT, SNAPSHOT_MS)
 end
 return 1

@@ -58,7 +58,7 @@ end
 local texts = tonumber(known[1]) and #record > 0 and tonumber(redis.call('HGET', key, 'texts')) or 0
 if texts > (tonumber(known[1]) or 0) then
   redis.call('HINCRBY', SNAPSHOT, 'worked', texts - known[1])
-  redis.call('PEXPIRE', SNAPSHOT, WORKERS_MS)
+  redis.call('PEXPIRE', SNAPSHOT, SNAPSHOT_MS)
 end
 
 -- Also of an entry whose lease had ended and that another worker has claimed since: as long as either of them runs it, its

@@ -30,6 +30,8 @@ local HINT_MS = '60000'
 local CLAIM_MS = '7200000'
 local WAITING_MS = '3600000'
 local WORKERS_MS = '3600000'
+-- Longer than any hold of a client, which is a field of it: SNAPSHOT_S of keys.py.
+local SNAPSHOT_MS = '691200000'
 
 -- The queue's clock is that of Redis, except that it never goes back and advances by at most STEP_MS from one heartbeat or
 -- sweep to the next. A clock adjustment, the different clock of a promoted replica or a period without writes therefore

@@ -78,8 +78,10 @@ redis.call('HSET', SNAPSHOT, 'model_since', live and tonumber(current[1]) or -1,
   'pauses', pauses_left(), 'revisions', table.concat(revisions, ' '))
 -- The limit is 0 if this process has not asked yet.
 if ARGV[9] ~= '0' then redis.call('HSET', SNAPSHOT, 'memory', ARGV[8], 'memory_limit', ARGV[9]) end
--- That of a revision that is no longer served expires soon.
-redis.call('PEXPIRE', SNAPSHOT, workers + guests > 0 and WORKERS_MS or 300000)
+-- That of a revision that is no longer served expires soon. It has no holds: these are beside the queue of the first model.
+local fields, lasts = redis.call('HGETALL', SNAPSHOT), workers + guests > 0
+for i = 1, #fields, 2 do lasts = lasts or string.sub(fields[i], 1, 5) == 'hold:' end
+redis.call('PEXPIRE', SNAPSHOT, lasts and SNAPSHOT_MS or 300000)
 
 if full then redis.call('SET', FULL, '1', 'PX', 2000) end
 -- Evicts in the order of the key space, which is as good as random; RANDOMKEY would take ten times as long for each key.
@@ -94,4 +96,4 @@ while surplus > 0 and scanned < 4 * surplus do
     surplus = surplus - gone
   end
 end
-return { 1, recovered, cursor, redis.call('HGETALL', SNAPSHOT), redis.call('HGETALL', MODEL), redis.call('HGETALL', P .. ':revisions') }
+return { 1, recovered, cursor, fields, redis.call('HGETALL', MODEL), redis.call('HGETALL', P .. ':revisions') }

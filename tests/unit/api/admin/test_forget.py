@@ -13,7 +13,7 @@ import redis
 from batcher.admin.forget import CachedResults
 from batcher.admin.job_eraser import JobEraser
 from batcher.core.commands import Enqueue, EnqueueAll, NoteRefused
-from batcher.core.keys import cache_key
+from batcher.core.keys import SNAPSHOT_S, cache_key
 from batcher.core.snapshot import Sweep
 from batcher.jobs.records import Counts
 from batcher.jobs.results import encode_models
@@ -266,10 +266,10 @@ async def test_other_processes_hear_of_it_from_the_snapshot(api: AdminApi, what:
     await api.post("/forget", **wanted)
     (after,) = api.worker().run([Sweep("other", 3)])
     assert after.forgotten == before.forgotten + 1
-    assert 0 < api.redis.ttl(f"{P}:snapshot") <= 3600
+    assert 0 < api.redis.ttl(f"{P}:snapshot") <= SNAPSHOT_S
     api.redis.delete(f"{P}:snapshot")
     await api.post("/forget", **wanted)
-    assert 0 < api.redis.ttl(f"{P}:snapshot") <= 3600, "also where no process sweeps any more"
+    assert 0 < api.redis.ttl(f"{P}:snapshot") <= SNAPSHOT_S, "also where no process sweeps any more"
 
 
 async def test_a_text_that_waits_is_reported(api: AdminApi) -> None:
