@@ -294,9 +294,7 @@ class BatchService:
     async def cancel(self, batch_id: str, owner: str) -> JobRecord:
         """Cancels a batch unless it has ended. Raises Problem 404."""
         record = await self.find(batch_id, owner)
-        if record.ended:
-            return record
-        return await self._jobs.cancel_or_delete(record.id, owner) or record
+        return record if record.ended else await self._jobs.cancel(record)
 
 
 def _no_file(detail: str = "no such file, or it has expired") -> Problem:

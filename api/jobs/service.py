@@ -10,10 +10,11 @@ import json
 import secrets
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from anyio import CapacityLimiter, to_thread
 from starlette.requests import ClientDisconnect
@@ -44,7 +45,7 @@ from api.settings import ApiSettings
 from batcher import tracing
 from batcher.connection.outage import REDIS_ERRORS, unavailable
 from batcher.errors import MillraceError, QueueUnavailable
-from batcher.jobs.records import JobRecord, is_job_id
+from batcher.jobs.records import JobRecord, JobStatus, is_job_id
 from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import JobStore, connect_jobs
 from batcher.jobs.upload import Submission, account_of, result_bytes
@@ -440,10 +441,18 @@ class JobService:
         if record.ended:
             await self.call(self.store.delete, job_id)
             return None
-        await self.call(self.store.cancel, job_id)
-        if record.status == "queued":
-            await self.call(self._queue.forget, job_id)
-        return await self.find(job_id, owner)
+        return await self.cancel(record)
+
+    async def cancel(self, record: JobRecord) -> JobRecord:
+        """Cancels a job unless it has ended by now. Returns its newest record. Raises Problem 404."""
+        after = await self.call(self.store.cancel, record.id)
+        if after == "gone":
+            raise not_found()
+        with suppress(QueueUnavailable):  # it is cancelled all the same: a repeated DELETE would delete it
+            if record.status == "queued":
+                await self.call(self._queue.forget, record.id)
+            return await self.find(record.id, owner="")
+        return replace(record, status=cast(JobStatus, after))
 
     async def newest(
         self, status: str | None, limit: int, cursor: str, owner: str, batches: bool = False

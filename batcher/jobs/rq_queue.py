@@ -98,7 +98,8 @@ class JobQueue:
         """Removes a job that must not run from the queue, with RQ's state of it."""
         if not self.shown:
             return
-        pipe = self.rq.connection.pipeline()
+        # Not a transaction, which a full Redis refuses whatever is in it.
+        pipe = self.rq.connection.pipeline(transaction=False)
         pipe.lrem(self.rq.key, 0, job_id)
         pipe.delete(Job.key_for(job_id))
         pipe.execute()
@@ -112,7 +113,9 @@ class JobQueue:
             if not self.rq.connection.lrem(self.rq.key, 0, raw):
                 continue
             job_id = raw.decode("ascii", "replace")
-            if not is_job_id(job_id) or not self._is_own(job_id):
+            if is_job_id(job_id) and self._is_own(job_id):
+                self.rq.connection.delete(Job.key_for(job_id))  # of one that could not be forgotten
+            else:
                 JobQueue.refused += 1
                 fields = {"action": "job.refused", "job": job_id[:64]}
                 log.error(

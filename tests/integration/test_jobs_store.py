@@ -13,9 +13,11 @@ from batcher.errors import DataMissing
 from batcher.jobs import store as store_module
 from batcher.jobs.records import Attempt, Counts, JobRecord, Totals
 from batcher.jobs.results import encode_models
+from batcher.jobs.rq_queue import JobQueue
 from batcher.jobs.store import PROCESS_DIGITS, JobStore
 from batcher.jobs.upload import UNBOUNDED, Budget, NoRoom, Submission, encode_text
 from batcher.messages import fragment
+from batcher.settings import JobSettings
 from tests.conftest import encoded
 from tests.servers import RedisServer
 
@@ -754,3 +756,17 @@ def test_the_models_of_each_text_are_kept_with_its_result(store: JobStore, clien
     assert all(client.ttl(key) > 0 for key in keys(client))
     assert store.delete(JOB)
     assert not [key for key in keys(client) if b":job:" in key]
+
+
+@pytest.mark.redis
+def test_a_full_redis_forgets_jobs(redis_server: RedisServer) -> None:
+    """It refused to take one out of RQ's queue, after the job had been cancelled."""
+    with redis_server.client() as client:
+        queue = JobQueue(client, JobSettings(name="jobs"))
+        queue.enqueue(JOB)
+        create(store := JobStore(client, "jobs", 60))
+        client.config_set("maxmemory", 1)
+        assert store.cancel(JOB) == "cancelled"
+        queue.forget(JOB)
+        assert store.delete(JOB)
+        assert keys(client) == [b"rq:queues"]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from api.settings import ApiSettings
-from batcher.jobs.records import Counts
+from batcher.jobs.records import Counts, JobRecord
 from batcher.jobs.results import TOO_LONG, chunk_results, encode_models
 from batcher.jobs.store import JobStore
 from batcher.jobs.upload import FileStore
@@ -294,6 +294,24 @@ async def test_a_batch_is_cancelled(api: JobsApi) -> None:
     assert cancelled["cancelled_at"] is not None
     assert cancelled["output_file_id"] is None
     assert api.queue.rq.get_job_ids() == []
+
+
+async def test_a_batch_that_ends_while_it_is_cancelled_keeps_its_results(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was deleted."""
+    batch, read_record = (await create(api, jsonl(request("one", "a")))).json(), api.store.record
+
+    def then_ends(job_id: str) -> JobRecord | None:
+        record = read_record(job_id)
+        if record is not None and not record.ended:
+            ended(api, batch, POSITIVE)
+        return record
+
+    monkeypatch.setattr(api.store, "record", then_ends)
+    answer = await api.client.post(f"/v1/batches/{batch['id']}/cancel")
+    assert (answer.status_code, answer.json()["status"]) == (200, "completed")
+    assert (await api.client.get(f"/v1/batches/{batch['id']}")).json()["output_file_id"] is not None
 
 
 async def test_a_batch_that_failed_says_why(api: JobsApi) -> None:

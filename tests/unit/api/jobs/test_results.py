@@ -16,6 +16,7 @@ from starlette.routing import Mount
 from batcher.errors import DataMissing
 from batcher.jobs.records import Counts, JobRecord
 from batcher.jobs.store import JobStore
+from tests.conftest import FakeRedis
 from tests.unit.api.jobs.jobs_api import FAILURE, POSITIVE, JobsApi, Start
 from tests.unit.api.service import assert_problem
 
@@ -110,6 +111,38 @@ async def test_a_running_job_is_cancelled_at_once(api: JobsApi) -> None:
     answer = await api.client.delete(f"/jobs/{job_id}")
     assert answer.json()["status"] == "cancelled"
     assert api.store.append(attempt, 0, [b"[]"], counts=Counts(), rate=1.0, model="") == "cancelled"
+
+
+async def test_a_cancellation_that_was_done_is_not_refused(
+    api: JobsApi, fake_redis: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its client repeated it as advised, and so deleted the job."""
+    job_id, cancel = await api.new(), api.store.cancel
+
+    def then_away(cancelled: str) -> str:
+        after = cancel(cancelled)
+        fake_redis.server.connected = False
+        return after
+
+    monkeypatch.setattr(api.store, "cancel", then_away)
+    answer = await api.client.delete(f"/jobs/{job_id}")
+    assert (answer.status_code, answer.json()["status"]) == (200, "cancelled")
+    fake_redis.server.connected = True
+    assert (await api.get(f"/{job_id}")).json()["status"] == "cancelled"
+
+
+async def test_a_job_that_is_deleted_meanwhile_is_not_cancelled(
+    api: JobsApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, cancel = await api.new(), api.store.cancel
+
+    def too_late(cancelled: str) -> str:
+        cancel(cancelled)
+        api.store.delete(cancelled)
+        return cancel(cancelled)
+
+    monkeypatch.setattr(api.store, "cancel", too_late)
+    assert_problem(await api.client.delete(f"/jobs/{job_id}"), 404, "not_found")
 
 
 async def test_an_ended_job_is_deleted_with_its_data(api: JobsApi) -> None:

@@ -67,6 +67,7 @@ async def test_what_is_not_a_job_of_this_service_is_removed_from_the_queue_and_c
         await bench.ended(job_id)
         await until(lambda: bench.client.llen(key) == 0)
     assert JobQueue.refused == refused + 3
+    assert not bench.client.exists(f"rq:job:{'c' * 32}")
     logged = [record for record in caplog.records if record.__dict__.get("action") == "job.refused"]
     assert sorted(record.__dict__["job"] for record in logged) == ["b" * 32, "short", "\ufffd\ufffd"]
 
