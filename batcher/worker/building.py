@@ -305,7 +305,7 @@ class Publishing:
     def __init__(self, models: LoadedModels, store: PublicationStore) -> None:
         self._models = models
         self._publications = store
-        self._failed: set[str] = set()
+        self._failures: dict[str, str] = {}
         self._unwanted: dict[str, float] = {}
 
     def look(self) -> None:
@@ -317,20 +317,27 @@ class Publishing:
             for model in {model_of(name) for name in served}
             for number, reference in publications.of(model).references.items()
         }
-        self._failed &= wanted.keys()
+        self._failures = {queue: why for queue, why in self._failures.items() if queue in wanted}
         self._drop([queue for queue in served if "@" in queue and queue not in wanted])
-        for queue in wanted.keys() - served - self._failed:
-            model, reference = wanted[queue]
-            try:
-                self._models.add(model, queue, reference)
-            except Exception as error:
-                self._failed.add(queue)
-                failure = str(error)
-            else:
+        for queue in wanted.keys() - served:
+            new = queue not in self._failures
+            if new and self._loads(queue, *wanted[queue]):
                 continue
-            log.error("cannot serve the publication: %s", failure, extra={"action": "revision.unable"})
-            collect_dropped()  # once the error, which refers to what was loaded, is gone
-            self._publications.report(queue, failure[:500])
+            if new or queue not in publications.failures:  # it may not have been written, or be lost
+                self._publications.report(queue, self._failures[queue])
+
+    def _loads(self, queue: str, model: str, reference: str) -> bool:
+        """Loads a publication, and keeps why it could not."""
+        try:
+            self._models.add(model, queue, reference)
+        except Exception as error:
+            failure = str(error)
+        else:
+            return True
+        log.error("cannot serve the publication: %s", failure, extra={"action": "revision.unable"})
+        self._failures[queue] = failure[:500]
+        collect_dropped()  # once the error, which refers to what was loaded, is gone
+        return False
 
     def _drop(self, unwanted: Sequence[str]) -> None:
         """Drops publications not needed for a while: until then, earlier requests may wait there."""

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 
 from batcher.core.publications import NO_PUBLICATIONS, Publications, Published
 from batcher.settings import WorkerSettings
@@ -76,6 +77,7 @@ class Operated:
     def __init__(self, *names: str) -> None:
         self.names = list(names)
         self.publications = NO_PUBLICATIONS
+        self.full = False
         self.asked: list[tuple[str, str, str]] = []
         self.reported: list[tuple[str, str]] = []
         self.publishing = Publishing(self, self)  # type: ignore[arg-type]
@@ -85,6 +87,9 @@ class Operated:
 
     def report(self, queue: str, failure: str) -> None:
         self.reported.append((queue, failure))
+        if self.full:
+            raise redis.exceptions.OutOfMemoryError
+        self.publications = replace(self.publications, failures={queue: failure})
 
     def add(self, model: str, queue: str, reference: str) -> None:
         self.asked.append((model, queue, reference))
@@ -94,13 +99,33 @@ class Operated:
         self.names.remove(queue)
 
 
+BROKEN = Publications(models={"stub": Published(references={1: "/no/model"})})
+
+
 def test_a_publication_that_cannot_be_loaded_is_tried_once_each_time_that_it_is_published() -> None:
     made = Operated("stub")
-    broken = Publications(models={"stub": Published(references={1: "/no/model"})})
-    for made.publications in (broken, broken, NO_PUBLICATIONS, broken, broken):
-        made.publishing.look()
+    for made.publications in (BROKEN, NO_PUBLICATIONS, BROKEN):
+        for _ in range(2):
+            made.publishing.look()
     assert made.asked == [("stub", "stub@1", "/no/model")] * 2
     assert made.reported == [("stub@1", "x" * 500)] * 2
+
+
+def test_why_a_publication_cannot_be_loaded_is_written_once_redis_takes_it() -> None:
+    """It was written once, and lost while Redis was full."""
+    made = Operated("stub")
+    made.publications, made.full = BROKEN, True
+    for looks in range(1, 3):
+        with pytest.raises(redis.exceptions.OutOfMemoryError):
+            made.publishing.look()
+        assert (len(made.asked), len(made.reported)) == (1, looks)
+    made.full = False
+    for _ in range(2):
+        made.publishing.look()
+    assert (len(made.asked), len(made.reported)) == (1, 3)
+    made.publications = BROKEN  # its shard has lost its data
+    made.publishing.look()
+    assert made.publications.failures == {"stub@1": "x" * 500}
 
 
 def test_a_publication_is_dropped_once_it_has_not_been_needed_for_a_while(
