@@ -167,10 +167,12 @@ class DialectService:
             lookup, context, call.receive, budget_s, one_revision=True
         )
         total_s = perf_counter() - context.started
-        computed = [*context.answer.computed.values()] if context.answer is not None else []
-        revision = lookup.models.revision if lookup.names_models else results[0].revision
+        answer = context.answer
+        computed = [*answer.computed.values()] if answer is not None else []
         scores = [_scores(result.fragment) for result in results]
-        record = lookup.models.record(revision)
+        cascade = answer.cascade if answer is not None else None
+        revision = results[0].revision if cascade is None else cascade.revision
+        record = cascade or lookup.models.record(revision)
         return Classified(texts, results, scores, computed, headers, total_s, served.name, revision, record)
 
     def served(self, call: Call) -> Served:

@@ -392,6 +392,7 @@ class JobRun:
             outcomes.update(answer.by_text)
             outcomes.update(answer.failed)
             known |= answer.by_text.keys() - answer.computed.keys()
+            model = answer.cascade or model
         found = [None if text is None else outcomes[text] for text in texts]
         return chunk_results(found, model, hits=sum(text in known for text in texts))
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from batcher.cascades import Cascade
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
 from batcher.errors import LabelsDiffer
-from batcher.lookup.queue import CachedPrediction, Known, Lookup, LookupRequest, LookupResult, Models
+from batcher.lookup.queue import CachedPrediction, Known, Lookup, LookupRequest, LookupResult, Models, Result
 from batcher.messages import Prediction, fragment
 
 
@@ -101,20 +101,34 @@ class CascadeLookup:
     async def find(self, request: LookupRequest, answer: LookupResult) -> None:
         """If the sure model fails on a text, so does the cascade."""
         fast, sure = self._members()
+        published = fast.models.published, sure.models.published
         await fast.find(request, answer)
+        said = [answer.by_text[text] for text in request.texts if text in answer.by_text]
         unsure = {text for text, one in answer.by_text.items() if not self._cascade.trusts(one.fragment)}
         passed = [text for text in request.texts if text in unsure]
+        second = LookupResult()
         if passed:
-            first = next(text for text in request.texts if text in answer.by_text)
-            labels = labels_of(answer.by_text[first].fragment)
-            second = LookupResult()
+            labels = labels_of(said[0].fragment)
             try:
                 await sure.find(request._replace(texts=passed), second)
             finally:
                 answer.add(second, answer.cache_s + second.cache_s)
             for text in unsure:
                 _order(text, answer, labels)
+        one = _spoke(fast.models, published[0], said)
+        other = _spoke(sure.models, published[1], list(second.by_text.values()))
+        if one is not None and other is not None:
+            answer.cascade = combined(self._cascade, one, other)
         self._count(len(request.texts) - len(passed), len(passed))
+
+
+def _spoke(models: Models, published: ModelRecord | None, results: Sequence[Result]) -> ModelRecord | None:
+    """The model of the newest result, or the `published` one without any."""
+    if published is None or not results:
+        return published
+    revision = results[-1].revision
+    # A worker may have answered before this process has seen what it published.
+    return models.record(revision) or replace(published, revision=revision)
 
 
 def _order(text: str, answer: LookupResult, labels: Sequence[str]) -> None:

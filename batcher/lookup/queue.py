@@ -270,6 +270,7 @@ class LookupResult:
 
     `ids` are those of the texts that the in-process cache did not know. `asked` texts went to the queue at
     `asked_at` (perf_counter). `outcomes` counts texts for the metrics, by a name or the class of an error.
+    `cascade` is that of the revisions that gave the newest results, as a model; None of other lookups.
     """
 
     by_text: dict[str, Result] = field(default_factory=dict)
@@ -280,6 +281,7 @@ class LookupResult:
     asked: int = 0
     asked_at: float = 0.0
     outcomes: dict[str | type[MillraceError], int] = field(default_factory=dict)
+    cascade: ModelRecord | None = None
 
     def count(self, outcome: str | type[MillraceError], texts: int) -> None:
         """Counts texts with this outcome: `hit_local`, `hit_shared`, `computed`, `cancelled`, or an error."""

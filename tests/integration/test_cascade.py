@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -297,9 +298,18 @@ async def test_a_member_may_have_a_candidate(many: Many, client: httpx.AsyncClie
     assert results.json()["predictions"] == answer.json()["predictions"]
     results = await client.get(f"/jobs/{submitted.json()['id']}/predictions?models=true")
     assert [item["model"] for item in results.json()["predictions"]] == answer.json()["models"]
+    sure = Swapped(variant="sure").info.revision
+    pairs = [
+        sha256(f"{models[setting.takes(text, '')].revision} {sure} 0.8".encode()).hexdigest()[:12]
+        for text in TEXTS
+    ]
     record = store.record(submitted.json()["id"])
     assert record is not None
-    assert record.model == f"quick@{(await cascade(client))['revision'][:12]}"
+    assert record.model == f"quick@{pairs[-1]}"
+    for text, pair in zip(TEXTS, pairs, strict=True):
+        tensor = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [text]}]}
+        answer = await client.post("/v2/models/quick/infer", json=tensor)
+        assert answer.json()["model_version"] == pair, "it was that of the published revisions"
 
 
 async def test_an_error_of_the_second_model_is_that_of_the_request(many: Many) -> None:

@@ -152,6 +152,31 @@ async def test_a_cascade_whose_labels_differ_was_listed_as_ready_and_said_to_hav
     assert {card["id"]: card["ready"] for card in without} == {"stub": True, "sure": False, "quick": False}
 
 
+async def test_the_version_of_a_cascade_is_that_of_the_results() -> None:
+    """If a member moved while the request ran, it was that of the new revision."""
+
+    def moving(text: str) -> Outcome:
+        fast.snapshot = replace(fast.snapshot, model=replace(MODEL, revision=NEW))
+        return answered_by(OLD)
+
+    fast = FakeHub(snapshot=replace(RUNNING, models=("sure",)), answer=moving)
+    sure = FakeHub(snapshot=replace(RUNNING, model=replace(MODEL, name="sure")))
+    settings = ApiSettings(cascades="quick=stub:sure:0.5")
+    app = create_app(settings, Backends(fast, FakeCache(), connect=lambda name: (sure, FakeCache())))
+    async with (
+        app.app.router.lifespan_context(app.app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client,
+    ):
+        before = (await client.get("/models")).json()["cascades"][0]["revision"]
+        tensor = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a"]}]}
+        for version in ("", f"/versions/{before}"):
+            answer = await client.post(f"/v2/models/quick{version}/infer", json=tensor)
+            assert answer.json()["model_version"] == before[:12]
+            assert answer.headers["x-model"] == f"stub@{OLD[:12]}"
+            fast.snapshot = replace(fast.snapshot, model=MODEL)
+            tensor["inputs"][0]["data"] = ["b"]
+
+
 async def test_known_results_of_a_cascade_keep_the_name_of_their_model() -> None:
     """X-Model said `@REVISION` after another text had been asked again."""
     fast = FakeHub(snapshot=replace(RUNNING, models=("sure",)), answer=in_turn(OLD, OLD, NEW, OLD))

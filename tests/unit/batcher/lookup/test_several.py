@@ -10,7 +10,7 @@ import pytest
 
 from batcher.cascades import Cascade
 from batcher.errors import EntryFailed, LabelsDiffer, QueueFull
-from batcher.lookup.cascade import CascadeLookup
+from batcher.lookup.cascade import CascadeLookup, combined
 from batcher.lookup.queue import LocalCache, LookupRequest, LookupResult, QueueLookup
 from batcher.lookup.share import ShadowedLookup, ShareLookup
 from batcher.messages import Outcome, Prediction, fragment
@@ -106,8 +106,11 @@ async def test_only_what_was_computed_is_offered_to_a_shadow(two: Two) -> None:
     assert lookup.known(["new 1"], "client", "", False) is not None
 
 
+SETTING = Cascade("quick", "stub", "other", 0.6)
+
+
 def cascade(two: Two, threshold: float) -> CascadeLookup:
-    setting = Cascade("quick", "stub", "other", threshold)
+    setting = replace(SETTING, threshold=threshold)
     return CascadeLookup(setting, lambda: (two.first, two.second), two.first.models)
 
 
@@ -134,6 +137,34 @@ async def test_a_cached_result_of_a_cascade_says_that_its_text_was_cut(two: Two)
         await cascade(two, 1.0).find(request("a"), found)
         assert found.by_text["a"].truncated == 7
     assert two.asked[1] == [["a"]], "the second time, it was cached"
+
+
+async def test_the_revision_of_a_cascade_is_that_of_the_revisions_that_answered(two: Two) -> None:
+    """It was that of the revisions which workers published last."""
+    lookup, records = cascade(two, 0.6), [hub.snapshot.model for hub in two.hubs]
+    fast, sure = (record for record in records if record is not None)
+
+    async def named(sent: LookupRequest) -> str:
+        found = LookupResult()
+        await lookup.find(sent, found)
+        assert found.cascade is not None
+        return found.cascade.revision
+
+    new = replace(fast, revision="f" * 64)
+
+    def moving(text: str) -> Prediction:
+        two.hubs[0].snapshot = replace(RUNNING, model=new)
+        return prediction(text)._replace(fragment=fragment(MODEL.labels, [0.1, 0.9]))
+
+    two.hubs[0].answer = moving
+    assert await named(request("moves meanwhile")) == combined(SETTING, fast, sure).revision
+    two.hubs[0].answer = lambda text: prediction(text, new.revision)
+    assert await named(request("moved")) == combined(SETTING, new, sure).revision
+    unseen = "e" * 64
+    two.hubs[1].answer = lambda text: prediction(text, unseen)
+    texts = [f"text {number}" for number in range(9)]
+    expected = combined(SETTING, new, replace(sure, revision=unseen))
+    assert await named(request(*texts)) == expected.revision
 
 
 async def test_a_cascade_fails_on_a_text_that_its_second_model_has_other_labels_for(two: Two) -> None:
