@@ -227,7 +227,8 @@ class Parts:
 
     @cached_property
     def memory(self) -> Memory:
-        return Memory(self.hub, [self.local.clear, self.log.recent.clear, self.candidates.forget])
+        clear = self.local.clear, self.log.recent.clear, self.candidates.forget
+        return Memory(self.hub, clear, (self.predictor.held, self.candidates.held))
 
     # -- dialects ----------------------------------------------------------------------------------
 

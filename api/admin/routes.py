@@ -51,7 +51,7 @@ def admin_routers(
         _add_jobs(router, jobs)
     add_history(router, console)
     add_traces(router, traces)
-    add_forget(router, console, settings, forget_here)
+    add_forget(router, console, settings, forget_here, traces)
 
     @router.get("/admin/audit")
     async def audit(limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:

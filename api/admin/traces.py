@@ -122,18 +122,23 @@ class Traces:
         """A request and its timeline. Raises Problem 404 `trace_not_found`, or as `Console.ask` does."""
         facts = self._recent.find(request_id)
         if facts is None:
-            found = await self._answers(REQUEST, [request_id], bool)
+            found = await self.ask(REQUEST, [request_id], bool)
             if not found:
                 raise Problem(404, _NOT_FOUND, code="trace_not_found")
             facts = found[0]
         entries = set(facts["entries"])
-        answers = await self._answers(TEXTS, sorted(entries), lambda so_far: _covers(so_far, entries))
-        batches = [{**batch, "worker": answer["worker"]} for answer in answers for batch in answer["batches"]]
+        answers = await self.ask(TEXTS, sorted(entries), lambda so_far: _covers(so_far, entries))
+        batches = [
+            {**batch, "worker": answer["worker"]} for answer in answers or () for batch in answer["batches"]
+        ]
         shown = ("request_id", "received_at", "client", "texts", "tokens", "status", "code", "ms")
         return {**{name: facts[name] for name in shown}, "timeline": timeline(facts, batches)}
 
-    async def _answers(self, kind: str, ids: Sequence[str], enough: Callable[[Answered], bool]) -> Answered:
-        """The answers of other processes, until they are `enough` or the question ends."""
+    async def ask(self, kind: str, ids: Sequence[str], enough: Callable[[Answered], bool]) -> Answered | None:
+        """The answers of processes, until they are `enough` or the question ends, of which nothing is left.
+
+        None if it could not be asked: another one was open all the time. Raises as `Console.each`.
+        """
         if not ids:
             return []
         token = token_hex(8)
@@ -149,8 +154,9 @@ class Traces:
                 asked = await self._ask(question)
                 ends = monotonic() + self.open_s if asked else ends
             await asyncio.sleep(LOOK_EVERY_S)
-        self._hub.console.send_to_all(EndQuestion(token))
-        return answers
+        ended = (part.run(EndQuestion(token)) for part in self._hub.console.parts)
+        await asyncio.gather(*ended, return_exceptions=True)
+        return answers if asked else None
 
     async def _ask(self, question: AskQuestion) -> bool:
         """Asks at every shard, because each worker lives at one. False while another question is open.

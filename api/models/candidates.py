@@ -81,6 +81,11 @@ class Candidates:
             if made.choices is not None:
                 made.choices.forget()
 
+    def held(self, entry: str) -> int:
+        """How many shadows have yet to compare the text with this id."""
+        shadows = [made.shadow for made in self._made.values() if made.shadow is not None]
+        return sum(shadow.holds(entry) for shadow in shadows)
+
     async def stop(self) -> None:
         """Ends all shadows. Their counts are stored."""
         self._stopped = True

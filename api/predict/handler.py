@@ -52,6 +52,7 @@ from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
 from batcher.errors import BudgetExceeded, Paused, QueueFull
 from batcher.lookup.queue import Lookup, LookupRequest, LookupResult, Models, Result
+from batcher.messages import entry_id
 
 ROUTE = "/predict"
 # Clients of services that redirect to /predict may end the path with a slash.
@@ -132,6 +133,12 @@ class Predictor:
         settings = self.settings
         self.reader = RequestReader(settings.max_texts, settings.max_text_chars, self.foreign_keys)
         self.bodies = BodyReader(settings.max_body_bytes, settings.body_timeout_s)
+        # The texts of the requests in progress, by the number of each.
+        self._asked: dict[int, Sequence[str]] = {}
+
+    def held(self, entry: str) -> int:
+        """How many requests in progress have the text with this id, as that of a request without a tenant."""
+        return sum(entry in map(entry_id, texts) for texts in self._asked.values())
 
     def admit(self, headers: RequestHeaders) -> str:
         """The client of a request. Raises what `Authenticator.admit` and `ClientLimits.check` raise."""
@@ -190,9 +197,11 @@ class Predictor:
     ) -> list[Result]:
         """The result of each text, in order. Raises as `find`."""
         size = self.bodies.hold(request.texts)
+        self._asked[id(request)] = request.texts
         try:
             await unless_disconnected(receive, lookup.find(request, answer))
         finally:
+            del self._asked[id(request)]
             self.bodies.release(size)
         if self.settings.refuse_unknown:
             answer.refuse_unknown()

@@ -21,8 +21,10 @@ _CLAIM_HEAD = 5
 _CLAIM_FIELDS = 4
 # How long a shard remembers that another one needs help. It is reminded in time while that is so.
 HELP_MS = 200
-# API processes are asked about the id of a REQUEST, and workers about the ids of TEXTS.
+# API processes are asked about the id of a REQUEST, or of a text that may be HELD by them; workers are asked
+# about the ids of TEXTS.
 REQUEST = "request"
+HELD = "held"
 TEXTS = "texts"
 # How long a list of answers is kept.
 ANSWERS_MS = 10_000
@@ -304,7 +306,7 @@ class Lend(Command[int]):
 
 
 class Question(NamedTuple):
-    """`kind` is REQUEST or TEXTS. Answers go to the list of the `token`."""
+    """`kind` is REQUEST, HELD or TEXTS. Answers go to the list of the `token`."""
 
     token: str
     kind: str

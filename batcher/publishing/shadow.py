@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 from batcher.core.keys import Kept
 from batcher.errors import MillraceError
-from batcher.messages import Lane, Outcome, Prediction
+from batcher.messages import Lane, Outcome, Prediction, entry_id
 
 # The most texts that wait in this process, and their characters; any beyond either are dropped.
 MAX_TEXTS = 1000
@@ -81,7 +81,7 @@ class Shadow:
         self._waiting: asyncio.Queue[_Text] = asyncio.Queue(MAX_TEXTS)
         self._chars = 0
         # Requests that waited for the same computation have the same object.
-        self._held: dict[int, Prediction] = {}
+        self._held: dict[int, _Text] = {}
         self._counts: Counter[str] = Counter()
         self._unsent: Counter[str] = Counter()
         self._name = token_hex(8)
@@ -98,9 +98,13 @@ class Shadow:
         if self._waiting.full() or self._chars + len(text) > MAX_CHARS:
             self._count(Counter(dropped=1))
             return
-        self._held[id(answer)] = answer
+        self._held[id(answer)] = one = _Text(entry, text, answer)
         self._chars += len(text)
-        self._waiting.put_nowait(_Text(entry, text, answer))
+        self._waiting.put_nowait(one)
+
+    def holds(self, entry: str) -> bool:
+        """Whether the text with this id, as that of a request without a tenant, is yet to be compared."""
+        return entry in (entry_id(one.text) for one in self._held.values())
 
     @property
     def idle(self) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
-from batcher.core.commands import Command
+from batcher.core.commands import AskQuestion, Command
 from batcher.core.publications import Candidate, Publications
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
@@ -89,7 +89,9 @@ class FakeHub:
     in_flight: int = 0
     most: int = 0
     commands: list[Command[Any]] = field(default_factory=list)
-    replies: Callable[[Command[Any]], Any] = lambda command: [0 for _ in getattr(command, "rows", ())]
+    replies: Callable[[Command[Any]], Any] = lambda command: (
+        isinstance(command, AskQuestion) or [0 for _ in getattr(command, "rows", ())]
+    )
     counts: HubCounts = field(default_factory=HubCounts)
     outages: int = 0
     shards_up: tuple[bool, ...] = (True,)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from time import process_time
 from typing import Any
@@ -10,9 +12,19 @@ from typing import Any
 import pytest
 import redis
 
+from api.admin.traces import Traces
 from batcher.admin.forget import CachedResults
 from batcher.admin.job_eraser import JobEraser
-from batcher.core.commands import Enqueue, EnqueueAll, NoteRefused
+from batcher.core.commands import (
+    HELD,
+    Answer,
+    AskQuestion,
+    EndQuestion,
+    Enqueue,
+    EnqueueAll,
+    NoteRefused,
+    Question,
+)
 from batcher.core.keys import SNAPSHOT_S, cache_key
 from batcher.core.snapshot import Sweep
 from batcher.jobs.records import Counts
@@ -21,7 +33,8 @@ from batcher.jobs.upload import Submission, account_of
 from batcher.messages import Failure, entry_id
 from tests.conftest import encoded
 from tests.unit.api.admin.conftest import AdminApi, P, Start, keys
-from tests.unit.fakes import OTHER_REVISION, REVISION, prediction
+from tests.unit.api.admin.test_pauses import until
+from tests.unit.fakes import OTHER_REVISION, REVISION, FakeHub, prediction
 
 TEXT = "Ünïque words of one person"
 FAILURE = Failure("inference_failed", "no").encode()
@@ -276,6 +289,64 @@ async def test_a_text_that_waits_is_reported(api: AdminApi) -> None:
     api.worker().run([EnqueueAll([Enqueue([entry_id(TEXT)], [TEXT], [5], "a", "interactive", 10_000, 1000)])])
     answer = (await api.post("/forget", text=TEXT)).json()
     assert (answer["keys"], answer["removed"]["waiting"]) == (0, 1)
+
+
+async def test_what_processes_hold_was_not_counted_as_waiting(
+    api: AdminApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was stored again after the answer that nothing waits. With several shards, each has the answers."""
+    monkeypatch.setattr(Traces, "open_s", 60.0)
+    questions: list[Question] = []
+
+    def reply(command: Any) -> Any:
+        if isinstance(command, AskQuestion):
+            questions.append(command.question)
+            assert api.redis.exists(f"{P}:res:{entry_id(TEXT)}"), "nothing is removed before"
+            for process, held in (("one", 2), ("two", 1), ("one", 2)):
+                answer = json.dumps({"process": process, "held": held})
+                api.redis.rpush(f"{P}:answers:{command.question.token}", answer)
+        return isinstance(command, AskQuestion) or []
+
+    cached(api, TEXT)
+    api.hub.replies = reply
+    removed = (await api.post("/forget", text=TEXT)).json()["removed"]
+    assert (removed["results"], removed["waiting"]) == (1, 3)
+    (question,) = questions
+    assert question[1:] == (HELD, (entry_id(TEXT),))
+    assert EndQuestion(question.token) in api.hub.commands, "the id is not left in Redis"
+
+
+async def test_processes_that_cannot_be_asked_may_hold_it(api: AdminApi) -> None:
+    api.hub.replies = lambda command: not isinstance(command, AskQuestion) and []
+    assert (await api.post("/forget", text=TEXT)).json()["removed"]["waiting"] == 1
+
+
+@pytest.mark.parametrize("own", [{}, {"separate_clients": True, "api_keys": keys(web="one")}])
+async def test_a_process_says_how_many_of_its_requests_have_a_text(start: Start, own: dict[str, Any]) -> None:
+    hub = FakeHub(gate=asyncio.Event(), tenant="key:web" if own else "")
+    api = await start(hub, **own)
+
+    async def held() -> list[int]:
+        """What it says to each question, when it looks at the snapshot twice."""
+        hub.commands.clear()
+        token = str(len(asked))
+        asked.append(token)
+        hub.snapshot = replace(hub.snapshot, question=Question(token, HELD, (entry_id(TEXT),)))
+        for _ in range(2):
+            await api.client.get("/metrics")
+        return [json.loads(one.body)["held"] for one in hub.commands if isinstance(one, Answer)]
+
+    asked: list[str] = []
+    key = {"x-api-key": "one"}
+    bodies = ["a"], ["b", TEXT, TEXT], [TEXT]
+    requests = [
+        asyncio.create_task(api.client.post("/predict", json={"text": body}, headers=key)) for body in bodies
+    ]
+    await until(lambda: len(hub.asked) == 3)
+    assert await held() == [2]
+    hub.gate.set()  # type: ignore[union-attr]
+    assert {(await one).status_code for one in requests} == {200}
+    assert await held() == []
 
 
 @pytest.mark.parametrize("client", ["key:web", "192.0.2.7", "2001:db8::/64"])

@@ -51,6 +51,21 @@ async def until(reports: Reports, shadow: Shadow, name: str, count: int) -> None
     await until_async(counted, f"{count} {name}")
 
 
+async def test_it_says_which_texts_it_has_yet_to_compare() -> None:
+    """They go to the candidate's queue after they were answered, and forgotten perhaps."""
+    hub, reports = FakeHub(gate=asyncio.Event(), tenant="key:web"), Reports()
+    shadow = shadow_of(hub, reports)
+    shadow.offer(entry_id("a", "key:web"), "a", prediction("a"))
+    assert [shadow.holds(entry_id(text)) for text in "ab"] == [True, False]
+    await until_async(lambda: asyncio.sleep(0, bool(hub.asked)), "the queue")
+    assert shadow.holds(entry_id("a"))
+    hub.gate.set()  # type: ignore[union-attr]
+    await until(reports, shadow, "texts", 1)
+    await until_async(lambda: asyncio.sleep(0, shadow.idle), "the end")
+    assert not shadow.holds(entry_id("a"))
+    await shadow.stop()
+
+
 async def test_requests_that_waited_for_the_same_computation_count_it_once() -> None:
     reports = Reports()
     shadow = shadow_of(FakeHub(), reports)
