@@ -152,6 +152,8 @@ class KnownMill:
 
     async def look(self) -> None: ...
 
+    def pause(self, decided: Any) -> None: ...
+
     async def workers(self) -> tuple[()]:
         return ()
 

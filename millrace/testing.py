@@ -18,6 +18,7 @@ from api.parts import Backends
 from api.predict.handler import PredictMiddleware
 from api.settings import ApiSettings
 from batcher.core.commands import Command
+from batcher.core.holds import Pause
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, WorkerRecord
 from batcher.errors import EntryFailed
@@ -95,6 +96,9 @@ class _Hub:
 
     async def look(self) -> None:
         """The snapshot does not change."""
+
+    def pause(self, decided: Mapping[str, Pause]) -> None:
+        """It is never paused."""
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
         return ()

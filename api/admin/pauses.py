@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from time import time
 from typing import Any, get_args
 
 from fastapi import APIRouter, Request
@@ -12,18 +14,23 @@ from api.admin.service import Console, Replies, gather, missing
 from api.models.served import ServedModel, ServedModels
 from api.stats.frames import pause_facts
 from batcher.core.commands import SetPause
-from batcher.core.holds import Pause
-from batcher.core.publications import model_of, publication_queue
-from batcher.core.snapshot import merge_pauses
+from batcher.core.holds import OF_ALL, Pause, merge_pauses
+from batcher.core.publications import model_of
 from batcher.messages import Lane
 
 # The first characters of a revision that name it.
 MIN_REVISION = 4
 Pauses = dict[str, Any]
+# Lanes of queues, with the queue of each.
+Lanes = Sequence[tuple[ServedModel, str]]
 
 
 def pause_routes(console: Console, models: ServedModels) -> APIRouter:
-    """A pause of a lane holds for all models, and for publications that jobs still use."""
+    """A pause of a lane holds for all models, and that of a model for all of its publications, also later.
+
+    Of the decisions about a lane, the last one counts. Each queue keeps it, and after each sweep, API
+    processes pass it on to the queues and shards that do not know it: they are new, or have been away.
+    """
     router = APIRouter(prefix="/admin/pauses", include_in_schema=False)
 
     @router.get("")
@@ -35,69 +42,65 @@ def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     @router.put("/{lane}")
     async def pause(request: Request, lane: LaneOrAll, pause: LanePause) -> Pauses:
         """Pauses a lane, or changes its pause. Every process knows of it within two seconds."""
-        return await _change(console, request, models.every, lane, pause, {"lane": lane})
+        return await _change(console, request, _of_all(models, lane), pause, {"lane": lane})
 
     @router.delete("/{lane}")
     async def resume(request: Request, lane: LaneOrAll) -> Pauses:
         """Ends a pause. Workers go on at once, and requests are accepted within two seconds."""
-        return await _change(console, request, models.every, lane, None, {"lane": lane})
+        return await _change(console, request, _of_all(models, lane), None, {"lane": lane})
 
     @router.put("/models/{name:path}")
     async def pause_model(request: Request, name: str, pause: LanePause) -> Pauses:
         """Pauses all work of a model, by its name or its revision."""
         served = find(models, name)
-        every = models.publications(model_of(served.queue))
-        return await _change(console, request, every, "all", pause, {"model": served.name})
+        return await _change(console, request, _of_model(models, served), pause, {"model": served.name})
 
     @router.delete("/models/{name:path}")
     async def resume_model(request: Request, name: str) -> Pauses:
         """Ends the pauses of a model."""
         served = find(models, name)
-        every = models.publications(model_of(served.queue))
-        return await _change(console, request, every, "all", None, {"model": served.name})
+        return await _change(console, request, _of_model(models, served), None, {"model": served.name})
 
     return router
 
 
-async def _change(
-    console: Console,
-    request: Request,
-    models: Sequence[ServedModel],
-    lane: LaneOrAll,
-    pause: LanePause | None,
-    facts: dict[str, Any],
-) -> Pauses:
-    """Sets the pause of a lane of these models, or ends it, at every shard that answers.
+def _of_all(models: ServedModels, lane: LaneOrAll) -> Lanes:
+    """A lane in every queue that there is, and what is passed on to later ones."""
+    lanes = get_args(Lane) if lane == "all" else (lane,)
+    kept = [(models.first, OF_ALL[one]) for one in lanes]
+    return [*kept, *((served, one) for served in models.every[::-1] for one in lanes)]
 
-    Returns the pauses of the first of the models, and which shards do not know of it.
+
+def _of_model(models: ServedModels, served: ServedModel) -> Lanes:
+    """Both lanes of all publications of a model."""
+    every = models.publications(model_of(served.queue))
+    return [(one, lane) for one in every[::-1] for lane in get_args(Lane)]
+
+
+async def _change(
+    console: Console, request: Request, lanes: Lanes, pause: LanePause | None, facts: dict[str, Any]
+) -> Pauses:
+    """Sets the pause of these lanes, or ends it, at every shard that answers.
+
+    Returns the pauses of the last queue, and which shards do not know of it yet.
     """
+    await asyncio.gather(*(served.hub.look() for served, _ in lanes))
+    known = [one.number for served, _ in lanes for one in served.hub.snapshot.pauses.values()]
+    number = max([round(time() * 1000), *(before + 1 for before in known)])
     pauses = dict[str, Any]()
     lost = set[int]()
-    lanes: tuple[Lane, ...] = ("interactive", "bulk") if lane == "all" else (lane,)
-    for one in lanes:
-        command = SetPause(one, pause.waiting, round(pause.for_s * 1000)) if pause else SetPause(one)
-        for served in models[::-1]:  # the first one last: its reply counts
-            replies = await _run(console, served, command)
-            pauses = pause_facts(merge_pauses(replies.found))
-            lost.update(replies.down)
+    for served, lane in lanes:
+        command = SetPause(lane, "", 0, number)
+        if pause is not None:
+            command = SetPause(lane, pause.waiting, round(pause.for_s * 1000), number)
+        replies = await _run(console, served, command)
+        pauses = pause_facts(merge_pauses(replies.found))
+        lost.update(replies.down)
     shards = missing(sorted(lost))
     if pause is not None:
         facts |= {"waiting": pause.waiting, "for_s": pause.for_s}
     await console.record(request, "resume" if pause is None else "pause", **facts, **shards)
     return {"pauses": pauses, **shards}
-
-
-async def pause_alike(console: Console, models: ServedModels, model: str, number: int) -> None:
-    """Gives a publication the pauses of the one that answers, and no others, before it answers too."""
-    answering, *others = models.publications(model)
-    await answering.hub.look()
-    for lane in get_args(Lane):
-        command = SetPause(lane)
-        if (pause := answering.hub.snapshot.pauses.get(lane)) and pause.left_s:
-            command = SetPause(lane, pause.waiting, round(pause.left_s * 1000))
-        for other in others:
-            if other.queue == publication_queue(model, number):
-                await _run(console, other, command)
 
 
 async def _run(console: Console, served: ServedModel, command: SetPause) -> Replies[Mapping[str, Pause]]:

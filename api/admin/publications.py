@@ -15,7 +15,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
-from api.admin.pauses import pause_alike
 from api.admin.schemas import CompareQuery, Move, Publish, TryOut
 from api.admin.service import Console
 from api.errors import Problem
@@ -96,7 +95,6 @@ def _add_move(router: APIRouter, console: Console, models: ServedModels) -> None
         if number and number not in published.references:
             raise _no_publication(number)
         check_workers(models, model, number, published.current)
-        await pause_alike(console, models, model, number)
         try:
             moves = await console.call(stores.move, model, number)
         except LookupError:
@@ -124,7 +122,6 @@ def _add_try_out(router: APIRouter, console: Console, models: ServedModels) -> N
             check_workers(models, model, number, published.current)
             await asyncio.sleep(SWEPT_S)  # until then, every process opens the queue of these workers
         _check_labels(models, model, number, published.current)
-        await pause_alike(console, models, model, number)
         known = before.by if before and before.number == number else "text"
         candidate = Candidate(number, what.share, what.by or known, what.shadow)
         try:

@@ -19,6 +19,7 @@ from typing import Any
 from starlette.types import ASGIApp
 
 from api.errors import Problem
+from batcher.core.holds import OF_ALL, Pause, merge_pauses
 from batcher.core.publications import Candidate, model_of, publication_queue
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot
 from batcher.gc_tuning import collect_dropped
@@ -251,10 +252,18 @@ class ServedModels:
 
     def _note_sweep(self, name: str, hub: Hub) -> None:
         """A process that stood still may read a reply of long ago, so the time of the question counts."""
+        hub.pause(self._decided(name))
         self._swept_at[name] = hub.asked_at
         self._heard.set()
         if self.known_until > -math.inf or any(served.hub.snapshot.workers for served in self.every):
             self.known_until = min(self._swept_at.values()) + KNOWN_S
+
+    def _decided(self, queue: str) -> Mapping[str, Pause]:
+        """What was decided last about the lanes of a queue: it or a shard may be new, or have been away."""
+        alike = (one for one in self.every if model_of(one.queue) == model_of(queue))
+        of_all = self.first.hub.snapshot.pauses
+        every = {lane: of_all[name] for lane, name in OF_ALL.items() if name in of_all}
+        return merge_pauses([every, *(one.hub.snapshot.pauses for one in alike)])
 
     def _other_swept(self, name: str, hub: Hub) -> None:
         self._note_sweep(name, hub)

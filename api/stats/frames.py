@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 from typing import Any
 
-from batcher.core.holds import Pause
+from batcher.core.holds import Pause, in_force
 from batcher.core.snapshot import ModelRecord, Snapshot, WorkerRecord
 
 
@@ -34,8 +34,7 @@ def pause_facts(pauses: Mapping[str, Pause]) -> dict[str, Any]:
     """The pauses of lanes that have not ended."""
     return {
         lane: {"waiting": pause.waiting, "left_s": round(pause.left_s, 1)}
-        for lane, pause in pauses.items()
-        if pause.left_s
+        for lane, pause in in_force(pauses).items()
     }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 from batcher.connection.outage import jitter
 from batcher.connection.scripts import call
@@ -427,12 +427,22 @@ class NoteRefused(Command[int]):
 
 @dataclass(frozen=True, slots=True)
 class SetPause(Command[Mapping[str, Pause]]):
-    """Pauses a lane for `for_ms`, or resumes it if `waiting` is "". Returns the pauses that hold now."""
+    """Pauses a lane for `for_ms`, or resumes it if `waiting` is "". Returns what was decided about lanes.
+
+    An earlier decision than the last, by its `number`, changes nothing.
+    """
 
     script = "pause"
-    lane: Lane
-    waiting: Waiting | Literal[""] = ""
-    for_ms: int = 0
+    lane: str
+    waiting: Waiting | Literal[""]
+    for_ms: int
+    number: int
+
+    @classmethod
+    def of(cls, lane: str, pause: Pause) -> Self:
+        """What lets another queue know of a decision."""
+        left_ms = round(pause.left_s * 1000)
+        return cls(lane, pause.waiting if left_ms else "", left_ms, pause.number)
 
     def read(self, reply: Any) -> Mapping[str, Pause]:
         return read_pauses(reply.decode())

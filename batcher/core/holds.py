@@ -5,9 +5,10 @@ Every process reads them with the snapshot of the service, once a second.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from batcher.core.keys import SNAPSHOT_S, Kept
@@ -80,14 +81,20 @@ class ClientHolds(Kept):
 # What happens to the texts of a paused lane that wait: they are kept, refused, or still classified.
 Waiting = Literal["keep", "refuse", "finish"]
 WAITING: Mapping[str, Waiting] = {"keep": "keep", "refuse": "refuse", "finish": "finish"}
+# What was decided about a lane of all models is kept beside the lanes of the first one, under these names.
+OF_ALL: Mapping[str, str] = {"interactive": "interactiveall", "bulk": "bulkall"}
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A lane is paused until `until`, by the monotonic clock."""
+    """What was decided about a lane: it is paused until `until`, by the monotonic clock, unless that is over.
+
+    The decision with the greatest `number` counts; that of a process of 0.2.0 has none.
+    """
 
     waiting: Waiting
     until: float
+    number: int = 0
 
     @property
     def left_s(self) -> float:
@@ -99,12 +106,43 @@ class Pause:
         return not left_s or (self.waiting == "keep" and budget_s > left_s)
 
 
+UNDECIDED = Pause("keep", -math.inf)
+
+
 def read_pauses(text: str) -> Mapping[str, Pause]:
-    """Reads `lane waiting ms_left;` for each lane, as the scripts write it. What is unknown is left out."""
+    """Reads `lane waiting ms_left;` for each that is paused, and then `lane=number;` for the last decisions.
+
+    What is unknown is left out.
+    """
     now = time.monotonic()
     pauses = dict[str, Pause]()
     for part in text.split(";"):
         words = part.split(" ")
+        lane, _, number = part.partition("=")
         if len(words) == 3 and words[1] in WAITING and words[2].isdigit():
             pauses[words[0]] = Pause(WAITING[words[1]], now + int(words[2]) / 1000)
+        elif number.isdigit():
+            pauses[lane] = replace(pauses.get(lane, UNDECIDED), number=int(number))
     return pauses
+
+
+def in_force(pauses: Mapping[str, Pause]) -> Mapping[str, Pause]:
+    """The pauses of lanes that have not ended."""
+    return {lane: pauses[lane] for lane in OF_ALL if lane in pauses and pauses[lane].left_s}
+
+
+def later(decided: Mapping[str, Pause], known: Mapping[str, Pause]) -> Mapping[str, Pause]:
+    """The decisions after the known ones. A pause that has no number is of a process of 0.2.0, and stays."""
+    before = {lane: known.get(lane, UNDECIDED) for lane in decided}
+    stays = {lane for lane, pause in before.items() if pause.left_s and not pause.number}
+    news = {lane for lane, pause in decided.items() if pause.number > before[lane].number}
+    return {lane: decided[lane] for lane in news - stays}
+
+
+def merge_pauses(decided: Iterable[Mapping[str, Pause]]) -> Mapping[str, Pause]:
+    """For each lane, what was decided last: a shard that was down, or a new queue, may not know of it."""
+    merged = dict[str, Pause]()
+    for pauses in decided:
+        for lane, pause in pauses.items():
+            merged[lane] = max(merged.get(lane, UNDECIDED), pause, key=lambda one: (one.number, one.until))
+    return merged

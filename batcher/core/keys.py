@@ -36,7 +36,8 @@ to the next (decision 0010).
 | P:refused     | zset   | places `ms:id` of the last 10,000 refusals | 7 d, renewed  | claim, complete|
 | P:refusals    | hash   | id -> its record, JSON                     | 7 d, renewed  | claim, complete|
 | P:refused:<id>| string | a refused text, if the settings keep it    | 7 d           | refused_note   |
-| P:pauses      | string | lanes that are paused, how and until when  | their end     | pause          |
+| P:pauses      | string | lanes that are paused, how and until when, | 2 d           | pause          |
+|               |        | and the number of the last decision of each|               |                |
 | P:clients     | hash   | API process -> its clients of a minute     | 60 s, renewed | usage          |
 | P:usage:<day> | hash   | key name and count -> number               | usage_days    | usage          |
 | P:minutes     | list   | the last day, one JSON line per minute     | 1 d, renewed  | the console    |

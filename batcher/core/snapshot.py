@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, TypeAdapter
 
 from batcher.core.commands import Command, Question, read_question
-from batcher.core.holds import Hold, Pause, read_holds, read_pauses
+from batcher.core.holds import Hold, Pause, merge_pauses, read_holds, read_pauses
 from batcher.core.publications import NO_PUBLICATIONS, Publications, newest, read_publications
 from batcher.core.redis_watch import NO_MEMORY, Memory
 from batcher.messages import BatchNote, decode_notes
@@ -272,7 +272,7 @@ def merge(shards: Sequence[Snapshot]) -> Snapshot:
         fallback=_fallbacks([shard.fallback for shard in shards if shard.fallback is not None]),
         memory=max((shard.memory for shard in shards), key=lambda memory: memory.share),
         swept=shards[0].swept,
-        pauses=merge_pauses([shard.pauses for shard in shards]),
+        pauses=merge_pauses(shard.pauses for shard in shards),
         holds=shards[0].holds,
         publications=newest(shard.publications for shard in shards),
         models=sorted({name for shard in shards for name in shard.models}),
@@ -285,15 +285,6 @@ def _summed(depths: Sequence[LaneDepth]) -> LaneDepth:
     entries = sum(depth.entries for depth in depths)
     cost = sum(depth.cost for depth in depths)
     return LaneDepth(entries, cost, max(depth.oldest_ms for depth in depths))
-
-
-def merge_pauses(shards: Sequence[Mapping[str, Pause]]) -> Mapping[str, Pause]:
-    """For each lane, the pause that ends last: a shard that was down may not know of it."""
-    lanes = {lane for pauses in shards for lane in pauses}
-    return {
-        lane: max((pauses[lane] for pauses in shards if lane in pauses), key=lambda pause: pause.until)
-        for lane in sorted(lanes)
-    }
 
 
 def _fallbacks(fallbacks: Sequence[Fallback]) -> Fallback | None:

@@ -29,7 +29,7 @@ from batcher.core.commands import (
     Wake,
     Waking,
 )
-from batcher.core.holds import Pause
+from batcher.core.holds import Pause, in_force
 from batcher.core.keys import cache_prefix
 from batcher.errors import (
     BudgetExceeded,
@@ -257,7 +257,7 @@ class Dispatcher:
 
     def pause(self, pauses: Mapping[str, Pause]) -> None:
         """Applies the pauses of lanes. Withdraws from the queue the entries that they refuse."""
-        self._admission.pauses = pauses
+        self._admission.pauses = in_force(pauses)
         for lane, refusal in self._admission.refusals():
             for entry in [entry for entry in self.pending.values() if entry.lane == lane]:
                 self.resolve(entry, refusal)

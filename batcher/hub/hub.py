@@ -21,7 +21,8 @@ from typing import Any, Self, TypeVar
 from batcher.connection.clients import AsyncRedis, connect_async
 from batcher.connection.outage import REDIS_ERRORS, Outage, jitter, refused
 from batcher.connection.pipeline import Pipeline
-from batcher.core.commands import Command, Lend
+from batcher.core.commands import Command, Lend, SetPause
+from batcher.core.holds import Pause, later
 from batcher.core.keys import cache_prefix
 from batcher.core.redis_watch import OtherFormats, RedisWatch, read_memory
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers, merge
@@ -417,6 +418,15 @@ class ReplyHub:
         return HubCounts(
             *(sum(getattr(counts, field.name) for counts in every) for field in fields(HubCounts))
         )
+
+    def pause(self, decided: Mapping[str, Pause]) -> None:
+        """Pauses and resumes lanes, by what was decided last, at shards that do not know it yet."""
+        for part in self.parts:
+            if part.reachable and (news := later(decided, part.snapshot.pauses)):
+                part.snapshot = replace(part.snapshot, pauses={**part.snapshot.pauses, **news})
+                part.dispatcher.pause(part.snapshot.pauses)
+                for lane, pause in news.items():
+                    _send(part.pipeline.run(SetPause.of(lane, pause)))
 
     async def look(self) -> None:
         """Takes new snapshots at once, of the shards that are available."""

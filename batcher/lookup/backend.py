@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from asyncio import Future
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from batcher.core.commands import Command
+from batcher.core.holds import Pause
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import Snapshot, WorkerRecord
 from batcher.hub.pending import HubCounts
@@ -71,6 +72,7 @@ class Hub(Queue, Protocol):
     async def start(self) -> None: ...
     async def stop(self) -> None: ...
     async def look(self) -> None: ...
+    def pause(self, decided: Mapping[str, Pause]) -> None: ...
     async def workers(self) -> tuple[WorkerRecord, ...]: ...
     async def classify(
         self,

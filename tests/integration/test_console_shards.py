@@ -18,6 +18,7 @@ from api.main import create_app
 from api.parts import Backends
 from api.settings import ApiSettings
 from batcher.core.commands import Enqueue, EnqueueAll, NoteRefused
+from batcher.core.holds import in_force
 from batcher.core.keys import cache_key, prefix
 from batcher.hub.hub import ReplyHub
 from batcher.jobs.rq_queue import JobQueue
@@ -114,21 +115,34 @@ async def refused_everywhere(service: Service, count: int) -> list[str]:
 
 
 async def test_a_pause_holds_at_every_shard_that_is_up_and_names_the_others(service: Service) -> None:
-    kept = [f"{prefix(name)}:pauses" for name in NAMES]
+    kept = list(zip(service.fleet.clients, [f"{prefix(name)}:pauses" for name in NAMES], strict=True))
+
+    def paused() -> list[bool]:
+        return [b" keep " in (client.get(key) or b"") for client, key in kept]
+
     answer = await service.ask("PUT", "pauses/all", for_s=60)
     assert answer["pauses"].keys() == {"interactive", "bulk"}
     assert "shards_down" not in answer
-    assert all(client.exists(key) for client, key in zip(service.fleet.clients, kept, strict=True))
+    assert paused() == [True] * SHARDS
     await service.ask("DELETE", "pauses/all")
-    assert not any(client.exists(key) for client, key in zip(service.fleet.clients, kept, strict=True))
+    assert paused() == [False] * SHARDS
 
     await service.lose(0)
     answer = await service.ask("PUT", "pauses/bulk", for_s=60)
     assert (answer["pauses"].keys(), answer["shards_down"]) == ({"bulk"}, [0])
-    assert service.fleet.clients[2].exists(kept[2])
-    await until(lambda: service.hub.snapshot.pauses.keys() == {"bulk"}, "the pause")
+    await until(lambda: in_force(service.hub.snapshot.pauses).keys() == {"bulk"}, "the pause")
     shown = await service.ask("GET", "pauses")
     assert (shown["pauses"].keys(), shown["shards_down"]) == ({"bulk"}, [0])
+
+    client, key = kept[2]
+    client.delete(key)  # as if it had been added since
+    service.fleet.servers[0].connected = True
+    await until(lambda: all(paused()), "every shard to know of the pause")
+    await service.lose(1)
+    answer = await service.ask("DELETE", "pauses/bulk")
+    assert (answer["pauses"], answer["shards_down"]) == ({}, [1])
+    service.fleet.servers[1].connected = True
+    await until(lambda: not any(paused()), "every shard to know of the end of the pause")
 
 
 async def test_refused_texts_of_all_shards_are_one_list(service: Service) -> None:

@@ -417,6 +417,38 @@ async def test_forgetting_a_text_and_pausing_a_lane_hold_for_all_models(
     await until_async(paused, "both models to be paused")
 
 
+async def test_a_model_that_comes_later_is_paused_as_all_are_and_one_that_comes_back_is_resumed(
+    many: Many,
+) -> None:
+    """One that joined during a pause answered and ran jobs; one that was away at its end stayed paused."""
+    many.worker("stub")
+    client, redis, key = await many.api(), many.client(), "{millrace:2:default/topics}:pauses"
+    await ready(client, "stub")
+    assert (await client.put("/admin/pauses/all", json={"for_s": 600, "waiting": "refuse"})).is_success
+    other = await many.api()
+    assert (await client.delete("/admin/pauses/models/stub")).is_success
+    many.worker("-,topics=stub@t")
+
+    async def code(text: str, path: str = "/models/topics/predict", api: httpx.AsyncClient = client) -> str:
+        answer = await api.post(path, json={"text": [text]})
+        return "" if answer.is_success else str(answer.json()["code"])
+
+    for api in (client, other):
+        await ready(api, "topics")
+        assert await code("joined", api=api) == "paused"
+    assert await code("resumed by its name", path="/predict") == ""
+    held = redis.get(key)
+    assert held.count(b" refuse ") == 2
+
+    assert (await client.delete("/admin/pauses/all")).json()["pauses"] == {}
+    redis.set(key, held)  # as if its workers had been away
+
+    async def resumed() -> bool:
+        return b"refuse" not in redis.get(key) and await code("back") == ""
+
+    await until_async(resumed, "the model to be resumed")
+
+
 async def test_one_model_alone_has_todays_keys(many: Many) -> None:
     many.worker("stub")
     client = await many.api()

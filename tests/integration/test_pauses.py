@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import pytest
 import redis
 
 from batcher.core.commands import Enqueue, EnqueueAll, SetPause, Wake, Waking
-from batcher.core.holds import Waiting
+from batcher.core.holds import OF_ALL, Waiting, in_force
 from tests.integration.test_queue_contract import ANSWER, MODEL, RECORD, Bench, ids_of
 
 
@@ -17,9 +18,15 @@ def bench(client: redis.Redis) -> Bench:
     return Bench(client)
 
 
-def pause(bench: Bench, lane: str, waiting: str = "keep", for_ms: int = 60_000) -> dict[str, str]:
-    (pauses,) = bench.worker().run([SetPause(lane, waiting, for_ms)])  # type: ignore[arg-type]
-    return {lane: pause.waiting for lane, pause in pauses.items()}
+NUMBERS = itertools.count(1)
+
+
+def pause(
+    bench: Bench, lane: str, waiting: str = "keep", for_ms: int = 60_000, number: int = 0
+) -> dict[str, str]:
+    command = SetPause(lane, waiting, for_ms, number or next(NUMBERS))  # type: ignore[arg-type]
+    (pauses,) = bench.worker().run([command])
+    return {lane: pause.waiting for lane, pause in in_force(pauses).items()}
 
 
 @pytest.mark.parametrize("waiting", ["keep", "refuse"])
@@ -33,9 +40,35 @@ def test_workers_leave_a_paused_lane_alone(bench: Bench, waiting: Waiting) -> No
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
 
 
-def test_a_pause_is_kept_longer_than_it_lasts_because_the_queues_clock_may_be_slow(bench: Bench) -> None:
-    pause(bench, "interactive", for_ms=300_000)
-    assert 650_000 < bench.client.pttl(f"{bench.P}:pauses") <= 660_000
+def test_a_decision_is_kept_longer_than_any_pause_lasts_because_the_queues_clock_may_be_slow(
+    bench: Bench,
+) -> None:
+    for waiting in ("keep", ""):
+        pause(bench, "interactive", waiting, for_ms=300_000)
+        assert 172_800_000 < bench.client.pttl(f"{bench.P}:pauses") <= 172_860_000
+
+
+def test_an_earlier_decision_changes_nothing(bench: Bench) -> None:
+    bench.worker().heartbeat([], RECORD, MODEL, 5000, takeover=True)
+    assert pause(bench, "interactive", number=20) == {"interactive": "keep"}
+    for number in (19, 20):
+        assert pause(bench, "interactive", "", number=number) == {"interactive": "keep"}
+    assert pause(bench, "bulk", "finish", number=10) == {"interactive": "keep", "bulk": "finish"}
+    assert pause(bench, "interactive", "", number=21) == {"bulk": "finish"}
+    assert pause(bench, "interactive", number=20) == {"bulk": "finish"}
+    assert {lane: pause.number for lane, pause in bench.sweep().pauses.items()} == {
+        "interactive": 21,
+        "bulk": 10,
+    }
+
+
+def test_what_is_remembered_for_all_models_pauses_no_lane_by_itself(bench: Bench) -> None:
+    for lane in OF_ALL.values():
+        assert pause(bench, lane) == {}
+    bench.ask("x")
+    bench.ask("y", lane="bulk")
+    assert sorted(ids_of(bench.worker().claim(10, 100, 100))) == ["x", "y"]
+    assert bench.sweep().pauses.keys() == set(OF_ALL.values())
 
 
 def test_a_paused_lane_takes_texts_and_wakes_nobody(bench: Bench) -> None:
@@ -87,15 +120,14 @@ def test_idle_workers_do_not_wake_each_other_for_a_paused_lane(bench: Bench) -> 
     assert len(bench.client.keys(f"{bench.P}:wake:*")) == 1
 
 
-def test_a_pause_ends_by_itself_and_so_does_its_key(bench: Bench) -> None:
+def test_a_pause_ends_by_itself(bench: Bench) -> None:
     pause(bench, "interactive", for_ms=60_000)
     bench.ask("x")
     assert bench.sweep().pauses["interactive"].waiting == "keep"
-    assert 0 < bench.client.pttl(f"{bench.P}:pauses") < 180_000
     pause(bench, "interactive", for_ms=50)
     time.sleep(0.06)
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["x"]
-    assert not bench.sweep().pauses
+    assert not in_force(bench.sweep().pauses)
 
 
 def test_every_process_reads_pauses_from_the_snapshot(bench: Bench) -> None:

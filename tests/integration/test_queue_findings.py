@@ -145,7 +145,7 @@ def test_finding_02_a_full_redis_hears_of_idle_workers_and_of_what_operators_do(
     fill(True)
     asked, usage = Question("token", TEXTS, ("x",)), UsageRow("web", "2026-01-31", 5, 0, 1, 0, 0)
     assert worker.run([NoteRefused("x", "key:web")]) == [1]
-    assert worker.run([SetPause("bulk", "keep", 60_000)])[0].keys() == {"bulk"}
+    assert worker.run([SetPause("bulk", "keep", 60_000, 1)])[0].keys() == {"bulk"}
     assert worker.run([AskQuestion(asked, 1000), Answer("token", "{}")]) == [True, 1]
     assert worker.run([AddUsage("a", 1, "{}", 60_000, [usage])]) == [[5]]
     assert ids_of(other.claim(1, 100, 100)) == ["y"]

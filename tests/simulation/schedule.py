@@ -242,7 +242,8 @@ class Schedule:
             network.restart(empty=accident.kind == "empty", loads_s=accident.seconds)
         elif accident.kind == "pause":
             waiting = ("keep", "refuse", "finish")[self._plan.seed % 3]
-            command = SetPause("interactive", waiting, int(accident.seconds * 1000))
+            number = 1 + int(self.loop.time() * 1000)
+            command = SetPause("interactive", waiting, int(accident.seconds * 1000), number)
             words = command.words(network.shard.prefix, known=False)
             network.run("operator", [str(word).encode() for word in words])
         elif accident.kind == "clock":

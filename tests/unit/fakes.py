@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from batcher.core.commands import AskQuestion, Command
+from batcher.core.holds import Pause
 from batcher.core.publications import Candidate, Publications
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
@@ -127,6 +128,9 @@ class FakeHub:
 
     async def look(self) -> None:
         self.on_sweep()
+
+    def pause(self, decided: Mapping[str, Pause]) -> None:
+        pass
 
     async def workers(self) -> tuple[WorkerRecord, ...]:
         return self.live

@@ -38,7 +38,7 @@ local SNAPSHOT_MS = '691200000'
 -- ends no lease. P:clock holds the offset from the time of Redis and the queue's time when it was written; `update`
 -- writes it again, and `...` may keep its end, in SET's syntax: only a heartbeat makes a queue that is not served any more last.
 local STEP_MS = 1200
--- The lanes that operators have paused, as `lane waiting end;` for each (see pause.lua). They are read with the clock, so
+-- The lanes that operators have paused, as `lane waiting end;` for each, and their last decisions (see pause.lua). They are read with the clock, so
 -- that they cost no command.
 local pauses = ''
 local function queue_clock(update, ...)
@@ -104,12 +104,13 @@ local function is_paused(lane)
   return waiting ~= nil and waiting ~= 'finish' and tonumber(ends) > now
 end
 
--- The pauses that have not ended, as `lane waiting ms_left;` for each.
+-- The pauses that have not ended, as `lane waiting ms_left;` for each, and the last decisions, as `lane=number;`.
 local function pauses_left()
   local left = {}
   for lane, waiting, ends in string.gmatch(pauses, '(%l+) (%l+) (%d+);') do
     if tonumber(ends) > now then left[#left + 1] = string.format('%s %s %.0f;', lane, waiting, ends - now) end
   end
+  for decision in string.gmatch(pauses, '%l+=%d+;') do left[#left + 1] = decision end
   return table.concat(left)
 end
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
 
-from batcher.core.holds import Pause, Waiting, read_pauses
+from batcher.core.holds import UNDECIDED, Pause, Waiting, in_force, later, merge_pauses, read_pauses
 from batcher.errors import Paused
 from batcher.hub.dispatcher import Admission
 
@@ -55,6 +56,40 @@ def test_only_refused_lanes_refuse_what_waits() -> None:
     assert not list(admission("refuse", -1).refusals())
 
 
-@pytest.mark.parametrize("text", ["", "bulk", "bulk keep", "bulk stop 10;", "bulk keep -1;", "bulk keep x;;"])
+@pytest.mark.parametrize(
+    "text", ["", "bulk", "bulk keep", "bulk stop 10;", "bulk keep -1;", "bulk keep x;;", "bulk=x;"]
+)
 def test_what_is_unreadable_is_no_pause(text: str) -> None:
     assert read_pauses(text) == {}
+
+
+def test_the_last_decision_about_a_lane_is_read_also_if_it_has_ended_a_pause() -> None:
+    pauses = read_pauses("interactive refuse 60000;interactive=7;bulk=8;")
+    assert (pauses["interactive"].waiting, pauses["interactive"].number) == ("refuse", 7)
+    assert (pauses["bulk"].left_s, pauses["bulk"].number) == (0, 8)
+    assert in_force(pauses).keys() == {"interactive"}
+
+
+def test_the_greatest_number_counts_and_without_numbers_the_pause_that_ends_last() -> None:
+    short, long = (Pause("keep", math.inf if long else 1.0) for long in (False, True))
+    ended, again = Pause("keep", -math.inf, 2), Pause("refuse", 1.0, 3)
+    for pauses, counts in (([short, long], long), ([long, ended], ended), ([ended, again, long], again)):
+        for order in (pauses, pauses[::-1]):
+            assert merge_pauses({"bulk": pause} for pause in order) == {"bulk": counts}
+
+
+@pytest.mark.parametrize(
+    ("known", "number", "found"),
+    [
+        (None, 1, True),
+        (UNDECIDED, 1, True),
+        (Pause("keep", math.inf, 1), 2, True),
+        (Pause("keep", math.inf, 2), 2, False),
+        (Pause("keep", -math.inf, 3), 2, False),
+        (Pause("keep", math.inf), 2, False),  # a process of 0.2.0 has decided it meanwhile
+        (Pause("keep", -math.inf), 2, True),
+    ],
+)
+def test_only_later_decisions_are_passed_on(known: Pause | None, number: int, found: bool) -> None:
+    decided = {"bulk": Pause("refuse", math.inf, number)}
+    assert later(decided, {} if known is None else {"bulk": known}) == (decided if found else {})
