@@ -12,40 +12,42 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from api.admin.schemas import HoldEnd, HoldRequest, UsageQuery
-from api.admin.service import Console
+from api.admin.service import Console, Replies
 from api.errors import Problem
 from batcher.core.commands import COUNTS
-from batcher.core.holds import MAX_HOLDS, Hold
+from batcher.core.holds import MAX_HOLDS, Hold, merge_holds
 
 Clients = dict[str, Any]
 
 
 def client_routes(console: Console, quotas: Mapping[str, int]) -> APIRouter:
     router = APIRouter(prefix="/admin", include_in_schema=False)
-    holds = console.stores.holds
 
     @router.get("/clients")
     async def clients() -> Clients:
         """The clients of the last seconds, the busiest first, and those that are held back."""
         seen = await console.call(console.stores.usage.clients)
-        held = await console.call(holds.current)
-        return {"clients": seen, "held": [_shown(client, hold) for client, hold in held.items()]}
+        replies = await _held(console)
+        held = [_shown(client, hold) for client, hold in merge_holds(replies.found).items()]
+        return {"clients": seen, "held": held, **replies.facts}
 
     @router.post("/clients/hold")
     async def hold(request: Request, body: HoldRequest) -> dict[str, Any]:
-        """Holds a client back. Every process does so within two seconds."""
-        if not await console.call(holds.set, body.client, Hold(body.what, time.time() + body.for_s)):
-            detail = f"{MAX_HOLDS} clients are held back already: end one of these holds first"
-            raise Problem(409, detail, code="too_many_holds")
-        await console.record(request, "hold", client=body.client, what=body.what, for_s=body.for_s)
-        return {"client": body.client, "what": body.what, "for_s": body.for_s}
+        """Holds a client back, at every shard that answers. Every process does so within two seconds."""
+        await _check_room(console, body.client)
+        hold = Hold(body.what, time.time() + body.for_s)
+        replies = await console.each(lambda shard: shard.holds.set(body.client, hold))
+        facts = {"client": body.client, "what": body.what, "for_s": body.for_s, **replies.facts}
+        await console.record(request, "hold", **facts)
+        return facts
 
     @router.post("/clients/resume")
-    async def resume(request: Request, body: HoldEnd) -> dict[str, bool]:
-        """Ends a hold; `ended` is false if there was none."""
-        ended = await console.call(holds.end, body.client)
-        await console.record(request, "resume_client", client=body.client, ended=ended)
-        return {"ended": ended}
+    async def resume(request: Request, body: HoldEnd) -> dict[str, Any]:
+        """Ends a hold at every shard that answers; `ended` is false if there was none."""
+        replies = await console.each(lambda shard: shard.holds.end(body.client))
+        facts = {"ended": any(replies.found), **replies.facts}
+        await console.record(request, "resume_client", client=body.client, **facts)
+        return facts
 
     @router.get("/usage")
     async def usage(query: Annotated[UsageQuery, Query()]) -> Response:
@@ -57,6 +59,17 @@ def client_routes(console: Console, quotas: Mapping[str, int]) -> APIRouter:
         return JSONResponse({"usage": rows, "quotas": dict(quotas)})
 
     return router
+
+
+async def _held(console: Console) -> Replies[Mapping[str, Hold]]:
+    return await console.each(lambda shard: shard.holds.current())
+
+
+async def _check_room(console: Console, client: str) -> None:
+    held = merge_holds((await _held(console)).found)
+    if client not in held and len(held) >= MAX_HOLDS:
+        detail = f"{MAX_HOLDS} clients are held back already: end one of these holds first"
+        raise Problem(409, detail, code="too_many_holds")
 
 
 def _shown(client: str, hold: Hold) -> dict[str, Any]:

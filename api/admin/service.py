@@ -94,7 +94,7 @@ def no_answer(detail: str = NO_ANSWER) -> QueueUnavailable:
 
 
 class ShardStore:
-    """What each shard keeps about its texts."""
+    """What each shard keeps about its texts, and the holds of clients, which all of them keep."""
 
     def __init__(self, queue: Redis, number: int, settings: ApiSettings) -> None:
         def shard(model: str) -> Shard:
@@ -105,6 +105,7 @@ class ShardStore:
         if settings.cache_here:
             cached = CachedResults(queue, lambda model: shard(model).cache_name)
         self.answers = Answers(queue, name)
+        self.holds = ClientHolds(queue, name)
         usage = UsageStore(queue, name, settings.usage_days)
         self.forgetting = Forgetting(queue, lambda model: shard(model).name, cached, usage)
         # Those of the queue of a model, by its name.
@@ -125,7 +126,6 @@ class ConsoleStores:
         name = settings.name
         self.audit = AuditLog(queue, name)
         self.usage = UsageStore(queue, name, settings.usage_days, jobs.store)
-        self.holds = ClientHolds(queue, name)
         self.minutes = MinuteHistory(queue, name)
         self.publications = PublicationStore(queues, settings.queue_shards)
         self.preparing = PreparingStore(queue, name)

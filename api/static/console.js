@@ -82,8 +82,7 @@ const models = new Rows($("#models"), (name) => name, (name) => ({
 const held = new Rows($("#held"), ({ client }) => client, ({ client }) => {
   const words = h("span");
   const resume = h("button", { class: "small end", type: "button", onclick: () => change(async () => {
-    await ask("POST", "clients/resume", { client });
-    return `${client} is no longer held back.`;
+    return done(`${client} is no longer held back.`, await ask("POST", "clients/resume", { client }));
   }) }, "Resume");
   return {
     element: h("li", { "data-held": client }, words, resume),
@@ -94,8 +93,7 @@ const held = new Rows($("#held"), ({ client }) => client, ({ client }) => {
 const clients = new Rows($("#clients"), ({ client }) => client, ({ client }) => {
   const cells = Array.from({ length: 4 }, () => h("td"));
   const hold = (what) => async () => {
-    await ask("POST", "clients/hold", { client, what, for_s: HOLD_S });
-    return `${client} is held back for ${age(HOLD_S)}.`;
+    return done(`${client} is held back for ${age(HOLD_S)}.`, await ask("POST", "clients/hold", { client, what, for_s: HOLD_S }));
   };
   return {
     element: h("tr", { "data-client": client }, h("td", {}, client), ...cells, h("td", {}, twice("Pause", hold("all")), " ", twice("Shed", hold("uncached")))),

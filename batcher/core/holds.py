@@ -48,8 +48,17 @@ def read_holds(fields: Mapping[str, str]) -> Mapping[str, Hold]:
     return holds
 
 
+def merge_holds(shards: Iterable[Mapping[str, Hold]]) -> Mapping[str, Hold]:
+    """For each client, the hold that ends last: a shard that was down may not know of it."""
+    merged = dict[str, Hold]()
+    for holds in shards:
+        for client, hold in holds.items():
+            merged[client] = max(merged.get(client, hold), hold, key=lambda one: one.until_s)
+    return merged
+
+
 class ClientHolds(Kept):
-    """The holds of one service."""
+    """The holds that one shard of a service knows. Each is kept at all of them."""
 
     below = ":snapshot"
 
@@ -62,16 +71,12 @@ class ClientHolds(Kept):
             self._client.hdel(self._root, *ended)
         return {client: hold for client, hold in holds.items() if hold.left_s}
 
-    def set(self, client: str, hold: Hold) -> bool:
-        """Holds a client back. False if too many are already."""
-        current = self.current()
-        if client not in current and len(current) >= MAX_HOLDS:
-            return False
+    def set(self, client: str, hold: Hold) -> None:
+        """Holds a client back."""
         pipe = self._client.pipeline()
         pipe.hset(self._root, f"{FIELD}{client}", hold.encode())
         pipe.expire(self._root, SNAPSHOT_S)
         pipe.execute()
-        return True
 
     def end(self, client: str) -> bool:
         """Ends a hold. False if there was none."""

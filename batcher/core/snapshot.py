@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import PlainValidator, TypeAdapter
 
 from batcher.core.commands import Command, Question, read_question
-from batcher.core.holds import Hold, Pause, merge_pauses, read_holds, read_pauses
+from batcher.core.holds import Hold, Pause, merge_holds, merge_pauses, read_holds, read_pauses
 from batcher.core.publications import NO_PUBLICATIONS, Publications, newest, read_publications
 from batcher.core.redis_watch import NO_MEMORY, Memory
 from batcher.messages import BatchNote, decode_notes
@@ -273,7 +273,7 @@ def merge(shards: Sequence[Snapshot]) -> Snapshot:
         memory=max((shard.memory for shard in shards), key=lambda memory: memory.share),
         swept=shards[0].swept,
         pauses=merge_pauses(shard.pauses for shard in shards),
-        holds=shards[0].holds,
+        holds=merge_holds(shard.holds for shard in shards),
         publications=newest(shard.publications for shard in shards),
         models=sorted({name for shard in shards for name in shard.models}),
         question=next((shard.question for shard in shards if shard.question is not None), None),

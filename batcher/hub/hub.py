@@ -545,5 +545,5 @@ class ReplyHub:
 
 
 def _of(part: ShardHub) -> Snapshot:
-    """The last snapshot of a shard. If it has become unavailable since, its question and pauses are old."""
-    return part.snapshot if part.reachable else replace(part.snapshot, question=None, pauses={})
+    """The last snapshot of a shard. If it is unavailable now, its question, pauses and holds may be old."""
+    return part.snapshot if part.reachable else replace(part.snapshot, question=None, pauses={}, holds={})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -61,7 +61,8 @@ class Service:
 
 
 @asynccontextmanager
-async def serving(fleet: Fleet) -> AsyncIterator[Service]:
+async def serving(fleet: Fleet, up: Sequence[int] = range(SHARDS)) -> AsyncIterator[Service]:
+    """A service that has found these shards."""
     settings = ApiSettings(
         name=NAME, redis_url="redis://a redis://b redis://c", keep_refused_texts=True, admin_keys=SETTING
     )
@@ -74,7 +75,7 @@ async def serving(fleet: Fleet) -> AsyncIterator[Service]:
         app.app.router.lifespan_context(app.app),
         httpx.AsyncClient(transport=transport, base_url="http://localhost", auth=OperatorAuth()) as client,
     ):
-        await until(lambda: all(hub.shards_up), "all shards")
+        await until(lambda: all(hub.shards_up[number] for number in up), "the shards")
         yield Service(fleet, hub, client)
 
 
@@ -143,6 +144,33 @@ async def test_a_pause_holds_at_every_shard_that_is_up_and_names_the_others(serv
     assert (answer["pauses"], answer["shards_down"]) == ({}, [1])
     service.fleet.servers[1].connected = True
     await until(lambda: not any(paused()), "every shard to know of the end of the pause")
+
+
+async def test_a_process_that_started_without_the_first_shard_let_held_clients_in(service: Service) -> None:
+    """Holds were kept at shard 0 only."""
+
+    def held(one: Service) -> dict[str, str]:
+        return {client: hold.what for client, hold in one.hub.snapshot.holds.items()}
+
+    assert "shards_down" not in await service.ask("POST", "clients/hold", client="127.0.0.1", for_s=60)
+    await until(lambda: held(service) == {"127.0.0.1": "all"}, "the hold")
+    await service.lose(0)
+    async with serving(service.fleet, up=(1, 2)) as other:
+        await until(lambda: held(other) == {"127.0.0.1": "all"}, "the hold")
+        assert (await other.predict(["a"])).json()["code"] == "client_paused"
+
+    body: dict[str, Any] = {"client": "key:web", "what": "uncached", "for_s": 600}
+    assert await service.ask("POST", "clients/hold", **body) == {**body, "shards_down": [0]}
+    ended = await service.ask("POST", "clients/resume", client="127.0.0.1")
+    assert ended == {"ended": True, "shards_down": [0]}
+    await until(lambda: held(service) == {"key:web": "uncached"}, "what has changed while shard 0 is down")
+
+    service.fleet.servers[0].connected = True
+    await until(lambda: held(service) == {"127.0.0.1": "all", "key:web": "uncached"}, "what shard 0 knows")
+    listed = (await service.ask("GET", "clients"))["held"]
+    assert [(one["client"], one["what"]) for one in listed] == [("127.0.0.1", "all"), ("key:web", "uncached")]
+    assert await service.ask("POST", "clients/resume", client="127.0.0.1") == {"ended": True}
+    await until(lambda: held(service) == {"key:web": "uncached"}, "the end of the hold")
 
 
 async def test_refused_texts_of_all_shards_are_one_list(service: Service) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 import redis
 
-from batcher.core.holds import MAX_HOLDS
+from batcher.core.holds import MAX_HOLDS, ClientHolds
 from batcher.core.snapshot import Sweep
 from tests.unit.api.admin.conftest import ADMIN, AdminApi, P, Start, keys
 from tests.unit.api.admin.test_forget import job
@@ -89,7 +89,7 @@ async def test_a_full_redis_seemed_to_refuse_operators_or_not_to_answer(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(type(api.stores.holds), "set", fail)
+    monkeypatch.setattr(ClientHolds, "set", fail)
     monkeypatch.setattr(type(api.store), "records", fail)
     held = await api.post("/clients/hold", client="key:web", what="all", for_s=1)
     found = await api.client.get(f"/jobs/{'a' * 32}")
