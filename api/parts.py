@@ -206,7 +206,7 @@ class Parts:
     def jobs(self) -> JobService:
         hooks = JobHooks(
             draining=lambda: self.lifecycle.draining,
-            check_client=self.limits.check,
+            check_client=partial(self.limits.check, job=True),
             count_texts=self.limits.traffic.count_job,
             find_model=lambda name: job_queue(self.models, name),
             labels=lambda queue: job_labels(self.models, queue),

@@ -118,6 +118,21 @@ async def test_only_what_no_cache_knows_is_refused_if_asked(api: AdminApi) -> No
     assert (answer.status_code, answer.json()["code"]) == (429, "client_paused")
 
 
+async def test_a_client_whose_new_texts_were_refused_could_send_them_as_jobs(api: AdminApi) -> None:
+    await hold(api, "127.0.0.1", "uncached")
+    body = {"text": ["new"]}
+    form: dict[str, Any] = {"data": {"purpose": "batch"}, "files": {"file": ("a.jsonl", b"{}")}}
+    for answer in (
+        await api.client.post("/jobs", json=body),
+        await api.client.post("/predict", json=body, headers={"prefer": "respond-async"}),
+        await api.client.post("/v1/files", **form),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (429, "client_paused")
+        assert "new texts" in answer.json()["detail"]
+        assert 55 <= int(answer.headers["retry-after"]) <= 60
+    assert (await api.client.get("/jobs")).json()["jobs"] == []
+
+
 async def test_a_hold_ends_by_itself(api: AdminApi) -> None:
     api.redis.hset(f"{P}:snapshot", "hold:127.0.0.1", f"all {time.time() - 5:.0f}")
     look(api)
