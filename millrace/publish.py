@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 1 if an API process has not confirmed that it answers with the publication."""
+    """Exit status 1 if an API process or a shard does not have the change yet."""
     if args.reference and (args.all or args.back):
         raise CommandError(f"--{'all' if args.all else 'back'} takes no model.")
     if not (args.reference or args.all or args.back or args.share or args.shadow):
@@ -89,9 +89,13 @@ def _try_out(client: AdminClient, args: argparse.Namespace, number: int | None) 
 
 
 def _confirmed(done: dict[str, Any], args: argparse.Namespace) -> int:
+    down = ", ".join(map(str, done.get("shards_down", ())))
+    if down:
+        print(f"shard {down} does not have this yet: it gets it once its Redis answers and has memory")
     if done["unconfirmed"]:
         late = ", ".join(done["unconfirmed"])
         print(f"not confirmed by {late}: API processes follow once they reach Redis")
+    if down or done["unconfirmed"]:
         return 1
     if not args.back:
         print(f"go back with: millrace publish --back{_model(args)}")

@@ -6,7 +6,7 @@ A candidate is a publication that has a share of the texts, or is compared with 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from time import monotonic
@@ -16,7 +16,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import JSONResponse, Response
 
 from api.admin.schemas import CompareQuery, Move, Publish, TryOut
-from api.admin.service import Console
+from api.admin.service import Console, missing
 from api.errors import Problem
 from api.models.served import ServedModels
 from batcher.admin.console import Preparing
@@ -45,7 +45,7 @@ def publication_routes(console: Console, models: ServedModels) -> APIRouter:
         model = models.model(what.model)
         number = await console.call(console.stores.publications.publish, model, what.reference)
         await asyncio.sleep(SWEPT_S)  # until then, processes register for the move
-        facts = {"model": models.name(model), "number": number}
+        facts = {"model": models.name(model), "number": number, **await _behind(console)}
         await console.record(request, "publish", **facts, reference=what.reference)
         return facts
 
@@ -100,9 +100,10 @@ def _add_move(router: APIRouter, console: Console, models: ServedModels) -> None
         except LookupError:
             raise _no_publication(number) from None  # another one was published meanwhile
         late = await confirmed(console, moves)
-        name = models.name(model)
-        await console.record(request, "move", model=name, number=number, before=published.current)
-        return {"model": name, "number": number, "before": published.current, "unconfirmed": late}
+        facts = {"model": models.name(model), "number": number, "before": published.current}
+        facts |= await _behind(console)
+        await console.record(request, "move", **facts)
+        return {**facts, "unconfirmed": late}
 
 
 def _add_try_out(router: APIRouter, console: Console, models: ServedModels) -> None:
@@ -130,7 +131,7 @@ def _add_try_out(router: APIRouter, console: Console, models: ServedModels) -> N
             raise _not_beside() from None  # another one was published meanwhile
         late = await confirmed(console, moves)
         facts = {"model": models.name(model), "current": published.current}
-        facts |= {"candidate": candidate_facts(candidate)}
+        facts |= {"candidate": candidate_facts(candidate), **await _behind(console)}
         await console.record(request, "candidate", **facts)
         return {**facts, "unconfirmed": late}
 
@@ -183,14 +184,24 @@ def candidate_facts(candidate: Candidate | None) -> dict[str, Any] | None:
 
 
 async def confirmed(console: Console, moves: int) -> list[str]:
-    """Waits for all live API processes. Returns those that have not confirmed the move."""
+    """Waits for all live API processes. Returns those that have not confirmed the move.
+
+    None are known while the first shard, which has moved, does not answer.
+    """
     at = monotonic()
+    late: list[str] | None = None
     while True:
-        late = list(await console.call(console.stores.publications.unconfirmed, moves))
+        with suppress(QueueUnavailable):
+            late = list(await console.call(console.stores.publications.unconfirmed, moves))
         waited_s = monotonic() - at
-        if (not late and waited_s > SWEPT_S) or waited_s > CONFIRM_S:
-            return late
+        if (late == [] and waited_s > SWEPT_S) or waited_s > CONFIRM_S:
+            return late or []
         await asyncio.sleep(LOOK_S)
+
+
+async def _behind(console: Console) -> Mapping[str, Any]:
+    """The fields of an answer about shards that do not have a change yet."""
+    return missing(await console.call(console.stores.publications.behind))
 
 
 def _not_beside() -> Problem:

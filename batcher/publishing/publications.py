@@ -47,19 +47,31 @@ class PublicationStore:
 
         Raises Redis errors if none answers.
         """
-        states = list[_Fields]()
-        failed: Exception | None = None
-        for client, key in self._shards:
-            try:
-                states.append(_fields(client, key))
-            except REDIS_ERRORS as error:
-                failed = error
+        states, failed = self._states()
         if failed is not None and not states:
             raise failed
-        newest = max(states, key=_moves)
-        if any(_moves(state) < _moves(newest) for state in states):
+        newest = max(states.values(), key=_moves)
+        if any(_moves(state) < _moves(newest) for state in states.values()):
             self._copy(newest)
         return publications.decode_publications(newest)
+
+    def behind(self) -> list[int]:
+        """The numbers of the shards that do not have the newest state, or do not answer."""
+        states, _ = self._states()
+        newest = max(map(_moves, states.values()), default=0)
+        known = [number for number, state in states.items() if _moves(state) == newest]
+        return [number for number in range(len(self._shards)) if number not in known]
+
+    def _states(self) -> tuple[dict[int, _Fields], Exception | None]:
+        """The states of the shards that answer, by number, and the error of one that does not."""
+        states = dict[int, _Fields]()
+        failed: Exception | None = None
+        for number, (client, key) in enumerate(self._shards):
+            try:
+                states[number] = _fields(client, key)
+            except REDIS_ERRORS as error:
+                failed = error
+        return states, failed
 
     def report(self, queue: str, failure: str) -> None:
         """Says why a worker cannot serve a publication. Raises Redis errors."""

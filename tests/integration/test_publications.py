@@ -117,10 +117,16 @@ class Unreliable:
 
     def __init__(self) -> None:
         self._client = fakeredis.FakeRedis()
+        self.connected = True
         self.broken = self.unsent = self.answers_lost = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
+
+    def hgetall(self, key: str) -> Any:
+        if not self.connected:
+            raise redis.ConnectionError("away")
+        return self._client.hgetall(key)
 
     def transaction(self, change: Callable[[Any], None], key: str) -> None:
         if self.broken:
@@ -150,12 +156,17 @@ def test_a_move_was_reported_as_failed_and_took_effect(shards: list[Any], sharde
     number = sharded.publish("", "/one")
     shards[1].broken = True
     moves = sharded.move("", number)
-    assert sharded.read().of("").current == 1
+    assert (sharded.read().of("").current, sharded.behind()) == (1, [1])
     shards[1].broken = False
     alone = PublicationStore([shards[1]], [Shard(1, "", "default", "default")])
     assert alone.read().moves == moves - 1, "the shard does not have it yet"
     sharded.read()
     assert (alone.read().moves, alone.read().of("").current) == (moves, 1)
+    assert sharded.behind() == []
+    for down, behind in (({1}, [1]), ({0, 1}, [0, 1])):
+        for number, shard in enumerate(shards):
+            shard.connected = number not in down
+        assert sharded.behind() == behind
 
 
 def test_a_shard_that_lost_its_data_gets_the_revisions_back(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
+import redis
 
 from batcher.core.publications import Candidate
+from batcher.publishing import publications
 from tests.many import Many, Replicas, model_header, publish_fast, start_replicas, until_async
 from tests.shards import texts_at
 
@@ -57,6 +61,38 @@ async def test_a_name_moves_at_all_shards_and_a_share_is_that_of_each_text(
         assert {*(await model_headers(api, TEXTS)).values()} == {NEW}
     assert (await replicas.move())["number"] == 0
     assert {*(await model_headers(replicas.apis[1], TEXTS)).values()} == {OLD}
+
+
+async def test_a_shard_that_does_not_have_a_change_is_named(
+    monkeypatch: pytest.MonkeyPatch, replicas: Replicas
+) -> None:
+    """It was full: once the other one was lost, the former revision answered again."""
+    replace = publications._replace
+
+    def full(pipe: Any, key: str, fields: Mapping[bytes, bytes]) -> None:
+        if ":1}" in key:
+            raise redis.exceptions.OutOfMemoryError
+        replace(pipe, key, fields)
+
+    number = await replicas.publish("stub@v1")
+    changes = {"candidate": {"number": number, "share": 0.5}, "move": {"number": number}}
+    with monkeypatch.context() as patched:
+        patched.setattr(publications, "_replace", full)
+        for path, body in (*changes.items(), ("publish", {"reference": "stub@v2"})):
+            answer = await replicas.admin(path, **body)
+            assert (answer.status_code, answer.json().get("shards_down")) == (200, [1])
+    assert "shards_down" not in await replicas.move()
+
+
+async def test_a_change_is_not_refused_though_redis_is_away_by_then(
+    monkeypatch: pytest.MonkeyPatch, replicas: Replicas
+) -> None:
+    """Repeated as advised, `millrace publish --back` went forth again."""
+    number, away = await replicas.publish("stub@v1"), Mock(side_effect=redis.ConnectionError)
+    monkeypatch.setattr("api.admin.publications.CONFIRM_S", 0.3)
+    monkeypatch.setattr(publications.PublicationStore, "unconfirmed", away)
+    answer = await replicas.admin("move", number=number)
+    assert answer.json() == {"model": "stub", "number": number, "before": 0, "unconfirmed": []}
 
 
 async def test_a_shard_that_is_down_or_has_lost_its_data_brings_no_old_revision_back(

@@ -17,6 +17,7 @@ class FakeAdmin:
         self.asked: list[tuple[str, Any]] = []
         self.failure = ""
         self.unconfirmed: list[str] = []
+        self.down: dict[str, list[int]] = {}
         self.candidate: dict[str, Any] | None = None
         self.preparing: list[dict[str, Any]] = []
         self._looks = 0
@@ -34,6 +35,7 @@ class FakeAdmin:
             "number": body.get("number", 0),
             "before": 2,
             "unconfirmed": self.unconfirmed,
+            **self.down,
         }
 
     def get(self, path: str) -> dict[str, Any]:
@@ -90,6 +92,12 @@ def test_a_process_that_does_not_confirm_is_named(
     admin.unconfirmed = ["api-1"]
     assert main(["publish", "--back"]) == 1
     assert "not confirmed by api-1" in capsys.readouterr().out
+
+
+def test_a_shard_that_does_not_have_it_is_named(admin: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:
+    admin.down = {"shards_down": [1, 2]}
+    assert main(["publish", "--back"]) == 1
+    assert "shard 1, 2 does not have this yet" in capsys.readouterr().out
 
 
 def test_a_share_begins_once_all_workers_serve_it(
