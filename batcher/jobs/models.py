@@ -27,8 +27,9 @@ from batcher.settings import JobSettings
 
 # Jobs collect answers for this long before reading them: it saves round trips, and no caller waits for them.
 LINGER_S = 0.02
-# How long the end of a job waits for texts that a shadow has yet to compare.
-DRAIN_S = 5.0
+# How long the end of a job waits for texts that a shadow has yet to compare: less than `forget` waits for
+# processes, because these texts are no longer found.
+DRAIN_S = 2.0
 DRAIN_EVERY_S = 0.05
 # How long a queue that no attempt uses stays open for the next one.
 UNUSED_S = 10.0

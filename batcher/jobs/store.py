@@ -218,7 +218,10 @@ class JobStore:
         self._run("webhook_record", record.id, record.place, json.dumps(attempts), pause)
 
     def redact(self, job_id: str, chunk: int, texts: bytes, others: str) -> int:
-        """Replaces a chunk of texts, as it is stored. Returns 1, or 0 if it has changed meanwhile."""
+        """Replaces a chunk of texts, as it is stored. Returns 1, or 0 if it has changed meanwhile.
+
+        The attempt at the job, if there is one, ends with its next results.
+        """
         return int(self._run("job_redact", job_id, chunk, texts, others))
 
     def delete(self, job_id: str) -> bool:

@@ -14,7 +14,7 @@ from batcher.jobs import store as store_module
 from batcher.jobs.records import Attempt, Counts, JobRecord, Totals
 from batcher.jobs.results import encode_models
 from batcher.jobs.rq_queue import JobQueue
-from batcher.jobs.store import PROCESS_DIGITS, JobStore
+from batcher.jobs.store import MAX_STALLED, PROCESS_DIGITS, JobStore
 from batcher.jobs.upload import UNBOUNDED, Budget, NoRoom, Submission, encode_text
 from batcher.messages import fragment
 from batcher.settings import JobSettings
@@ -42,6 +42,11 @@ def create(
     for chunk in (["0", "1", "2"], ["3", None, "5"], ["6"]):
         upload.add(encoded(chunk))
     return store.create(upload, digest, most).outcome
+
+
+def stored(*texts: str | None) -> bytes:
+    """A chunk of texts in Redis."""
+    return b"[%b]" % b",".join(encoded(texts))
 
 
 def keys(client: redis.Redis) -> list[bytes]:
@@ -322,6 +327,37 @@ def test_a_job_whose_last_results_went_with_their_master_waited_for_20_s(
     (again,) = store.claim(1, 0, token=token + "2").attempts
     assert (again.job_id, again.first) == (JOB, 0)
     assert append(store, attempt, 0, LINES[0]) == "superseded"
+
+
+def test_an_attempt_that_had_read_a_forgotten_text_went_on_with_it(store: JobStore) -> None:
+    """It was classified and cached again. The attempt ends, and the next one reads what is left."""
+    create(store)
+    token = "0" * PROCESS_DIGITS
+    (attempt,) = store.claim(1, 0, token=token + "1").attempts
+    append(store, attempt, 0, LINES[0])
+    chunk = stored("3", None, "5")
+    assert store.redact(JOB, 1, b"another", "[]") == 0
+    assert append(store, attempt, 1) == "running"
+    assert store.redact(JOB, 1, chunk, '["3", null, null]') == 1
+    assert append(store, attempt, 1, LINES[1]) == "superseded"
+    assert store.redact(JOB, 2, stored("6"), "[null]") == 1, "no attempt runs"
+    for number in range(2, MAX_STALLED + 4):  # none of which counts as one without progress
+        (again,) = store.claim(1, 0, token=f"{token}{number}").attempts
+        assert (again.job_id, again.first) == (JOB, 1)
+        assert store.redact(JOB, 2, b"[null]", "[null]") == 1
+    (again,) = store.claim(1, 0, token=token).attempts
+    assert [store.input(JOB, number) for number in (1, 2)] == [["3", None, None], [None]]
+    assert append(store, again, 1, *LINES[1:]) == "running"
+    store.end(again, "finished")
+    assert store.record(JOB).status == "finished"  # type: ignore[union-attr]
+
+
+def test_a_job_that_has_ended_is_not_begun_again_where_its_kept_text_is_forgotten(store: JobStore) -> None:
+    create(store, submission=Submission(keep_input=True))
+    store.end(store.start(JOB), "finished")
+    assert store.redact(JOB, 2, stored("6"), "[null]") == 1
+    assert record_of(store).status == "finished"
+    assert store.claim(1, 1).attempts == []
 
 
 def test_only_the_newest_attempt_may_write(store: JobStore) -> None:
