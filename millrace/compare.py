@@ -30,6 +30,9 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield f"{texts} texts compared, {found['failed']} failed, {found['dropped']} dropped"
     if not texts:
         return
+    if len(revisions := found.get("revisions", {})) > 1:
+        each = ", ".join(f"{revision} ({count} texts)" for revision, count in revisions.items())
+        yield f"publication {current} was of several revisions, whose texts are added up: {each}"
     batch, text = found["batch_ms"], found["text_ms"]
     facts = {
         "same label": f"{found['agreement']:.2%} ({texts - found['agree']} changed)",

@@ -39,6 +39,7 @@ KEEP_S = 30 * 86_400
 # A shadow that has not written for this long has ended, so that its last call cannot be sent again.
 SHADOW_S = 600
 _MATRIX = "labels:"
+_REVISION = "revision:"
 _TIMES = ("current_us", "candidate_us", "current_text_us", "candidate_text_us")
 _COUNTS = [b"texts", b"agree", b"scores", b"difference", b"failed", b"dropped", *map(str.encode, _TIMES)]
 # The model, the revision that answers, and the candidate.
@@ -191,6 +192,7 @@ def compare(current: Prediction, candidate: Prediction) -> Counter[str]:
         current_text_us=round(current.model_ms * 1000 / max(current.batch_size, 1)),
         candidate_text_us=round(candidate.model_ms * 1000 / max(candidate.batch_size, 1)),
     )
+    counts[_REVISION + current.revision[:12]] = 1
     if len(one) <= MAX_LABELS:
         counts[_MATRIX + json.dumps([top, other_top])] = 1
     return counts
@@ -209,12 +211,18 @@ def label_pairs(counts: Mapping[str, int]) -> Mapping[tuple[str, str], int]:
 
 
 def report(counts: Mapping[str, int]) -> dict[str, Any]:
-    """The counts in readable form. Means are None without texts, and times in ms."""
+    """The counts in readable form. Means are None without texts, and times in ms.
+
+    `revisions` are those that answered, with the texts of each: several if workers were replaced meanwhile.
+    """
     texts = counts.get("texts", 0)
     scores = counts.get("scores", 0)
     matrix: dict[str, dict[str, int]] = {}
     for (current, candidate), count in label_pairs(counts).items():
         matrix.setdefault(current, {})[candidate] = count
+    revisions = {
+        name.removeprefix(_REVISION): count for name, count in counts.items() if name.startswith(_REVISION)
+    }
     times = {name: counts.get(name, 0) / texts / 1000 if texts else None for name in _TIMES}
     return {
         "texts": texts,
@@ -226,6 +234,7 @@ def report(counts: Mapping[str, int]) -> dict[str, Any]:
         "text_ms": {"current": times["current_text_us"], "candidate": times["candidate_text_us"]},
         "failed": counts.get("failed", 0),
         "dropped": counts.get("dropped", 0),
+        "revisions": dict(sorted(revisions.items())),
     }
 
 

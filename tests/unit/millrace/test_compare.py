@@ -23,6 +23,7 @@ FOUND: dict[str, Any] = {
     "text_ms": {"current": 1.0, "candidate": 1.25},
     "failed": 1,
     "dropped": 2,
+    "revisions": {"1234567890ab": 1000},
 }
 
 
@@ -49,6 +50,12 @@ def test_it_is_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         "money      375       5",
         "sport       20     600",
     ]
+
+
+def test_several_revisions_that_answered_are_named() -> None:
+    said = list(lines({**FOUND, "revisions": {"1234567890ab": 600, "fedcba098765": 400}}))
+    several = "publication 2 was of several revisions, whose texts are added up: "
+    assert said[2] == several + "1234567890ab (600 texts), fedcba098765 (400 texts)"
 
 
 def test_many_labels_are_a_list_of_changes() -> None:

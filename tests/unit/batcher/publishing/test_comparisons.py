@@ -44,6 +44,7 @@ def test_two_results_are_compared_by_label() -> None:
         "text_ms": {"current": 0.5, "candidate": pytest.approx(4 / 3)},
         "failed": 5,
         "dropped": 7,
+        "revisions": {"r": 3},
     }
     assert report(compare(other, one))["text_ms"] == {"current": 3.0, "candidate": 0.5}
 
@@ -60,6 +61,7 @@ def test_a_report_of_nothing_has_no_means() -> None:
         "text_ms": none,
         "failed": 0,
         "dropped": 0,
+        "revisions": {},
     }
     assert report({"texts": 2}) == {
         **report({}),
@@ -74,6 +76,13 @@ def test_a_report_of_nothing_has_no_means() -> None:
 def test_other_labels_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="labels differ"):
         compare(prediction({"a": 1.0}), prediction({"b": 1.0}))
+
+
+def test_the_revisions_that_answered_are_told_apart() -> None:
+    """Workers were replaced by some with another model meanwhile, and all was said to be of publication 0."""
+    one, other = prediction({"a": 1.0}), prediction({"a": 1.0})._replace(revision="1234567890abcdef")
+    sums = compare(other, one) + compare(one, other) + compare(other, other)
+    assert report(sums)["revisions"] == {"1234567890ab": 2, "r": 1}
 
 
 def test_a_model_with_many_labels_has_no_matrix() -> None:
@@ -104,8 +113,8 @@ def test_all_pairs_of_labels_were_read_each_time_the_console_was_shown(fake_redi
     store.add(PAIR, "one", 1, counts)
     whole, few = store.read(PAIR), store.read(PAIR, labels=False)
     assert label_pairs(whole) == {("a", '"b": \u00e4'): 1}
-    assert few == {name: count for name, count in whole.items() if not name.startswith("labels:")}
-    assert report(few) == report(whole) | {"labels": {}}
+    assert few == {name: count for name, count in whole.items() if ":" not in name}
+    assert report(few) == report(whole) | {"labels": {}, "revisions": {}}
 
 
 @pytest.mark.parametrize("by", ["text", "client"])
