@@ -133,7 +133,7 @@ def run_workers(urls: Sequence[str], homes: int, first: int, count: int, pipe: C
         every = [queues(shard, f"w{number}") for shard in shards]
         home = number % min(homes, len(shards))
         at_home = every[home]._replace(others=tuple(every[:home] + every[home + 1 :]))
-        workers.append(Worker(StubClassifier(), at_home, settings, lambda results: None))
+        workers.append(Worker(StubClassifier(), at_home, settings, lambda *results: None))
     threads = [threading.Thread(target=worker.run, daemon=True) for worker in workers]
     for thread in threads:
         thread.start()

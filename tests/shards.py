@@ -135,7 +135,7 @@ class Fleet:
         others = tuple(queues for queues in every if queues.number != home)
         queues = every[home]._replace(others=others)
         model = counted(classifier or StubClassifier(variant="signed"), self.batch_sizes)
-        worker = Worker(model, queues, chosen, lambda results: None)
+        worker = Worker(model, queues, chosen, lambda *results: None)
         run_worker(worker, self._stack)
         return worker
 

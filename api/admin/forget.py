@@ -103,12 +103,14 @@ async def _text(
     chunks, files = await console.call_elsewhere(stores.jobs.text, text)
     held = await _held(traces, text)
     models = await _models(console)
+    # First, so that what does not wait any more has no result that is sent after others were removed.
+    waiting = await console.each(lambda shard: shard.forgetting.waiting(ids, models))
     cached = await _cached_elsewhere(console, lambda cache: cache.texts(ids))
     replies = await console.each(lambda shard: shard.forgetting.text(ids, models))
-    own = _summed(replies, "cached", "results", "refused", "waiting")
-    waiting = own.pop("waiting") + held
+    own = _summed(replies, "cached", "results", "refused")
     own["cached"] += cached
-    return own | {"jobs": chunks, "files": files, "waiting": waiting}, replies
+    own |= {"jobs": chunks, "files": files, "waiting": sum(waiting.found) + held}
+    return own, Replies(replies.found, sorted({*waiting.down, *replies.down}))
 
 
 async def _held(traces: Traces, text: str) -> int:

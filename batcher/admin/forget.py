@@ -12,7 +12,7 @@ import redis
 from batcher.admin.refused import RefusedFilter, RefusedTexts
 from batcher.admin.scanning import matching
 from batcher.admin.usage import UsageStore
-from batcher.core.keys import SNAPSHOT_S, cache_prefix, prefix
+from batcher.core.keys import SNAPSHOT_S, cache_prefix, epoch_key, prefix
 
 # The revision in the first line of an encoded result.
 _revision = re.compile(rb'\["([^"]*)", ').search
@@ -57,18 +57,25 @@ class ModelKeys:
 
 
 class CachedResults:
-    """Removes results from one cache, of whichever revision and model."""
+    """Removes results from one cache, of whichever revision and model.
+
+    What workers have yet to write to a cache with its own Redis, they drop.
+    """
 
     def __init__(self, client: redis.Redis, name_of: NameOf) -> None:
+        self._client = client
+        self._epoch = epoch_key(name_of(""))
         self._keys = ModelKeys(client, lambda model: cache_prefix(name_of(model)))
 
     def texts(self, ids: Collection[str]) -> int:
         """Removes results of all revisions, current or not. Returns how many."""
+        self._client.unlink(self._epoch)
         one = next(iter(ids)) if len(ids) == 1 else ""
         return self._keys.delete(lambda rest: rest.rpartition(":")[2] in ids, one)
 
     def revision(self, revision: str) -> int:
         """Removes results of a revision, or of those that begin so. Returns how many."""
+        self._client.unlink(self._epoch)
         return self._keys.delete(lambda rest: rest.startswith(revision))
 
 
@@ -93,8 +100,13 @@ class Forgetting:
         """The names of the models of which anything is here, served now or not; "" is the first."""
         return {"", *self._keys.models()}
 
+    def waiting(self, ids: Collection[str], models: Collection[str]) -> int:
+        """How many of the texts with these ids wait or run now. The results of all others have been sent."""
+        queues = [prefix(self._name_of(model)) for model in models]
+        return sum(_each(self._queue, "EXISTS", [f"{queue}:entry:{one}" for queue in queues for one in ids]))
+
     def text(self, ids: Collection[str], models: Collection[str]) -> Removed:
-        """Removes what is kept of the texts with these ids. `waiting` of them wait or run now."""
+        """Removes what is kept of the texts with these ids."""
         removed = Counter(cached=self._cached.texts(ids) if self._cached else 0)
         queues = [self._name_of(model) for model in models]
         for queue in queues:
@@ -102,8 +114,6 @@ class Forgetting:
             removed["refused"] += RefusedTexts(self._queue, queue).delete(list(ids))
             removed["refused"] += self._drop_dead(prefix(queue), ids)
         self._clear_processes()
-        waits = [f"{prefix(queue)}:entry:{entry}" for queue in queues for entry in ids]
-        removed["waiting"] = sum(self._queue.exists(key) for key in waits)
         return dict(removed)
 
     def client(self, client: str, models: Collection[str], jobs: Collection[str] = ()) -> Removed:

@@ -99,6 +99,11 @@ def cache_key(name: str, revision: str, entry: str) -> str:
     return cache_prefix(name, revision) + entry
 
 
+def epoch_key(name: str) -> str:
+    """The key of the epoch of a cache with its own Redis: a name that each forget ends (see remember.lua)."""
+    return f"{cache_prefix(name)}epoch"
+
+
 def full_key(name: str) -> str:
     """The key that exists while the queue's Redis is too full to cache results there."""
     return f"{prefix(name)}:full"

@@ -7,11 +7,14 @@ import threading
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import inf
+from uuid import uuid4
 
 from batcher.connection.clients import Redis, connect, round_trip
-from batcher.connection.outage import REDIS_ERRORS, Outage
+from batcher.connection.outage import REDIS_ERRORS, NoScriptError, Outage, full
+from batcher.connection.scripts import call
 from batcher.core.commands import spread
-from batcher.core.keys import cache_key, full_key
+from batcher.core.keys import cache_key, epoch_key, full_key
 from batcher.messages import Prediction
 from batcher.settings import QueueSettings
 from batcher.shards import Shard, by_shard
@@ -23,10 +26,12 @@ WRITE_S = 1.0
 PAUSE_S = 1.0
 # Batches that may wait to be written; further ones are not cached.
 UNWRITTEN = 16
+# How long the epoch of a cache that is not written lasts.
+EPOCH_MS = 3_600_000
 
 
 class CacheWriter:
-    """Writes results to the cache in its own thread.
+    """Writes results to the cache in its own thread: of the service `name`, or of one of its models.
 
     Nothing is written while the key `full` exists in the cache's Redis.
     """
@@ -45,18 +50,23 @@ class CacheWriter:
     def connect(cls, settings: QueueSettings, shard: Shard) -> CacheWriter:
         """Returns a writer with its own client for the cache's Redis or, if none is set, the queue's."""
         client = connect(settings.cache_address(shard), timeout_s=WRITE_S, retries=1, key=shard.prefix)
-        full = full_key(shard.name) if settings.cache_here else ""
-        return cls(client, settings.cache_name(shard), settings.cache_ttl_s, full)
+        name = settings.cache_name(shard)
+        if settings.cache_here:
+            return cls(client, name, settings.cache_ttl_s, full_key(shard.name))
+        return FencedCacheWriter(client, name, settings.cache_ttl_s)
 
-    def __call__(self, results: Iterable[tuple[str, Prediction]]) -> None:
-        """Schedules results to be written; drops them while the cache is unavailable or falls behind."""
+    def __call__(self, results: Iterable[tuple[str, Prediction]], claimed_at: float) -> None:
+        """Schedules results to be written; drops them while the cache is unavailable or falls behind.
+
+        `claimed_at` is when the first of the texts was claimed (monotonic seconds).
+        """
         if time.monotonic() >= self._again_at and self._places.acquire(blocking=False):
-            self._thread.submit(self._write, list(results))
+            self._thread.submit(self._write, list(results), claimed_at)
 
-    def _write(self, results: list[tuple[str, Prediction]]) -> None:
+    def _write(self, results: list[tuple[str, Prediction]], claimed_at: float) -> None:
         try:
             if time.monotonic() >= self._again_at and not (self._full and self._client.exists(self._full)):
-                remember(self._client, self._name, self._ttl_s, results)
+                self._remember(results, claimed_at)
                 self.outage.found()
         except REDIS_ERRORS as error:
             self._again_at = time.monotonic() + PAUSE_S
@@ -66,10 +76,52 @@ class CacheWriter:
         finally:
             self._places.release()
 
+    def _remember(self, results: list[tuple[str, Prediction]], claimed_at: float) -> None:
+        remember(self._client, self._name, self._ttl_s, results)
+
     def close(self) -> None:
         """Waits until everything scheduled is written, then closes the client."""
         self._thread.shutdown(wait=True)
         self._client.close()
+
+
+class FencedCacheWriter(CacheWriter):
+    """Writes to a cache with its own Redis: nothing of texts that may have been forgotten meanwhile.
+
+    Forgetting ends the epoch of the cache (see remember.lua). Results are written if their texts were claimed
+    after this process had learned the epoch that still holds. So after a forget, a worker drops what it has
+    not written, and what it was doing.
+    """
+
+    def __init__(self, client: Redis, name: str, ttl_s: float) -> None:
+        super().__init__(client, name, ttl_s)
+        self._key = epoch_key(name.partition("/")[0])
+        self._epoch = ""
+        self._known_at = inf
+        self([], 0.0)  # learns the epoch before the first text is claimed
+
+    def _remember(self, results: list[tuple[str, Prediction]], claimed_at: float) -> None:
+        known = self._epoch if claimed_at > self._known_at else ""
+        words: list[str | bytes | int] = [known, uuid4().hex, EPOCH_MS]
+        for entry, one in results:
+            words += [cache_key(self._name, one.revision, entry), one.encode(), spread(self._ttl_s * 1000)]
+        epoch = self._run(words)
+        if epoch != self._epoch:
+            self._epoch, self._known_at = epoch, time.monotonic()
+
+    def _run(self, words: Sequence[str | bytes | int]) -> str:
+        """Runs the script, and returns the epoch. Raises the error with which Redis refuses it."""
+        (reply,) = round_trip(self._client, [(*call("remember", known=True), 1, self._key, *words)])
+        if isinstance(reply, NoScriptError):
+            (reply,) = round_trip(self._client, [(*call("remember", known=False), 1, self._key, *words)])
+        if full(reply):
+            return self._epoch
+        if isinstance(reply, Exception):
+            try:
+                raise reply
+            finally:
+                del reply  # it refers to this frame
+        return str(reply.decode())
 
 
 class ShardedCacheWriter:
@@ -78,11 +130,11 @@ class ShardedCacheWriter:
     def __init__(self, writers: Sequence[CacheWriter]) -> None:
         self._writers = tuple(writers)
 
-    def __call__(self, results: Iterable[tuple[str, Prediction]]) -> None:
+    def __call__(self, results: Iterable[tuple[str, Prediction]], claimed_at: float) -> None:
         """Schedules results to be written, as `CacheWriter` does."""
         pairs = list(results)
         for number, part in by_shard(pairs, [entry for entry, _ in pairs], len(self._writers)).items():
-            self._writers[number](part)
+            self._writers[number](part, claimed_at)
 
     def close(self) -> None:
         """Waits until everything scheduled is written, then closes the clients."""

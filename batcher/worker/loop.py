@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -305,10 +305,11 @@ class Worker:
                 self._third_thread.submit(self._stop.wait, FOLLOW_UP_S)
                 self._third_thread.submit(self.follow_up.run)
 
-    def _cache(self, results: Sequence[Result]) -> None:
-        """Caches the predictions among `results`, unless sending them did."""
+    def _cache(self, finished: FinishedBatch) -> None:
+        """Caches the predictions of a batch, unless sending them did."""
         if not self.exchange.remembers:
-            self._remember((entry, result) for entry, result in results if isinstance(result, Prediction))
+            found = ((entry, one) for entry, one in finished.results if isinstance(one, Prediction))
+            self._remember(found, min(item.claimed_at for item in finished.entries))
 
     def _logged(self, work: Callable[..., None], *arguments: Any) -> None:
         """Runs `work` in another thread, where errors would get lost."""

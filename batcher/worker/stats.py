@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from batcher.messages import BatchNote, Entry, Failure, Prediction, Result
+from batcher.messages import BatchNote, Entry, Failure, Prediction
 from batcher.worker.batching import Reason, TokenizedEntry
 from batcher.worker.inference import FinishedBatch, Inference, Scored
 from model_store import ModelInfo
@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 FOLLOW_UP_S = 0.02
 # Batches listed in the worker's record.
 NOTES = 20
-Remember = Callable[[Iterable[tuple[str, Prediction]]], None]
+# Caches results of texts that were claimed since this time (monotonic seconds).
+Remember = Callable[[Iterable[tuple[str, Prediction]], float], None]
 
 
 class _Claimed(NamedTuple):
@@ -201,7 +202,7 @@ class FollowUp:
 
     _stats: WorkerStats
     _inference: Inference
-    _remember: Callable[[Sequence[Result]], None]
+    _remember: Callable[[FinishedBatch], None]
     observe: Callable[[BatchReport], None]
     due = False
     finished: deque[FinishedBatch] = field(default_factory=deque)
@@ -218,7 +219,7 @@ class FollowUp:
 
     def _add(self, finished: FinishedBatch) -> None:
         if finished.sent_at:
-            self._remember(finished.results)
+            self._remember(finished)
         self._inference.cost = self._inference.cost.learn(finished.computed, finished.spent_s)
         report = self._stats.add(finished)
         self.recent.add(report)

@@ -80,7 +80,7 @@ class Service:
         )
         queues = exchange.Queues(commands, waiting, heartbeat)
         keep = partial(remember, self.sync(), "t", 3600.0)
-        worker = Worker(stub, queues, settings, keep)
+        worker = Worker(stub, queues, settings, lambda results, claimed_at: keep(results))
         run_worker(worker, self._stack)
 
     def left_over(self) -> list[bytes]:

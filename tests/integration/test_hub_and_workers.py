@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,11 +75,12 @@ class HubAndWorkers:
                 result_ms=60_000,
             )
 
+        cache = self._clients()[1]
         worker = Worker(
             counted(classifier or StubClassifier(), self.batch_sizes),
             exchange.Queues(queue(), queue(), queue()),
             chosen,
-            partial(remember, self._clients()[1], "t", 3600.0),
+            lambda results, claimed_at: remember(cache, "t", 3600.0, results),
             self.batches.append,
         )
         run_worker(worker, self._stack)
@@ -545,7 +545,7 @@ async def test_what_redis_lost_is_asked_again(service: HubAndWorkers) -> None:
 def test_a_warm_up_learns_what_a_pass_costs_and_meets_a_model_that_fails() -> None:
     queue: Any = SimpleNamespace()
     classifier = Sick(lambda rows: rows[:-1])
-    worker = Worker(classifier, exchange.Queues(queue, queue, queue), WorkerSettings(), lambda results: None)
+    worker = Worker(classifier, exchange.Queues(queue, queue, queue), WorkerSettings(), lambda *results: None)
     worker.warm_up()
     assert worker.budget() == worker.inference.cost.best_tokens()
     classifier.sick = True
@@ -560,7 +560,7 @@ def test_batches_on_a_card_are_larger_and_warmed_up() -> None:
     sizes: list[int] = []
     classify = classifier.classify
     classifier.classify = lambda batch: sizes.append(sum(map(len, batch))) or classify(batch)  # type: ignore[method-assign, func-returns-value]
-    worker = Worker(classifier, exchange.Queues(queue, queue, queue), WorkerSettings(), lambda results: None)
+    worker = Worker(classifier, exchange.Queues(queue, queue, queue), WorkerSettings(), lambda *results: None)
     worker.warm_up()
     assert 2048 <= worker.budget() <= 4096
     assert max(sizes) > 4096

@@ -469,6 +469,27 @@ def test_finding_41_a_late_failure_leaves_the_answer_of_another_worker(bench: Be
     assert outcomes(bench, "x") == [ANSWER]
 
 
+@pytest.mark.parametrize("ended", ["answered", "budget over"])
+def test_a_frozen_worker_brings_back_no_text_that_was_forgotten(bench: Bench, ended: str) -> None:
+    """Its lease had ended, and another worker had answered: its late result was kept and cached again."""
+    for name in ("frozen", "w"):
+        bench.worker(name).heartbeat([], RECORD, MODEL, 60_000)
+    bench.ask("x", budget_ms=300_000 if ended == "answered" else 1000)
+    bench.ask("y")
+    frozen = bench.worker("frozen", lease_ms=50, revision="rev", cache_ms=60_000)
+    assert set(ids_of(frozen.claim(10, 100, 100))) == {"x", "y"}
+    time.sleep(0.1 if ended == "answered" else 1.1)
+    if ended == "answered":
+        assert ids_of(bench.worker("w").claim(1, 100, 100)) == ["x"]
+        bench.worker("w").complete([("x", ANSWER)])
+        bench.client.delete(f"{bench.P}:res:x")  # as `forget` does
+    else:
+        bench.sweep()
+    assert frozen.complete([("x", ANSWER), ("y", ANSWER)]) == 1
+    assert not bench.client.exists(f"{bench.P}:res:x", "millrace:cache:2:t:rev:x")
+    assert bench.client.exists(f"{bench.P}:res:y", "millrace:cache:2:t:rev:y") == 2, "it still waited"
+
+
 @pytest.mark.parametrize("leaves", ["while it runs", "while it is held back"])
 def test_finding_42_a_text_that_failed_is_not_run_again_for_a_client_that_left(
     bench: Bench, leaves: str

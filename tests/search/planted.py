@@ -76,7 +76,7 @@ PLANTED = (
     Fault(
         "finding 41: a late failure replaces a result",
         "complete",
-        "if entry or not final then redis.call('SET', result_key(id)",
+        "if entry then redis.call('SET', result_key(id)",
         "if true then redis.call('SET', result_key(id)",
     ),
     Fault("a cancel keeps the cost", "cancel", "      subtract_unclaimed(id, lane, cost)\n", ""),

@@ -97,7 +97,7 @@ def make_worker(networks: Sequence[Network], process: Process, caches: bool) -> 
         return Queues(*three, network.shard.number, others)
 
     others = tuple(queues(network) for network in networks[1:])
-    worker = Worker(model, queues(networks[0], others), SETTINGS, lambda results: None, host=process.host)
+    worker = Worker(model, queues(networks[0], others), SETTINGS, lambda *results: None, host=process.host)
     worker.inference.cost = CostModel.start(FIXED_S, TOKEN_S)
     worker.stats.rate = 1 / TOKEN_S
     return worker

@@ -1,17 +1,20 @@
 -- Writes results, sends them to the API processes that wait, and ends leases and entries. Idempotent: a second call finds
--- nothing to delete. The cache never delays a result: nothing is cached while memory is short or after the first refusal.
+-- nothing to delete, and the result of an entry that has ended is dropped: it may have been forgotten since.
+-- The cache never delays a result: nothing is cached while memory is short or after the first refusal.
 -- A failure ends an entry only if a second worker failed on it too, or if there is no other live worker and the budget ends.
 -- ARGV: worker, 1 if the worker now has nothing to do (2: and may help other shards), result_ms, failure_ms, cache key prefix, cache lifetime in ms (0 if the cache is elsewhere),
 --       then id, payload for each.
 -- Returns {how many entries were still waiting for their result, why Redis refused to cache results (or nothing)}.
 local worker, idle, result_ms, failure_ms = ARGV[1], ARGV[2] ~= '0', ARGV[3], ARGV[4]
 local cache_prefix, cache_ms = ARGV[5], ARGV[6]
-local ids, keys, payloads, hints = {}, {}, {}, {}
+local ids, keys, payloads, entries, hints = {}, {}, {}, {}, {}
 local byte, NEWLINE = string.byte, 10
 local function failed(payload) return byte(payload, -1) == NEWLINE end
+for i = 7, #ARGV, 2 do keys[#keys + 1] = entry_key(ARGV[i]) end
+local found = values_of(keys)
 local function write_cache()
   for i = 7, #ARGV, 2 do
-    if not failed(ARGV[i + 1]) then
+    if found[(i - 5) / 2] and not failed(ARGV[i + 1]) then
       redis.call('SET', cache_prefix .. ARGV[i], ARGV[i + 1], 'PX', cache_ms)
     end
   end
@@ -57,14 +60,14 @@ local function runs_again(id)
 end
 
 local count = 0
+keys = {}
 for i = 7, #ARGV, 2 do
   local id, payload = ARGV[i], ARGV[i + 1]
   if not (failed(payload) and runs_again(id)) then
     count = count + 1
-    ids[count], keys[count], payloads[count] = id, entry_key(id), payload
+    ids[count], keys[count], payloads[count], entries[count] = id, entry_key(id), payload, found[(i - 5) / 2]
   end
 end
-local entries = values_of(keys)
 if call_in_chunks(ids, 'ZREM', INFLIGHT) < count then
   -- Some leases had already ended. If such an entry was enqueued again meanwhile, take its cost off the lane.
   for n, id in ipairs(ids) do
@@ -95,8 +98,8 @@ for n, id in ipairs(ids) do
     local code = string.match(payload, '"code": ?"([%w_]+)"') or 'inference_failed'
     record_refusal(id, code, claim_parts(read_claim(id)), workers, revision)
   end
-  -- A failure of an entry that has ended meanwhile changes nothing: its result, if it has one, stays.
-  if entry or not final then redis.call('SET', result_key(id), payload, 'PX', final and failure_ms or result_ms) end
+  -- The result of an entry that has ended meanwhile changes nothing: the one that it has, if any, stays.
+  if entry then redis.call('SET', result_key(id), payload, 'PX', final and failure_ms or result_ms) end
   local names = entry and names_of(entry)
   if names then
     local parts = hints[names] or {}

@@ -220,6 +220,27 @@ async def test_results_in_a_cache_with_its_own_redis_are_removed_too(start: Star
     assert stays(api.redis, entry_id("a"), entry_id("b")) == [entry_id("b")]
 
 
+@pytest.mark.parametrize("cache", ["beside the queue", "own"])
+async def test_a_text_that_is_answered_while_the_cache_is_cleared_waits(
+    start: Start, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    """Its result was cached behind the walk over the cache, and the answer said that nothing waited."""
+    api = await start(**({"cache_url": "redis://cache.test:6379"} if cache == "own" else {}))
+    api.worker().run([EnqueueAll([Enqueue([entry_id(TEXT)], [TEXT], [5], "a", "interactive", 10_000, 1000)])])
+    api.worker().claim(10, 100, 100)
+    texts = CachedResults.texts
+
+    def clear(results: CachedResults, ids: Any) -> int:
+        removed = texts(results, ids)
+        api.worker().complete([(entry_id(TEXT), prediction(TEXT).encode())])
+        cached(api, TEXT)
+        return removed
+
+    monkeypatch.setattr(CachedResults, "texts", clear)
+    answer = (await api.post("/forget", text=TEXT)).json()
+    assert answer["removed"]["waiting"] == 1
+
+
 async def test_a_revision_is_gone_from_models_without_workers(api: AdminApi) -> None:
     kept_of_models(api, "another")
     others = of_others(api)

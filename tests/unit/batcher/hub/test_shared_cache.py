@@ -13,13 +13,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from batcher.admin.forget import CachedResults
 from batcher.connection.pipeline import Pipeline
-from batcher.core.keys import cache_key
+from batcher.core.keys import cache_key, epoch_key
 from batcher.hub import shared_cache
 from batcher.hub.shared_cache import SharedCache
 from batcher.messages import entry_id
 from batcher.worker import cache_writer
-from batcher.worker.cache_writer import CacheWriter
+from batcher.worker.cache_writer import CacheWriter, FencedCacheWriter
 from tests.conftest import FakeRedis
 from tests.service import wait_until
 from tests.unit.fakes import REVISION, prediction
@@ -157,6 +158,7 @@ class Waiting:
 
 
 RESULT = [(IDS[0], prediction("one"))]
+NOW = 1.0
 
 
 def test_a_worker_does_not_wait_for_the_cache() -> None:
@@ -164,12 +166,12 @@ def test_a_worker_does_not_wait_for_the_cache() -> None:
     write = CacheWriter(client, "t", 3600.0)  # type: ignore[arg-type]
     began = time.perf_counter()
     for _ in range(cache_writer.UNWRITTEN + 5):
-        write(RESULT)
+        write(RESULT, NOW)
     assert time.perf_counter() - began < 4
     client.gate.set()
 
     def one_more() -> bool:
-        write(RESULT)
+        write(RESULT, NOW)
         return client.written > cache_writer.UNWRITTEN
 
     wait_until(lambda: client.written == cache_writer.UNWRITTEN, "what comes too fast is not remembered")
@@ -182,7 +184,7 @@ def test_what_waits_for_a_cache_that_fails_is_dropped() -> None:
     client.error = redis.exceptions.TimeoutError("no answer")
     write = CacheWriter(client, "t", 3600.0)  # type: ignore[arg-type]
     for _ in range(3):
-        write(RESULT)
+        write(RESULT, NOW)
     client.gate.set()
     write.close()
     assert (client.asked, write.outage.count) == (1, 1)
@@ -198,15 +200,15 @@ def test_a_cache_that_fails_is_written_again_after_a_pause(
     client.gate.set()
     client.error = redis.exceptions.TimeoutError("no answer")
     write = CacheWriter(client, "t", 3600.0)  # type: ignore[arg-type]
-    write(RESULT)
+    write(RESULT, NOW)
     deadline = time.monotonic() + 5
     while write.outage.over:
         assert time.monotonic() < deadline
         time.sleep(0.001)
     client.error = None
-    write(RESULT)
+    write(RESULT, NOW)
     time.sleep(0.15)
-    write(RESULT)
+    write(RESULT, NOW)
     write.close()
     assert client.written == 1
     assert actions(caplog) == ["cache.lost", "cache.back"]
@@ -214,6 +216,107 @@ def test_a_cache_that_fails_is_written_again_after_a_pause(
 
 def test_what_goes_wrong_beside_the_worker_is_told(caplog: pytest.LogCaptureFixture) -> None:
     write = CacheWriter(redis.Redis(), "t", 3600.0)
-    write([(IDS[0], None)])  # type: ignore[list-item]
+    write([(IDS[0], None)], NOW)  # type: ignore[list-item]
     write.close()
     assert [record.action for record in caplog.records] == ["cache.unwritten"]  # type: ignore[attr-defined]
+
+
+class Fenced:
+    """Workers that write a cache with its own Redis, which clients read and operators clear."""
+
+    def __init__(self, server: FakeRedis) -> None:
+        self.redis = server.sync
+        self.results = CachedResults(self.redis, lambda model: f"t/{model}" if model else "t")
+
+    def writer(self, name: str = "t") -> FencedCacheWriter:
+        """A writer that has learned the epoch."""
+        made = FencedCacheWriter(self.redis, name, 3600.0)
+        self.finish(made)
+        return made
+
+    def finish(self, writer: CacheWriter) -> None:
+        """Returns once everything is written that was scheduled."""
+        writer._thread.submit(bool).result(5)
+
+    def write(self, writer: CacheWriter, text: str, claimed_at: float | None = None) -> None:
+        """Writes the result of a text that was claimed at this time, now by default."""
+        at = time.monotonic() if claimed_at is None else claimed_at
+        writer([(entry_id(text), prediction(text))], at)
+        self.finish(writer)
+
+    def cached(self, *texts: str, name: str = "t") -> list[str]:
+        return [text for text in texts if self.redis.exists(cache_key(name, REVISION, entry_id(text)))]
+
+
+@pytest.fixture
+def fenced(fake_redis: FakeRedis) -> Fenced:
+    return Fenced(fake_redis)
+
+
+def test_a_worker_caches_what_it_claims_from_its_start_on(fenced: Fenced) -> None:
+    write = fenced.writer()
+    write([(entry_id(text), prediction(text)) for text in TEXTS], time.monotonic())
+    fenced.finish(write)
+    assert fenced.cached(*TEXTS) == TEXTS
+    key = cache_key("t", REVISION, IDS[0])
+    assert fenced.redis.get(key) == prediction("one").encode()
+    assert 3_200_000 < fenced.redis.pttl(key) < 4_000_000
+    assert 3_500_000 < fenced.redis.pttl(epoch_key("t")) <= 3_600_000
+    write.close()
+
+
+@pytest.mark.parametrize("forget", ["text", "revision"])
+def test_what_was_claimed_before_a_forget_and_not_written_is_dropped(fenced: Fenced, forget: str) -> None:
+    """The result was written after the cache had been cleared, and stayed for an hour."""
+    write, other = fenced.writer(), fenced.writer("t/topics")
+    claimed_at = time.monotonic()
+    if forget == "text":
+        fenced.results.texts({IDS[0]})
+    else:
+        fenced.results.revision(REVISION)
+    fenced.write(write, "one", claimed_at)
+    fenced.write(other, "one", claimed_at)
+    fenced.write(write, "two", claimed_at)  # the epoch is known again, but not since it was claimed
+    assert fenced.cached(*TEXTS) == fenced.cached(*TEXTS, name="t/topics") == []
+    fenced.write(write, "one")
+    fenced.write(other, "two")
+    assert (fenced.cached(*TEXTS), fenced.cached(*TEXTS, name="t/topics")) == (["one"], ["two"])
+    write.close()
+    other.close()
+
+
+def test_another_worker_that_knows_the_new_epoch_lets_no_former_result_in(fenced: Fenced) -> None:
+    frozen, other = fenced.writer(), fenced.writer()
+    fenced.results.texts({IDS[0]})
+    for text in TEXTS:
+        fenced.write(other, text)
+    assert fenced.cached(*TEXTS) == ["two"]
+    fenced.write(frozen, "one")
+    assert fenced.cached("one") == []
+    frozen.close()
+    other.close()
+
+
+def test_a_cache_that_has_lost_its_epoch_is_written_again(fenced: Fenced) -> None:
+    write = fenced.writer()
+    fenced.redis.flushall()
+    fenced.redis.script_flush()
+    for text in TEXTS:
+        fenced.write(write, text)
+    assert fenced.cached(*TEXTS) == ["two"]
+    write.close()
+
+
+def test_a_cache_that_is_full_is_no_outage_and_one_that_refuses_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="batcher")
+    client = Waiting()
+    client.gate.set()
+    client.error = redis.exceptions.OutOfMemoryError("command not allowed")
+    write = FencedCacheWriter(client, "t", 3600.0)  # type: ignore[arg-type]
+    write(RESULT, time.monotonic())
+    write._thread.submit(bool).result(5)
+    assert actions(caplog) == []
+    client.error = redis.exceptions.NoPermissionError("no permissions to run the 'evalsha' command")
+    write(RESULT, time.monotonic())
+    write.close()
+    assert actions(caplog) == ["cache.lost"]

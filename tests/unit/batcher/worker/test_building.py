@@ -25,7 +25,7 @@ def test_the_queues_scripts_cache_only_if_the_cache_is_in_their_redis(
     cache: str | None, remembers: bool
 ) -> None:
     settings = WorkerSettings.model_validate({"redis_url": HERE, "cache_url": cache})
-    made = build_worker(settings, Observability(StubClassifier(), settings), lambda results: None)
+    made = build_worker(settings, Observability(StubClassifier(), settings), lambda *results: None)
     queues = made.queues.commands, made.queues.waiting, made.queues.heartbeat
     assert [queue.remembers for queue in queues] == [remembers] * 3
     for queue in queues:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, get_args
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batcher.core.commands import Claim, Claimed
-from batcher.messages import Entry, entry_id
+from batcher.messages import Entry, Prediction, entry_id
 from batcher.settings import WorkerSettings
 from batcher.worker.batching import CostModel
 from batcher.worker.exchange import PATIENCE_S
@@ -46,16 +47,21 @@ class Made:
         self.queue = queue
         self.reports: list[BatchReport] = []
         self.remembered: list[str] = []
+        self.claimed_at: list[float] = []
         self.worker = Worker(
             classifier or Model(),
             queue.queues,
             WorkerSettings(lease_ms=60_000, **settings),
-            lambda results: self.remembered.extend(entry for entry, _ in results),
+            self._remember,
             self.reports.append,
             fake_host(self.clock, pace, lambda: queue.log.append("join")),
         )
         self._idle = 0
         queue.on_idle = self._waited
+
+    def _remember(self, results: Iterable[tuple[str, Prediction]], claimed_at: float) -> None:
+        self.remembered.extend(entry for entry, _ in results)
+        self.claimed_at.append(claimed_at)
 
     def _waited(self) -> None:
         self._idle += 1
@@ -200,6 +206,23 @@ def test_results_are_cached_once_if_completing_them_does_not(remembers: bool) ->
         set() if remembers else good,
         0 if remembers else 3,
     )
+
+
+def test_the_cache_hears_when_the_first_text_of_a_batch_was_claimed() -> None:
+    queue = FakeQueue(GOOD[:3])
+    queue.remembers = False
+    made = Made(queue)
+    began = made.clock.time
+    take = made.worker.inference.tokenize_entries
+
+    def slow(*claimed: Any) -> Any:
+        taken = take(*claimed)
+        made.clock.time += 5
+        return taken
+
+    made.worker.inference.tokenize_entries = slow  # type: ignore[method-assign]
+    made.run()
+    assert made.claimed_at == [pytest.approx(began, abs=1)]
 
 
 def test_a_worker_that_could_not_send_its_results_claims_before_it_waits() -> None:

@@ -96,7 +96,7 @@ def sharing(queue: FakeQueue, comes: Callable[[], None] | None = None, **limits:
     """A worker that shares the processor, and stops once nothing waits. `queue.log` lists its turns too."""
     settings = WorkerSettings(lease_ms=60_000, **{"batch_texts": 4, **limits})
     host = fake_host(FakeClock(), "under way", lambda: queue.log.append("join"))
-    worker = Worker(StubClassifier(), queue.queues, settings, lambda results: None, host=host)
+    worker = Worker(StubClassifier(), queue.queues, settings, lambda *results: None, host=host)
     turns: Any = FakeTurns(queue.log, comes)
     worker.turns, queue.on_idle = turns, worker.stop
     return worker
