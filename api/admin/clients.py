@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -35,8 +34,7 @@ def client_routes(console: Console, quotas: Mapping[str, int]) -> APIRouter:
     async def hold(request: Request, body: HoldRequest) -> dict[str, Any]:
         """Holds a client back, at every shard that answers. Every process does so within two seconds."""
         await _check_room(console, body.client)
-        hold = Hold(body.what, time.time() + body.for_s)
-        replies = await console.each(lambda shard: shard.holds.set(body.client, hold))
+        replies = await console.each(lambda shard: shard.holds.set(body.client, body.what, body.for_s))
         facts = {"client": body.client, "what": body.what, "for_s": body.for_s, **replies.facts}
         await console.record(request, "hold", **facts)
         return facts

@@ -24,27 +24,28 @@ MAX_HOLDS = 100
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A client is held back until `until_s`, in seconds since 1970."""
+    """A client is held back until `until`, by the monotonic clock."""
 
     what: HoldScope
-    until_s: float
+    until: float
 
     @property
     def left_s(self) -> float:
-        return max(self.until_s - time.time(), 0.0)
-
-    def encode(self) -> str:
-        return f"{self.what} {int(self.until_s)}"
+        return max(self.until - time.monotonic(), 0.0)
 
 
-def read_holds(fields: Mapping[str, str]) -> Mapping[str, Hold]:
-    """The holds among the fields of a snapshot. What is unknown is left out."""
+def read_holds(fields: Mapping[str, str], redis_s: int) -> Mapping[str, Hold]:
+    """The holds among the fields of a snapshot that was read at `redis_s`. What is unknown is left out.
+
+    Each ends at a time of its Redis, in seconds since 1970: those of hosts may differ.
+    """
     holds: dict[str, Hold] = {}
+    began = time.monotonic() - redis_s
     for name, value in fields.items():
         if name.startswith(FIELD):
             what, _, until_s = value.partition(" ")
             if what in HOLD_SCOPES and until_s.isdigit():
-                holds[name.removeprefix(FIELD)] = Hold(HOLD_SCOPES[what], float(until_s))
+                holds[name.removeprefix(FIELD)] = Hold(HOLD_SCOPES[what], began + int(until_s))
     return holds
 
 
@@ -53,7 +54,7 @@ def merge_holds(shards: Iterable[Mapping[str, Hold]]) -> Mapping[str, Hold]:
     merged = dict[str, Hold]()
     for holds in shards:
         for client, hold in holds.items():
-            merged[client] = max(merged.get(client, hold), hold, key=lambda one: one.until_s)
+            merged[client] = max(merged.get(client, hold), hold, key=lambda one: one.until)
     return merged
 
 
@@ -63,20 +64,28 @@ class ClientHolds(Kept):
     below = ":snapshot"
 
     def current(self) -> Mapping[str, Hold]:
-        """The holds that have not ended. The others are removed."""
-        raw = cast("dict[bytes, bytes]", self._client.hgetall(self._root))
-        holds = read_holds({name.decode("utf-8", "replace"): value.decode() for name, value in raw.items()})
-        ended = [f"{FIELD}{client}" for client, hold in holds.items() if not hold.left_s]
-        if ended:
-            self._client.hdel(self._root, *ended)
+        """The holds that have not ended."""
+        holds, _ = self._read()
         return {client: hold for client, hold in holds.items() if hold.left_s}
 
-    def set(self, client: str, hold: Hold) -> None:
-        """Holds a client back."""
+    def set(self, client: str, what: HoldScope, for_s: float) -> None:
+        """Holds a client back for so many seconds. Removes holds that have ended."""
+        holds, redis_s = self._read()
         pipe = self._client.pipeline()
-        pipe.hset(self._root, f"{FIELD}{client}", hold.encode())
+        for ended in [name for name, hold in holds.items() if not hold.left_s]:
+            pipe.hdel(self._root, f"{FIELD}{ended}")
+        pipe.hset(self._root, f"{FIELD}{client}", f"{what} {redis_s + math.ceil(for_s)}")
         pipe.expire(self._root, SNAPSHOT_S)
         pipe.execute()
+
+    def _read(self) -> tuple[Mapping[str, Hold], int]:
+        """All holds, and the time of Redis."""
+        raw = cast("dict[bytes, bytes]", self._client.hgetall(self._root))
+        redis_s, _ = self._client.time()
+        fields = {
+            name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in raw.items()
+        }
+        return read_holds(fields, redis_s), redis_s
 
     def end(self, client: str) -> bool:
         """Ends a hold. False if there was none."""

@@ -178,7 +178,7 @@ class Sweep(Command[Snapshot]):
 
     def read(self, reply: Any) -> Snapshot:
         """An unreadable record of the model is left out."""
-        swept, recovered, cursor, flat, model, publications = reply
+        swept, recovered, cursor, flat, model, publications, redis_s = reply
         fields = _pairs(flat)
         counts = {name: int(fields.get(name, 0)) for name in _COUNTS}
         return Snapshot(
@@ -195,7 +195,7 @@ class Sweep(Command[Snapshot]):
             recovered=int(recovered),
             cursor=cursor,
             pauses=read_pauses(fields.get("pauses", "")),
-            holds=read_holds(fields),
+            holds=read_holds(fields, int(redis_s)),
             models=read_listed(fields),
             question=read_question(fields.get("asked", "")),
             publications=read_publications(_pairs(publications)) if publications else NO_PUBLICATIONS,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -18,7 +17,7 @@ from api.settings import ApiSettings
 from batcher.admin.console import MAX_LINES, MINUTES, AuditLog, MinuteHistory
 from batcher.admin.usage import UsageStore
 from batcher.core.commands import COUNTS
-from batcher.core.holds import MAX_HOLDS, ClientHolds, Hold
+from batcher.core.holds import MAX_HOLDS, ClientHolds
 from batcher.core.keys import prefix
 from batcher.publishing.shadow import MAX_LABELS, ComparisonStore
 from tests.cost.files import WIDE_TABLES
@@ -176,7 +175,7 @@ def _keep_facts(client: redis.Redis) -> None:
         pipe.hset(f"{prefix(NAME)}:usage:{day}", mapping=counts)
     pipe.execute()
     for number in range(MAX_HOLDS):
-        holds.set(f"key:{number:0100}", Hold("uncached", time.time() + 86_400))
+        holds.set(f"key:{number:0100}", "uncached", 86_400)
     labels = [f"label {number}" for number in range(LABELS)]
     matrix = {f"labels:{json.dumps(pair)}": 10**9 for pair in product(labels, labels)}
     ComparisonStore(client, NAME).add(("", 0, 0), "none", 0, matrix)

@@ -40,6 +40,8 @@ READY_S = 90.0
 KNOWN_S = 2.0
 # Clocks must agree better than an hour: docs/several-models.md.
 AHEAD_S = 3000
+# Less, so that a decision that a host's clock ends is seen.
+DECIDED_S = 1800
 QUICK = "quick"
 THRESHOLD = 0.4
 
@@ -243,12 +245,12 @@ class Crossed(Service):
             self.checker.settled(*(one.reference for one in former), at=time.monotonic())
         if self.kind.paused:
             self.pause(True)
-        hold = {"client": "key:held", "what": "all", "for_s": 3600}
+        hold = {"client": "key:held", "what": "all", "for_s": DECIDED_S}
         self.change("POST", "clients/hold", hold)
 
     def pause(self, paused: bool) -> None:
         """Pauses the lane of jobs, or ends that."""
-        body = {"waiting": "keep", "for_s": 3600}
+        body = {"waiting": "keep", "for_s": DECIDED_S}
         self.change("PUT" if paused else "DELETE", "pauses/bulk", body if paused else None)
 
     def change(self, method: str, path: str, body: Mapping[str, object] | None = None) -> Any:

@@ -36,7 +36,7 @@ from batcher.core.commands import (
     UsageRow,
     Wake,
 )
-from batcher.core.holds import ClientHolds, Hold
+from batcher.core.holds import ClientHolds
 from batcher.core.keys import cache_prefix
 from batcher.core.redis_watch import NO_MEMORY, Memory
 from batcher.core.snapshot import Fallback, Snapshot, Sweep, Workers, merge
@@ -1458,7 +1458,7 @@ def test_a_hold_ended_five_minutes_after_the_last_worker(bench: Bench) -> None:
 
     week_s = 7 * 86_400
     holds = ClientHolds(bench.client, bench.queue)
-    holds.set("key:web", Hold("all", time.time() + week_s))
+    holds.set("key:web", "all", week_s)
     assert lasts_s() > week_s
     bench.sweep()
     assert lasts_s() > week_s

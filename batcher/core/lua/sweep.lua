@@ -4,7 +4,7 @@
 -- learns of the first worker at once.
 -- ARGV: api, limit, max_attempts, cache key prefix, how many cached results to evict, the scan cursor that the last sweep
 --       returned (0: none), full (1: memory is too short to cache anything), used memory and its limit in bytes.
--- Returns {1 if this call has swept, recovered, the scan cursor, snapshot fields, model fields}.
+-- Returns {1 if this call has swept, recovered, the scan cursor, snapshot fields, model fields, publications, the time of Redis in s}.
 local SWEEPER, SWEEPER_MS = P .. ':sweeper', 1500
 local api, limit, max_attempts = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local cache_prefix, surplus, cursor, full = ARGV[4], tonumber(ARGV[5]), ARGV[6], ARGV[7] == '1'
@@ -13,7 +13,7 @@ local sweeper = redis.call('GET', SWEEPER)
 -- the process that holds it may have ended.
 if sweeper and sweeper ~= api and redis.call('PTTL', SWEEPER) <= SWEEPER_MS
   and (tonumber(redis.call('HGET', SNAPSHOT, 'workers')) or 0) > 0 then
-  return { 0, 0, cursor, redis.call('HGETALL', SNAPSHOT), redis.call('HGETALL', MODEL), redis.call('HGETALL', P .. ':revisions') }
+  return { 0, 0, cursor, redis.call('HGETALL', SNAPSHOT), redis.call('HGETALL', MODEL), redis.call('HGETALL', P .. ':revisions'), clock[1] }
 end
 even_when_full()
 redis.call('SET', SWEEPER, api, 'PX', SWEEPER_MS)
@@ -96,4 +96,4 @@ while surplus > 0 and scanned < 4 * surplus do
     surplus = surplus - gone
   end
 end
-return { 1, recovered, cursor, fields, redis.call('HGETALL', MODEL), redis.call('HGETALL', P .. ':revisions') }
+return { 1, recovered, cursor, fields, redis.call('HGETALL', MODEL), redis.call('HGETALL', P .. ':revisions'), clock[1] }

@@ -15,13 +15,13 @@ INFO = StubClassifier().info
 
 
 def test_a_snapshot_that_redis_has_lost_counts_nothing() -> None:
-    lost = Sweep("api", 3).read([0, 2, b"7", [], [], []])
+    lost = Sweep("api", 3).read([0, 2, b"7", [], [], [], b"1000"])
     assert lost == replace(NO_SNAPSHOT, recovered=2, cursor=b"7")
 
 
 def labels_read(record: dict[str, Any]) -> tuple[str, ...]:
     flat = [str(part).encode() for pair in record.items() for part in pair]
-    model = Sweep("api", 3).read([0, 2, b"7", [], flat, []]).model
+    model = Sweep("api", 3).read([0, 2, b"7", [], flat, [], b"1000"]).model
     assert model is not None
     return model.labels
 
