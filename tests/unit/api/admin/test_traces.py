@@ -250,6 +250,32 @@ async def test_a_forgotten_client_leaves_the_memory_of_every_process(
         assert api.app._handler.request_log.recent.find("some") is None  # type: ignore[attr-defined]
 
 
+async def test_a_text_that_another_process_has_was_stored_after_it_was_forgotten(
+    start: Start, fake_redis: FakeRedis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is answered, and its request waits for another text: nothing in Redis shows that."""
+    monkeypatch.setattr(Traces, "open_s", 60.0)
+    one, other = await served(start, fake_redis), await served(start, fake_redis)
+    asking = asyncio.create_task(other.client.post("/predict", json={"text": ["secret", "another"]}))
+    await until(lambda: one.redis.exists(f"{P}:q"))
+    queue = worker(one)
+    result = Prediction(fragment(("N", "P"), (0.25, 0.75)), REVISION, 3, 0, 1.5, 0.1, 2.5, 1).encode()
+    first, last = queue.claim(10, 100, 100).entries
+    queue.complete([(first.id, result)])
+    forgetting = asyncio.create_task(one.post("/forget", text="secret"))
+    await until(lambda: one.redis.hget(f"{P}:snapshot", "asked"))
+    assert one.redis.exists(f"{P}:res:{first.id}")
+    await other.hub.parts[0].sweep()  # type: ignore[attr-defined]
+    await other.client.get("/metrics")  # publishes, and answers the question
+    removed = (await forgetting).json()["removed"]
+    assert (removed["results"], removed["waiting"]) == (1, 1)
+    queue.complete([(last.id, result)])
+    assert (await asking).status_code == 200
+    monkeypatch.setattr(Traces, "open_s", 0.1)
+    assert (await one.post("/forget", text="secret")).json()["removed"]["waiting"] == 0
+    assert one.redis.hget(f"{P}:snapshot", "asked") is None
+
+
 async def test_what_is_kept_is_bounded(api: AdminApi) -> None:
     held = api.app._handler.request_log.recent  # type: ignore[attr-defined]
     sizes = [held._hits.maxlen, held._answers.most, held._slow.most]
