@@ -27,6 +27,7 @@ STATUS_OF: dict[type[errors.MillraceError], int] = {
     errors.EntryPoisoned: 422,
     errors.TextUnknown: 422,
     errors.LabelsDiffer: 409,
+    errors.SeveralLabels: 409,
     errors.DataMissing: 404,
 }
 # The default code of each status, for errors without their own: protocol errors and bare HTTPExceptions.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 
 class MillraceError(Exception):
@@ -82,9 +82,15 @@ class TextUnknown(MillraceError):
 
 
 class LabelsDiffer(MillraceError):
-    """A model of a cascade answered with other labels than the first one."""
+    """The models of a cascade have different labels."""
 
-    code = "labels_differ"
+    code: ClassVar[Literal["labels_differ"]] = "labels_differ"
+
+
+class SeveralLabels(MillraceError):
+    """A model of a cascade may give a text several labels."""
+
+    code: ClassVar[Literal["several_labels"]] = "several_labels"
 
 
 class DataMissing(MillraceError):

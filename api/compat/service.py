@@ -205,7 +205,7 @@ class DialectService:
         problem = why_not_ready(served.hub, self.lifecycle)
         members = members_of(served) if problem is not None and problem.code == "no_worker" else None
         why = members.mismatch() if members is not None else None
-        return problem if why is None else Problem(503, why.detail, code=why.code)
+        return problem if why is None else Problem(503, str(why), code=why.code)
 
     def choose_by_path(self, call: Call, name: str) -> None:
         """As `find`, for a name in a path. Also raises Problem 404 for a route that no model has."""

@@ -18,7 +18,7 @@ from text_files.formats import FormatName
 # Most labels whose texts are counted in an answer.
 MAX_LABELS = 20
 # Why a job cannot go on.
-WaitsFor = Literal["no_worker", "paused"]
+WaitsFor = Literal["no_worker", "paused", "labels_differ", "several_labels"]
 
 
 class JobError(BaseModel):
@@ -99,7 +99,8 @@ class Job(BaseModel):
     rate: float | None = Field(description="While running: current texts per second")
     remaining_s: float | None = Field(description="While running: seconds left at that rate")
     waits_for: WaitsFor | None = Field(
-        description="Until it has ended: why it cannot go on now, if its model has no worker or is paused"
+        description="Until it has ended: why it cannot go on now, if its model has no worker or is paused, "
+        "or the members of its cascade do not fit"
     )
     model: str | None = Field(description="name@revision of the newest results")
     models: list[str] = Field(description="name@revision of all models that have answered its texts")

@@ -8,13 +8,15 @@ from dataclasses import replace
 from typing import Literal
 
 from api.errors import Problem
+from api.jobs.schemas import WaitsFor
 from api.metrics import Metrics
 from api.models.served import Handle, Served, ServedModels
 from batcher.cascades import Cascade, read_cascade
 from batcher.connection.outage import NO_ANSWER
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
+from batcher.errors import LabelsDiffer, SeveralLabels
 from batcher.lookup.backend import Queue
-from batcher.lookup.cascade import CascadeLookup, Mismatch, combined, mismatch
+from batcher.lookup.cascade import CascadeLookup, combined, mismatch
 from batcher.lookup.queue import Lookup, Models
 
 log = logging.getLogger(__name__)
@@ -30,16 +32,16 @@ class Members:
         self.cascade = cascade
         self._models = models
         self._metrics = metrics
-        self._logged: Mismatch | None = None
+        self._logged = ""
 
     def find(self) -> tuple[Served, Served]:
-        """The fast and the sure one. Raises Problem 503 if one is missing, and 409 if labels do not fit."""
+        """The fast and the sure one. Raises Problem 503 if one is missing, and what `mismatch` returns."""
         found = self._found()
         if found is None or None in self._records():
             detail = f"a model of the cascade {self.cascade.name} has no worker; try again shortly"
             raise Problem(503, detail, code="no_worker")
         if why := self.mismatch():
-            raise Problem(409, why.detail, code=why.code)
+            raise why
         return found
 
     def lookups(self) -> tuple[Lookup, Lookup]:
@@ -58,16 +60,15 @@ class Members:
         model = self._models.model
         return str(replace(self.cascade, fast=model(fast.name), sure=model(sure.name)))
 
-    def mismatch(self) -> Mismatch | None:
+    def mismatch(self) -> LabelsDiffer | SeveralLabels | None:
         """Why the members cannot answer in place of each other; None if they can, or are unknown."""
-        fast, sure = self._records()
-        return mismatch(self.cascade, fast, sure) if fast is not None and sure is not None else None
+        return mismatch(self.cascade, *self._records())
 
     def follow(self) -> None:
         """Logs once that the labels of the members do not fit."""
-        why = self.mismatch()
-        if why is not None and why != self._logged:
-            log.error("%s", why.detail, extra={"action": "cascade.refused", "cascade": self.cascade.name})
+        why = str(self.mismatch() or "")
+        if why and why != self._logged:
+            log.error("%s", why, extra={"action": "cascade.refused", "cascade": self.cascade.name})
         self._logged = why
 
     @property
@@ -135,7 +136,7 @@ def members_of(served: Served) -> Members | None:
 
 
 def job_queue(models: ServedModels, name: str) -> str:
-    """What a job keeps of a name that a client uses. Raises Problem 404, 409 or 503."""
+    """What a job keeps of a name that a client uses. Raises Problem 404, 409 or 503, or as `Members.find`."""
     served = models.get(name)
     members = members_of(served) if served is not None else None
     return models.model(name) if members is None else members.queue()
@@ -146,11 +147,14 @@ def _of_queue(models: ServedModels, queue: str) -> Served | None:
     return models.get(models.name(queue) if cascade is None else cascade.name)
 
 
-def job_waits_for(models: ServedModels, queue: str) -> Literal["no_worker", "paused"] | None:
+def job_waits_for(models: ServedModels, queue: str) -> WaitsFor | None:
     """Why a job whose model has this queue, as `job_queue` returns it, cannot go on now; None if it can."""
     served = _of_queue(models, queue)
     if served is None:
         return "no_worker"
+    members = members_of(served)
+    if members is not None and (why := members.mismatch()) is not None:
+        return why.code
     pause = served.hub.snapshot.pauses.get("bulk")
     if pause is not None and pause.left_s:
         return "paused"

@@ -181,6 +181,7 @@ class Connection:
         self._shadows: list[Shadow] = []
         # The queue that answers for each model, and the candidate beside it.
         self._chosen: dict[str, tuple[str, Candidate | None]] = {}
+        self._cascade: CascadeModel | None = None
         self.lookup = self._of(model)
 
     def should_stop(self) -> bool:
@@ -204,7 +205,8 @@ class Connection:
     @property
     def blocked(self) -> MillraceError | None:
         """Why the job cannot go on now, as far as it is known; None if it can."""
-        return next((why for one in self._answering if (why := one.blocked) is not None), None)
+        why = next((why for one in self._answering if (why := one.blocked) is not None), None)
+        return self._cascade.mismatch() if why is None and self._cascade is not None else why
 
     async def start(self, patience_s: float) -> None:
         await asyncio.gather(*(one.start(patience_s) for one in (*self._answering, *self._comparing)))
@@ -227,8 +229,8 @@ class Connection:
         if (cascade := read_cascade(model)) is None:
             return self._of_model(model)
         members = self._of_model(cascade.fast), self._of_model(cascade.sure)
-        models = Models(CascadeModel(cascade, *(member.models for member in members)))
-        return CascadeLookup(cascade, lambda: members, models)
+        self._cascade = CascadeModel(cascade, *(member.models for member in members))
+        return CascadeLookup(cascade, lambda: members, Models(self._cascade))
 
     def _of_model(self, model: str) -> Lookup:
         publications, opened = self._models.publications, self._models.queues

@@ -20,7 +20,16 @@ from typing import NamedTuple, TypeVar
 from batcher import tracing
 from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason
 from batcher.core.snapshot import ModelRecord
-from batcher.errors import BudgetExceeded, MillraceError, NoWorker, Paused, QueueFull, QueueUnavailable
+from batcher.errors import (
+    BudgetExceeded,
+    LabelsDiffer,
+    MillraceError,
+    NoWorker,
+    Paused,
+    QueueFull,
+    QueueUnavailable,
+    SeveralLabels,
+)
 from batcher.jobs.models import Connection
 from batcher.jobs.records import Attempt, Counts, JobStatus
 from batcher.jobs.results import ChunkResults, chunk_results
@@ -50,7 +59,7 @@ ASIDE_S = 1.0
 HELD_BYTES = 64 * 1024**2
 # A job with at most so many texts left waits for none of it.
 FEW_TEXTS = 32
-REFUSALS = (QueueFull, NoWorker, Paused, QueueUnavailable, BudgetExceeded)
+REFUSALS = (QueueFull, NoWorker, Paused, QueueUnavailable, BudgetExceeded, LabelsDiffer, SeveralLabels)
 
 T = TypeVar("T")
 

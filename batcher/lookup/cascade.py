@@ -7,33 +7,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
-from typing import Literal, NamedTuple
 
 from batcher.cascades import Cascade
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
-from batcher.errors import LabelsDiffer
+from batcher.errors import LabelsDiffer, MillraceError, SeveralLabels
 from batcher.lookup.queue import CachedPrediction, Known, Lookup, LookupRequest, LookupResult, Models, Result
 from batcher.messages import Prediction, fragment
 
 
-class Mismatch(NamedTuple):
-    """Why two models cannot be the members of a cascade: the code of the error, and a sentence."""
-
-    code: Literal["labels_differ", "several_labels"]
-    detail: str
-
-
-def mismatch(cascade: Cascade, fast: ModelRecord, sure: ModelRecord) -> Mismatch | None:
-    """Why the members cannot answer in place of each other; None if they can."""
+def mismatch(
+    cascade: Cascade, fast: ModelRecord | None, sure: ModelRecord | None
+) -> LabelsDiffer | SeveralLabels | None:
+    """Why the members cannot answer in place of each other; None if they can, or are unknown."""
+    if fast is None or sure is None:
+        return None
     if several := [model.name for model in (fast, sure) if model.multi_label]:
         what = f"the cascade {cascade.name} needs models with one label per text"
-        return Mismatch("several_labels", f"{what}, and {' and '.join(several)} may give several")
+        return SeveralLabels(f"{what}, and {' and '.join(several)} may give several")
     if set(fast.labels) == set(sure.labels):
         return None
     members = "; ".join(f"{model.name} {', '.join(model.labels)}" for model in (fast, sure))
-    return Mismatch(
-        "labels_differ", f"the members of the cascade {cascade.name} have different labels: {members}"
-    )
+    return LabelsDiffer(f"the members of the cascade {cascade.name} have different labels: {members}")
 
 
 @lru_cache(64)
@@ -56,12 +50,12 @@ def labels_of(answer: bytes) -> Sequence[str]:
 
 
 def in_order(answer: Prediction, labels: Sequence[str]) -> Prediction:
-    """An answer with its labels in this order. Raises ValueError if it has others."""
+    """An answer with its labels in this order. Raises LabelsDiffer if it has others."""
     scores = {pair["label"]: pair["score"] for pair in json.loads(answer.fragment)}
     if tuple(scores) == tuple(labels):
         return answer
     if scores.keys() != set(labels):
-        raise ValueError(f"the answer has the labels {', '.join(scores)}, and not {', '.join(labels)}")
+        raise LabelsDiffer(f"the answer has the labels {', '.join(scores)}, and not {', '.join(labels)}")
     return answer._replace(fragment=fragment(labels, [scores[label] for label in labels]))
 
 
@@ -77,6 +71,10 @@ class CascadeModel:
         fast, sure = (models.published for models in self._members)
         model = combined(self._cascade, fast, sure) if fast is not None and sure is not None else None
         return replace(NO_SNAPSHOT, model=model)
+
+    def mismatch(self) -> MillraceError | None:
+        """As the function of this name, of what the members have published."""
+        return mismatch(self._cascade, *(models.published for models in self._members))
 
 
 @dataclass(eq=False)
@@ -99,9 +97,11 @@ class CascadeLookup:
         return None
 
     async def find(self, request: LookupRequest, answer: LookupResult) -> None:
-        """If the sure model fails on a text, so does the cascade."""
+        """If the sure model fails on a text, so does the cascade. Raises LabelsDiffer or SeveralLabels."""
         fast, sure = self._members()
         published = fast.models.published, sure.models.published
+        if why := mismatch(self._cascade, *published):
+            raise why
         await fast.find(request, answer)
         said = [answer.by_text[text] for text in request.texts if text in answer.by_text]
         unsure = {text for text, one in answer.by_text.items() if not self._cascade.trusts(one.fragment)}
@@ -136,9 +136,5 @@ def _order(text: str, answer: LookupResult, labels: Sequence[str]) -> None:
     result = answer.by_text.pop(text)
     if text in answer.failed:
         return
-    try:
-        answer.by_text[text] = in_order(
-            result.prediction() if isinstance(result, CachedPrediction) else result, labels
-        )
-    except ValueError as error:
-        answer.failed[text] = LabelsDiffer(str(error))
+    one = result.prediction() if isinstance(result, CachedPrediction) else result
+    answer.by_text[text] = in_order(one, labels)

@@ -363,6 +363,32 @@ async def test_members_with_different_labels_are_refused(
     await until_async(logged, "the reason to be logged")
 
 
+async def test_a_job_says_what_its_cascade_waits_for(many: Many, client: httpx.AsyncClient) -> None:
+    """It said that no worker runs, and nothing of a pause."""
+    job = (await client.post("/jobs?model=quick", json={"text": TEXTS})).headers["location"]
+
+    async def waits_for(why: str | None) -> None:
+        async def says() -> bool:
+            return (await client.get(job)).json()["waits_for"] == why
+
+        await until_async(says, f"the job to wait for {why}")
+
+    await waits_for(None)
+    paused = await client.put("/admin/pauses/models/sure", json={"for_s": 600, "waiting": "keep"})
+    assert paused.is_success, paused.text
+    await waits_for("paused")
+    assert (await client.delete("/admin/pauses/models/sure")).is_success
+    await waits_for(None)
+    asked = await client.post("/admin/models/publish", json={"reference": "stub@foreign", "model": "sure"})
+
+    async def moved() -> bool:
+        body = {"model": "sure", "number": asked.json()["number"]}
+        return (await client.post("/admin/models/move", json=body)).status_code == 200
+
+    await until_async(moved, "the revision to be served")
+    await waits_for("labels_differ")
+
+
 async def test_members_with_several_labels_per_text_are_refused(many: Many) -> None:
     many.worker("stub,several=stub@several")
     client = await many.api(cascades="quick=stub:several:0.8")

@@ -8,6 +8,7 @@ import pytest
 
 from batcher.cascades import Cascade, parse_cascades, read_cascade
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord
+from batcher.errors import LabelsDiffer
 from batcher.lookup.cascade import CascadeModel, combined, in_order, mismatch
 from batcher.lookup.queue import Models
 from batcher.messages import Prediction, fragment
@@ -81,16 +82,19 @@ def test_labels_may_be_in_another_order_and_no_others() -> None:
     assert in_order(same, FAST.labels) is same
     foreign = replace(SURE, labels=("SPAM", "HAM"))
     why = "different labels: default NEGATIVE, POSITIVE; org/large SPAM, HAM"
-    sentence = f"the members of the cascade quick have {why}"
-    assert mismatch(QUICK, FAST, foreign) == ("labels_differ", sentence)
-    with pytest.raises(ValueError, match="the answer has the labels SPAM, HAM"):
+    found = mismatch(QUICK, FAST, foreign)
+    assert found is not None
+    assert (found.code, str(found)) == ("labels_differ", f"the members of the cascade quick have {why}")
+    with pytest.raises(LabelsDiffer, match="the answer has the labels SPAM, HAM"):
         in_order(answer(0.7, 0.3, labels=foreign.labels), FAST.labels)
 
 
 def test_models_with_several_labels_per_text_are_no_members() -> None:
     several = replace(SURE, multi_label=True)
     why = "the cascade quick needs models with one label per text, and org/large may give several"
-    assert mismatch(QUICK, FAST, several) == ("several_labels", why)
+    found = mismatch(QUICK, FAST, several)
+    assert found is not None
+    assert (found.code, str(found)) == ("several_labels", why)
     assert mismatch(QUICK, replace(FAST, multi_label=True), SURE) is not None
 
 

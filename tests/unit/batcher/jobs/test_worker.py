@@ -17,9 +17,10 @@ from batcher.errors import NoWorker
 from batcher.jobs import worker
 from batcher.jobs.models import JobModels
 from batcher.jobs.store import LOST_S, PROCESS_DIGITS, SILENT_S, SMALL_TEXTS
+from batcher.messages import fragment
 from batcher.publishing.publications import PublicationStore
 from tests.unit.batcher.jobs.jobs_bench import SETTINGS, Bench, P, number, until
-from tests.unit.fakes import RUNNING
+from tests.unit.fakes import MODEL, RUNNING, prediction
 
 
 async def test_many_jobs_run_to_their_ends_in_one_process(bench: Bench) -> None:
@@ -143,6 +144,24 @@ async def test_jobs_of_a_model_that_cannot_answer_hold_up_no_others(bench: Bench
         blocked.refusal, blocked.snapshot = None, RUNNING
         await bench.ended(*waiting)
     assert {bench.record(job_id).error_code for job_id in waiting} == {""}
+
+
+@pytest.mark.parametrize("seen", [True, False], ids=["published", "before it is published"])
+async def test_a_job_of_a_cascade_waits_while_a_member_has_other_labels(bench: Bench, seen: bool) -> None:
+    """All of its texts failed with `labels_differ`, which no worker was asked to say."""
+    cascade, sure = "quick=:sure:1.0", bench.hub("sure")
+    foreign = fragment(["HAM", "SPAM"], [0.9, 0.1])
+    sure.answer = lambda text: prediction(text)._replace(fragment=foreign)
+    if seen:
+        sure.snapshot = replace(RUNNING, model=replace(MODEL, labels=("HAM", "SPAM")))
+    job_id = bench.job("a" * 32, model=cascade)
+    async with bench.working() as made:
+        await until(lambda: cascade in made._blocked and not made._tasks if seen else sure.asked[1:])
+        assert bench.statuses(job_id) == {"running"}
+        assert bool(sure.asked) is not seen
+        sure.answer, sure.snapshot = prediction, RUNNING
+        await bench.ended(job_id)
+    assert (bench.record(job_id).done, bench.record(job_id).failed) == (3, 0)
 
 
 async def test_jobs_stayed_blocked_at_a_publication_that_had_been_taken_back(bench: Bench) -> None:

@@ -167,12 +167,16 @@ async def test_the_revision_of_a_cascade_is_that_of_the_revisions_that_answered(
     assert await named(request(*texts)) == expected.revision
 
 
-async def test_a_cascade_fails_on_a_text_that_its_second_model_has_other_labels_for(two: Two) -> None:
+@pytest.mark.parametrize("published", [True, False])
+async def test_a_cascade_refuses_texts_that_its_second_model_has_other_labels_for(
+    two: Two, published: bool
+) -> None:
     two.hubs[1].answer = lambda text: other(text)._replace(fragment=fragment(["HAM", "SPAM"], [0.9, 0.1]))
-    found = LookupResult()
-    await cascade(two, 1.0).find(request("a"), found)
-    assert isinstance(found.failed["a"], LabelsDiffer)
-    assert not found.by_text
+    if published:
+        two.hubs[1].snapshot = replace(RUNNING, model=replace(MODEL, labels=("HAM", "SPAM")))
+    with pytest.raises(LabelsDiffer):
+        await cascade(two, 1.0).find(request("a"), LookupResult())
+    assert two.asked[0] == [["a"]] * (not published)
 
 
 async def test_what_was_found_before_a_refusal_is_noted(two: Two) -> None:
