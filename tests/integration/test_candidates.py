@@ -229,7 +229,7 @@ async def test_a_shadow_counts_what_an_offline_comparison_does(many: Many, repli
     labels = StubClassifier().info.labels
     pairs = Counter((labels[_top(a)], labels[_top(b)]) for a, b in zip(old, new, strict=True))
     assert {(a, b): count for a, row in found["labels"].items() for b, count in row.items()} == pairs
-    assert await comparison(replicas, labels="false") == found | {"labels": {}}
+    assert await comparison(replicas, labels="false") == found | {"labels": {}, "revisions": {}}
     assert (found["texts"], found["failed"], found["dropped"]) == (len(shadowed), 0, 0)
     shown = {"number": 1, "mode": "shadow", "share": 0.4, "by": "text"}
     assert (found["model"], found["current"], found["candidate"]) == ("stub", 0, shown)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import Any
 
-from batcher.core.commands import AskQuestion, Command
+from batcher.core.commands import AskQuestion, Command, SetPause
 from batcher.core.holds import Pause
 from batcher.core.publications import Candidate, Publications
 from batcher.core.redis_watch import RedisWatch
@@ -91,7 +91,9 @@ class FakeHub:
     most: int = 0
     commands: list[Command[Any]] = field(default_factory=list)
     replies: Callable[[Command[Any]], Any] = lambda command: (
-        isinstance(command, AskQuestion) or [0 for _ in getattr(command, "rows", ())]
+        {}
+        if isinstance(command, SetPause)
+        else isinstance(command, AskQuestion) or [0 for _ in getattr(command, "rows", ())]
     )
     counts: HubCounts = field(default_factory=HubCounts)
     outages: int = 0
