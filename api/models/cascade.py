@@ -13,6 +13,7 @@ from api.metrics import Metrics
 from api.models.served import Handle, Served, ServedModels
 from batcher.cascades import Cascade, read_cascade
 from batcher.connection.outage import NO_ANSWER
+from batcher.core.publications import model_of
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
 from batcher.errors import LabelsDiffer, SeveralLabels
 from batcher.lookup.backend import Queue
@@ -144,7 +145,9 @@ def job_queue(models: ServedModels, name: str) -> str:
 
 def _of_queue(models: ServedModels, queue: str) -> Served | None:
     cascade = read_cascade(queue)
-    return models.get(models.name(queue) if cascade is None else cascade.name)
+    if cascade is not None:
+        return models.cascades.get(cascade.name)
+    return next((served for served in models if model_of(served.queue) == queue), None)
 
 
 def job_waits_for(models: ServedModels, queue: str) -> WaitsFor | None:

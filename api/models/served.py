@@ -150,12 +150,12 @@ class ServedModels:
         return first is not None and second is not None and first.revision != second.revision
 
     def get(self, name: str) -> Served | None:
-        """What answers for the model, or the cascade, of this name. None also if two models have it."""
+        """What answers for the cascade, or the model, of this name. None also if two models have it."""
         if self.ambiguous(name):
             return None
-        if name == self.first.name:
-            return self.current
-        return self._answering.get(name) or self.cascades.get(name)
+        if name in self.cascades:
+            return self.cascades[name]
+        return self.current if name == self.first.name else self._answering.get(name)
 
     def snapshot(self, queue: str) -> Snapshot:
         """The state of a queue, as of the last second."""
@@ -183,7 +183,7 @@ class ServedModels:
             return Problem(409, detail, code="ambiguous_model")
         if not self.names:
             return Problem(503, "no worker is running", code="no_worker")
-        names = [*self.names, *self.cascades]
+        names = list(dict.fromkeys([*self.names, *self.cascades]))
         quoted = ", ".join(f'"{name}"' for name in names)
         served = f"models {quoted}" if len(names) > 1 else f"model {quoted}"
         detail = f"this service serves the {served} and not the one in the request{advice}"

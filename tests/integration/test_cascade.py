@@ -12,8 +12,10 @@ import httpx
 import pytest
 
 from batcher.core.publications import Candidate
+from batcher.jobs.upload import Submission
 from model_store.stub import LABELS, StubClassifier
 from tests.answers import right_json
+from tests.conftest import encoded
 from tests.many import Many, publish_fast, ready, until_async
 
 TEXTS = [f"text {number}" for number in range(20)]
@@ -121,6 +123,35 @@ async def test_a_model_with_the_name_of_a_cascade_answered_in_its_place(
         return (await ask(client)).status_code == 200
 
     await until_async(answers, "the cascade to answer again")
+
+
+async def test_a_cascade_did_not_answer_after_the_end_of_a_model_of_its_name(
+    client: httpx.AsyncClient, many: Many
+) -> None:
+    """For the hour for which such a model is listed, it got 503, and jobs were accepted for that model."""
+    store = many.job_store()
+    other = many.worker("-,quick=stub@other")
+
+    async def status(wanted: int) -> None:
+        async def found() -> bool:
+            return (await ask(client)).status_code == wanted
+
+        await until_async(found, f"a status of {wanted}")
+
+    await status(409)
+    # Accepted by an API process that did not know the cascade.
+    upload = store.upload("a" * 32, 256, Submission(model="quick"))
+    upload.add(encoded(["a"]))
+    store.create(upload, "digest", 10)
+    other.worker.stop()
+    await status(200)
+    listed = (await client.get("/models")).json()["models"]
+    assert {one["name"]: one["state"] for one in listed}["quick"] == "no_worker"
+    assert (await client.post("/v1/classify", json={"input": "a", "model": "quick"})).status_code == 200
+    job = (await client.post("/jobs?model=quick", json={"text": TEXTS})).json()
+    assert job["waits_for"] is None
+    assert await many.run_job(job["id"]) == "finished"
+    assert (await client.get(f"/jobs/{'a' * 32}")).json()["waits_for"] == "no_worker"
 
 
 async def test_the_second_model_answers_what_the_first_is_not_sure_of(client: httpx.AsyncClient) -> None:
