@@ -16,6 +16,7 @@ import uvicorn
 
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot
+from batcher.errors import MillraceError
 from batcher.hub.pending import HubCounts
 from batcher.messages import Prediction, entry_id, fragment
 
@@ -148,7 +149,7 @@ class KnownMill:
 
     async def start(self) -> None: ...
 
-    async def stop(self) -> None: ...
+    async def stop(self, why: MillraceError | None = None) -> None: ...
 
     async def look(self) -> None: ...
 

@@ -21,7 +21,7 @@ from batcher.core.commands import Command
 from batcher.core.holds import Pause
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, WorkerRecord
-from batcher.errors import EntryFailed
+from batcher.errors import EntryFailed, MillraceError
 from batcher.hub.pending import HubCounts
 from batcher.messages import Outcome, Prediction, fragment
 
@@ -91,7 +91,7 @@ class _Hub:
     async def start(self) -> None:
         """Nothing runs beside requests."""
 
-    async def stop(self) -> None:
+    async def stop(self, why: MillraceError | None = None) -> None:
         """Nothing runs beside requests."""
 
     async def look(self) -> None:

@@ -22,6 +22,7 @@ from api.errors import Problem
 from batcher.core.holds import OF_ALL, Pause, merge_pauses
 from batcher.core.publications import Candidate, model_of, publication_queue
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot
+from batcher.errors import NoWorker
 from batcher.gc_tuning import collect_dropped
 from batcher.lookup.backend import Cache, Hub, Queue
 from batcher.lookup.queue import Lookup
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 KNOWN_S = SEEN_S - 1
 # How long a request waits for the sweep of a process that has stood still.
 LATE_S = 2.0
+CLOSED = NoWorker(
+    "the queue of the revision that was asked was closed; a retry asks the one that answers now",
+    retry_after_s=1.0,
+)
 
 Handle = Callable[[str, Lookup], ASGIApp]
 Answering = dict[str, "ServedModel"]
@@ -308,6 +313,7 @@ async def _close(served: ServedModel) -> None:
 
 
 async def _drop(served: ServedModel) -> None:
-    await _close(served)
+    await served.hub.stop(CLOSED)
+    await served.cache.close()
     del served
     collect_dropped()

@@ -13,6 +13,7 @@ import math
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import fields, replace
 from functools import partial
 from time import monotonic
@@ -26,7 +27,7 @@ from batcher.core.holds import Pause, later
 from batcher.core.keys import cache_prefix
 from batcher.core.redis_watch import OtherFormats, RedisWatch, read_memory
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot, Sweep, WorkerRecord, Workers, merge
-from batcher.errors import NoWorker, QueueUnavailable
+from batcher.errors import MillraceError, NoWorker, QueueUnavailable
 from batcher.hub.dispatcher import Admission, Dispatcher
 from batcher.hub.pending import HubCounts, PendingEntry, Waiter, outcomes
 from batcher.hub.slow_poll import SlowPoll
@@ -49,6 +50,7 @@ ANSWER_TICKS = 2
 ASK_EVERY_S = 0.03
 # How many shards are asked at most before that, so that the load of asking does not grow with their number.
 MAX_ASKED = 4
+STOPPING = QueueUnavailable("this process is stopping; retry", retry_after_s=1.0)
 Reply = TypeVar("Reply")
 Item = tuple[str, str]  # id and text
 
@@ -182,7 +184,7 @@ class ShardHub:
         self._loops = Loops()
         self._first_reply = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None  # one that has yet to begin its sweep
-        self._stopping = False
+        self._refusal: MillraceError | None = None  # of all requests, once it stops
         self._linger_s = linger_s
         self._workers = 0  # live ones, which may claim what this hub enqueues
         self._on_sweep: Callable[[], None] = lambda: None
@@ -199,15 +201,14 @@ class ShardHub:
         self._loops.start(sweeps=self._sweeps(), hints=self._hints(), polls=self._polls())
         await asyncio.wait([asyncio.create_task(self._first_reply.wait())], timeout=patience_s)
 
-    def refuse(self) -> None:
-        """Refuses requests from now on. Those that are pending get QueueUnavailable."""
-        self._stopping = True
-        self.dispatcher.resolve_all(QueueUnavailable("this process is stopping; retry", retry_after_s=1.0))
+    def refuse(self, why: MillraceError) -> None:
+        """Refuses requests from now on, those that are pending too."""
+        self._refusal = why
+        self.dispatcher.resolve_all(why)
         self._first_reply.set()
 
     async def stop(self) -> None:
-        """Stops the loops, then closes the clients."""
-        self.refuse()
+        """Stops the loops, then closes the clients. Call `refuse` before."""
         await self._loops.stop()
         await self.pipeline.close()
         await self._hint_list.close()
@@ -230,7 +231,9 @@ class ShardHub:
 
     def admit(self, lane: Lane, budget_s: float) -> None:
         """Raises QueueUnavailable, NoWorker or Paused if entries cannot be enqueued now."""
-        if not self.reachable or self._stopping:
+        if self._refusal is not None:
+            raise copy(self._refusal)
+        if not self.reachable:
             raise QueueUnavailable(f"the queue is unavailable: {self.outage.said}", retry_after_s=1.0)
         if not self._workers:
             raise NoWorker("no workers are running; try again shortly", retry_after_s=2.0)
@@ -238,7 +241,7 @@ class ShardHub:
 
     async def _hints(self) -> None:
         """Pops hints and resolves entries. Hints lost with a connection delay results until the slow poll."""
-        while not self._stopping:
+        while self._refusal is None:
             await self._first_reply.wait()
             try:
                 hints = await self._hint_list.pop()
@@ -256,14 +259,14 @@ class ShardHub:
 
     async def _polls(self) -> None:
         """Polls for results whose hints were lost, and enqueues again the ids that Redis has lost."""
-        while not self._stopping:
+        while self._refusal is None:
             await asyncio.sleep(POLL_EVERY_S)
             if self.reachable:
                 await self._slow_poll.poll()
 
     async def _sweeps(self) -> None:
         """Sweeps every second, or reads what another process found. Detects outages and their end."""
-        while not self._stopping:
+        while self._refusal is None:
             try:
                 await self.sweep()
                 await asyncio.sleep(SWEEP_EVERY_S * jitter(0.8, 1.0))
@@ -362,10 +365,10 @@ class ReplyHub:
         """Starts all parts. Succeeds without Redis: they keep trying."""
         await asyncio.gather(*(part.start(patience_s) for part in self.parts))
 
-    async def stop(self) -> None:
-        """Stops all parts. Pending requests get QueueUnavailable."""
+    async def stop(self, why: MillraceError = STOPPING) -> None:
+        """Stops all parts. Pending requests are refused, and say `why`."""
         for part in self.parts:
-            part.refuse()
+            part.refuse(why)
         for task in self._asking:
             task.cancel()
         await asyncio.gather(*(part.stop() for part in self.parts), *self._asking, return_exceptions=True)

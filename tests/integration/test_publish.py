@@ -274,6 +274,23 @@ async def test_an_older_revision_is_dropped_and_a_new_process_knows_what_answers
     await until_async(three, "the third worker to load what is kept")
 
 
+async def test_a_request_that_waits_in_a_publication_that_is_dropped_learns_it(replicas: Replicas) -> None:
+    """It got "this process is stopping"."""
+    api = replicas.apis[0]
+    await replicas.move(number=await replicas.publish("stub@v1"))
+    assert (await api.put("/admin/pauses/all", json={"waiting": "keep", "for_s": 50})).status_code == 200
+    body, headers = {"text": ["a"]}, {"prefer": "wait=55"}
+    asking = asyncio.create_task(api.post("/predict", json=body, headers=headers))
+    for reference in ("stub@v2", "stub@v3"):
+        await replicas.move(number=await replicas.publish(reference))
+    refused = await asking
+    assert (refused.status_code, refused.json()["code"]) == (503, "no_worker"), refused.text
+    assert refused.json()["detail"].startswith("the queue of the revision that was asked was closed")
+    assert (await api.delete("/admin/pauses/all")).status_code == 200
+    answer = await api.post("/predict", json=body, headers=headers)
+    assert (answer.status_code, answer.headers["x-model"]) == (200, model_header("stub", "v3"))
+
+
 async def test_finding_29_a_dropped_revision_leaves_no_connection_no_memory_and_no_endless_key(
     many: Many, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from batcher.core.holds import Pause
 from batcher.core.publications import Candidate, Publications
 from batcher.core.redis_watch import RedisWatch
 from batcher.core.snapshot import NO_SNAPSHOT, ModelRecord, Snapshot, WorkerRecord
+from batcher.errors import MillraceError
 from batcher.hub.pending import HubCounts
 from batcher.jobs.models import Connection, OpenQueue
 from batcher.jobs.records import Attempt
@@ -125,7 +126,7 @@ class FakeHub:
         self.patience_s = patience_s
         self.running = True
 
-    async def stop(self) -> None:
+    async def stop(self, why: MillraceError | None = None) -> None:
         self.running = False
 
     async def look(self) -> None:
