@@ -15,7 +15,7 @@ import hiredis
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.backoff import ExponentialBackoff
+from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.driver_info import DriverInfo
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
@@ -197,8 +197,9 @@ def connect(url: str, *, timeout_s: float, retries: int, connections: int = 8, k
     options = _options(url, timeout_s, retry, redis.connection.DefaultParser)
     size = {"max_connections": connections, "timeout": timeout_s}
     if is_sentinel(url):
-        sentinels, sentinel_options, service, more = sentinel_parts(url)
-        sentinel: Any = redis.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
+        sentinels, own, service, more = sentinel_parts(url)
+        own["retry"] = Retry(NoBackoff(), 0)  # the next sentinel is the retry
+        sentinel: Any = redis.Sentinel(sentinels, sentinel_kwargs=own)  # type: ignore[no-untyped-call]
         more["connection_class"] = _SentinelSSLConnection if more.get("ssl") else _SentinelConnection
         client: redis.Redis = sentinel.master_for(
             service, _SentinelRedis, _SentinelPool, **options, **size, **more
@@ -218,9 +219,11 @@ def connect_async(url: str, *, timeout_s: float, retries: int, key: str = "") ->
     retry = AsyncRetry(_backoff(), retries, supported_errors=_RETRIED)
     options = _options(url, timeout_s, retry, redis.asyncio.connection.DefaultParser)
     if is_sentinel(url):
-        sentinels, sentinel_options, service, more = sentinel_parts(url)
-        sentinel: Any = redis.asyncio.Sentinel(sentinels, sentinel_kwargs=sentinel_options)  # type: ignore[no-untyped-call]
-        client: redis.asyncio.Redis = sentinel.master_for(service, _AsyncSentinelRedis, **options, **more)
+        sentinels, own, service, more = sentinel_parts(url)
+        own["retry"] = none = AsyncRetry(NoBackoff(), 0)
+        sentinel: Any = redis.asyncio.Sentinel(sentinels, sentinel_kwargs=own)  # type: ignore[no-untyped-call]
+        more["retry"] = none  # the Pipeline does, which would ask all sentinels twice as often
+        client: redis.asyncio.Redis = sentinel.master_for(service, _AsyncSentinelRedis, **options | more)
         return client
     if is_cluster(url):
         more = cluster.options(url, key, asynchronous=True)

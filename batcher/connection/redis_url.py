@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 Address = tuple[str, int]
+# How long a sentinel may take before the next one is asked.
+SENTINEL_S = 0.5
 SENTINEL_SCHEMES = ("redis+sentinel://", "rediss+sentinel://")
 CLUSTER_SCHEMES = ("redis+cluster://", "rediss+cluster://")
 SCHEMES = ("redis://", "rediss://", *SENTINEL_SCHEMES, *CLUSTER_SCHEMES, "unix://")
@@ -170,8 +172,8 @@ def sentinel_parts(url: str) -> tuple[list[Address], dict[str, Any], str, dict[s
     """The sentinels' addresses and options, then the name of the service and the options of its master."""
     parts = _split(url, 26379, _SENTINEL_OPTIONS)
     service, _, db = parts.path.partition("/")
-    sentinels: dict[str, Any] = {"socket_timeout": 1.0, "socket_connect_timeout": 1.0, **parts.tls}
-    sentinels |= {name.removeprefix("sentinel_"): value for name, value in parts.other.items()}
+    sentinels: dict[str, Any] = dict.fromkeys(("socket_timeout", "socket_connect_timeout"), SENTINEL_S)
+    sentinels |= parts.tls | {name.removeprefix("sentinel_"): value for name, value in parts.other.items()}
     options = {"db": _database(db), **parts.secret, **parts.tls}
     return parts.hosts, sentinels, service or "mymaster", options
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+import socket
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock, Mock
@@ -13,7 +16,9 @@ import redis.asyncio
 
 from batcher.connection.clients import connect, connect_async
 from batcher.connection.outage import REDIS_ERRORS, Outage, reason
+from batcher.connection.pipeline import Pipeline
 from batcher.connection.redis_url import check_url, sentinel_parts
+from tests.servers import free_port
 
 
 def test_a_password_of_odd_characters_is_decoded() -> None:
@@ -83,6 +88,25 @@ async def test_a_client_closes_its_connections_and_those_of_its_sentinels(
     if make is connect_async:
         await closed
     assert [close.call_count for close in closing] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("first", ["refuses", "is silent"])
+@pytest.mark.parametrize("make", [connect, connect_async])
+async def test_a_dead_sentinel_held_up_each_new_connection(make: Any, first: str) -> None:
+    """redis-py asked it eleven times, and then all of them again: it took 13 to 77 s."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1] if first == "is silent" else free_port()
+        url = f"redis+sentinel://127.0.0.1:{port},127.0.0.1:{free_port()}/service"
+        client = make(url, timeout_s=1, retries=1)
+        ask = Pipeline(client, retries=1).execute if make is connect_async else client.execute_command
+        began = time.monotonic()
+        try:
+            await asyncio.ensure_future(ask("PING"))
+        except redis.exceptions.ConnectionError:
+            took_s = time.monotonic() - began
+        else:
+            raise AssertionError("there is no master")
+    assert took_s < (1 if first == "refuses" else 2)
 
 
 TLS = "ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_check_hostname=false"
