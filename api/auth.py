@@ -194,15 +194,23 @@ class ClientLimits:
         """Whether there is a hold or a quota, so that `check` is needed."""
         return self.traffic.has_quotas or bool(self._hub.snapshot.holds)
 
-    def check(self, client: str, texts: int = 1, *, job: bool = False) -> None:
-        """Raises Problem 429 `client_paused`, or `quota_exceeded` if so many texts exceed the quota.
+    def check(self, client: str, *, job: bool = False) -> None:
+        """Raises Problem 429 `client_paused`, or `quota_exceeded` if nothing is left of the quota.
 
         A hold of new texts refuses a `job` as a whole, since no cache is asked before it is accepted.
         """
+        self._check_hold(client, job)
+        self.traffic.check_quota(client)
+
+    def reserve(self, client: str, texts: int, reserved: int = 0, *, job: bool = False) -> int:
+        """Checks as `check` does, and reserves so many texts as `Traffic.reserve` does."""
+        self._check_hold(client, job)
+        return self.traffic.reserve(client, texts, reserved)
+
+    def _check_hold(self, client: str, job: bool) -> None:
         hold = self._hub.snapshot.holds.get(client)
         if hold is not None and (job or hold.what == "all") and (left_s := hold.left_s):
             raise _paused("requests" if hold.what == "all" else "new texts", left_s)
-        self.traffic.check_quota(client, texts)
 
     def accepts(self, client: str, texts: int) -> bool:
         """Whether `hold` would accept these texts."""

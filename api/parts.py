@@ -207,7 +207,9 @@ class Parts:
         hooks = JobHooks(
             draining=lambda: self.lifecycle.draining,
             check_client=partial(self.limits.check, job=True),
+            reserve_texts=partial(self.limits.reserve, job=True),
             count_texts=self.limits.traffic.count_job,
+            release_texts=self.limits.traffic.release,
             find_model=lambda name: job_queue(self.models, name),
             labels=lambda queue: job_labels(self.models, queue),
             waits_for=lambda queue: job_waits_for(self.models, queue),

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import add, attrgetter
+from threading import Lock
 from time import monotonic
 
 from api.errors import Problem
@@ -89,6 +90,9 @@ class Traffic:
         # The texts of jobs by key name: as of the last flush, and those that this process has created since.
         self._of_jobs: dict[str, int] = {}
         self._new_jobs: Counter[str] = Counter()
+        # The texts of what was let in and is not counted yet, by key name. Threads read those of jobs.
+        self._reserved: Counter[str] = Counter()
+        self._lock = Lock()
         self._number = 0
         self._unsent: AddUsage | None = None
 
@@ -107,16 +111,40 @@ class Traffic:
         if (name := key_name(client)) in self._quotas:
             self._new_jobs[name] += texts
 
-    def check_quota(self, client: str, texts: int = 1) -> None:
-        """Raises Problem 429 `quota_exceeded` if a key has fewer texts left until midnight (UTC)."""
+    def reserve(self, client: str, texts: int, reserved: int = 0) -> int:
+        """Lets a request or job in, whose texts count for the quota of its key until they are released.
+
+        `reserved` of them are already. Returns how many are to be released. Raises as `check_quota`.
+        """
+        if (name := key_name(client)) not in self._quotas:
+            return 0
+        with self._lock:
+            self.check_quota(client, texts, reserved)
+            self._reserved[name] += texts - reserved
+        return texts
+
+    def release(self, client: str, texts: int) -> None:
+        """These texts have been counted, or will not be."""
+        if texts:
+            with self._lock:
+                self._reserved[key_name(client)] -= texts
+
+    def check_quota(self, client: str, texts: int = 1, reserved: int = 0) -> None:
+        """Raises Problem 429 `quota_exceeded` if a key has fewer texts left until midnight (UTC).
+
+        `reserved` of them have been already.
+        """
         name = key_name(client)
         quota = self._quotas.get(name)
         if quota is None:
             return
         now = datetime.now(UTC)
-        counts = self._clients.get(client)
-        used = (counts.texts if counts else 0) + self._new_jobs[name]
-        if self._day == f"{now:%F}":
+        day = f"{now:%F}"
+        counts, unsent = self._clients.get(client), self._unsent
+        used = (counts.texts if counts else 0) + self._new_jobs[name] + self._reserved[name] - reserved
+        if unsent is not None:
+            used += sum([row.texts for row in unsent.rows if (row.name, row.day) == (name, day)])
+        if self._day == day:
             used += self._today.get(name, 0) + self._of_jobs.get(name, 0)
         if used + texts > quota:
             ends = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -157,6 +157,12 @@ class Endpoint:
         )
         call.context.hit = self.route.open  # the log lines of probes are as quiet as those of cached texts
         try:
+            await self._respond(call, send)
+        finally:
+            self._service.predictor.release(call.context)
+
+    async def _respond(self, call: Call, send: Send) -> None:
+        try:
             answer = await self.answer(call)
         except ClientDisconnect:
             call.context.code = "client_gone"

@@ -91,16 +91,19 @@ class JobBackend:
 class JobHooks:
     """What jobs ask of the rest of the service.
 
-    `check_client` is called with the client and a number of texts before a job is accepted, and may raise
-    Problem 429;
-    `count_texts` afterwards, with its number of texts too. `find_model` returns the name of a model's queue
+    `check_client` is called with the client before the texts of a job are read, and `reserve_texts` with the
+    number that have been read, and how many of them it has returned before; both may raise Problem 429.
+    `count_texts` is called once a job is accepted, with its texts, and `release_texts` at last with those
+    that are reserved. `find_model` returns the name of a model's queue
     by the name that a client uses, and raises Problem if there is none. `labels` returns those of the model
     of such a queue, none while they are not known, and `waits_for` why a job of it cannot go on now.
     """
 
     draining: Callable[[], bool] = lambda: False
-    check_client: Callable[[str, int], None] = lambda client, texts: None
+    check_client: Callable[[str], None] = lambda client: None
+    reserve_texts: Callable[[str, int, int], int] = lambda client, texts, reserved: 0
     count_texts: Callable[[str, int], None] = lambda client, texts: None
+    release_texts: Callable[[str, int], None] = lambda client, texts: None
     find_model: Callable[[str], str] = lambda name: name
     labels: Callable[[str], Sequence[str]] = lambda queue: ()
     waits_for: Callable[[str], WaitsFor | None] = lambda queue: None
@@ -265,13 +268,22 @@ class JobService:
         sender: Sender | None = None,
         size: int = 0,
     ) -> tuple[JobRecord, bool]:
-        client = self.check_sender(headers)
+        client, hooks, reserved = self.check_sender(headers), self._hooks, 0
+
+        def admit(texts: int) -> None:
+            nonlocal reserved
+            reserved = hooks.reserve_texts(client, texts, reserved)
+
+        submission = replace(submission, admit=admit)
         texts = texts if sender is None else sender.waited_for(texts)
-        record, new = await self.upload(
-            headers, sender, self.uploader.take, self.job_id(headers), texts, submission, size
-        )
-        if new:
-            self._hooks.count_texts(client, record.total)
+        try:
+            record, new = await self.upload(
+                headers, sender, self.uploader.take, self.job_id(headers), texts, submission, size
+            )
+            if new:
+                hooks.count_texts(client, record.total)
+        finally:
+            hooks.release_texts(client, reserved)
         return record, new
 
     def _submission(
@@ -283,7 +295,6 @@ class JobService:
         model: str = "",
     ) -> Submission:
         owner, sender = self.owner(headers), self._keys.client(headers)
-        admit = partial(self._hooks.check_client, sender)
         webhook = self._webhook(headers)
         size = result_bytes(self._hooks.labels(model))
         options = {"keep_input": keep_input, "webhook": webhook}
@@ -294,7 +305,7 @@ class JobService:
 
         facts, ttl_s = (batch.facts, batch.ttl_s) if batch else ("", None)
         own = keep_input, tracing.current(), facts, webhook, file, model
-        return Submission(owner, account_of(sender), *own, size, identity, ttl_s, admit, key_name(sender))
+        return Submission(owner, account_of(sender), *own, size, identity, ttl_s, key=key_name(sender))
 
     def _webhook(self, headers: RequestHeaders) -> str:
         """The `Webhook-URL` or "". Its addresses are checked when it is used. Raises Problem 422."""
@@ -313,7 +324,7 @@ class JobService:
     def check_sender(self, headers: RequestHeaders) -> str:
         """The client of a request. Raises Problem 429 if an operator holds it back, or above its quota."""
         client = self._keys.client(headers)
-        self._hooks.check_client(client, 1)
+        self._hooks.check_client(client)
         return client
 
     async def upload(

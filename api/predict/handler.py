@@ -170,7 +170,7 @@ class Predictor:
         """
         texts, client, most_bytes = context.texts, context.client, self.settings.max_answer_bytes
         if self.limits.traffic.has_quotas:
-            self.limits.check(client, len(texts))
+            context.reserved = self.limits.reserve(client, len(texts), context.reserved)
         started = perf_counter()
         tenant = client if self.settings.separate_clients else ""
         results = lookup.known(texts, client, tenant, one_revision)
@@ -191,6 +191,11 @@ class Predictor:
         described = answer_headers(context, lookup.models, results, cache_s)
         check_size(sum([len(result.fragment) for result in results]), most_bytes)
         return results, described
+
+    def release(self, context: RequestContext) -> None:
+        """Call it once a request has been counted, or has become a job: its texts are no longer reserved."""
+        self.limits.traffic.release(context.client, context.reserved)
+        context.reserved = 0
 
     async def _ask(
         self, lookup: Lookup, request: LookupRequest, answer: LookupResult, receive: Receive
@@ -248,6 +253,8 @@ class PredictHandler:
                 headers.append(CLOSE)  # the process ends soon, so the client must not reuse the connection
             await send_answer(send, answer.status, headers, answer.body)
             self.request_log.add(context, self.route, answer.status)
+        finally:
+            self.predictor.release(context)
 
     async def _answer(self, context: RequestContext, receive: Receive) -> Answer:
         headers = context.headers
@@ -273,6 +280,7 @@ class PredictHandler:
             results, described = await predictor.find(self.lookup, context, receive, budget_s)
         except (BudgetExceeded, QueueFull, Paused):
             if preference.respond_async and deferral is not None:
+                predictor.release(context)
                 return await deferral(headers, texts)
             raise
         body = joined(results, ordered=context.by_score)

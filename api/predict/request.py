@@ -106,6 +106,7 @@ class RequestContext:
 
     `client` is empty until the request has been admitted. `code` and `entry` (the id of the text that failed)
     say what went wrong. `answer` is what the lookup found, if the in-process cache did not know all texts.
+    `reserved` texts count for a quota until the request is counted.
     """
 
     headers: RequestHeaders
@@ -115,6 +116,7 @@ class RequestContext:
     hit: bool = False
     computed: int = 0
     answer: LookupResult | None = None
+    reserved: int = 0
     tokens: int = 0
     by_score: bool = False
     code: str = ""

@@ -182,8 +182,8 @@ def _facts(seen: Seen) -> dict[str, Any]:
 
 log = logging.getLogger(__name__)
 
-# Requests whose texts were not looked up, so that they do not count as used.
-REFUSED = (429, 503)
+# Requests whose texts were not looked up, so that they do not count as used: of a job, they do later.
+NOT_ANSWERED = (202, 429, 503)
 
 
 class RequestLog:
@@ -209,7 +209,7 @@ class RequestLog:
         elif context.hit:
             metrics.entries("hit_local", len(context.texts))
         client = context.client or client_address(context.headers.scope)
-        texts = 0 if status in REFUSED else len(context.texts)
+        texts = 0 if status in NOT_ANSWERED else len(context.texts)
         self._traffic.count(client, texts, texts - context.computed, context.tokens, status)
         self.recent.add(context, status, seconds)
         level = logging.DEBUG if context.hit else logging.INFO

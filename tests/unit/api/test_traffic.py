@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -9,16 +10,19 @@ from typing import Any
 
 import pytest
 
+from api.asgi.http import Answer, RequestHeaders
+from api.errors import Problem
 from api.keys import parse_quotas
 from api.settings import ApiSettings
 from api.traffic import MAX_CLIENTS, MAX_SHOWN, Traffic
 from batcher.admin.usage import UsageStore
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.commands import AddUsage
+from batcher.errors import NoWorker
 from tests.conftest import FakeRedis
 from tests.integration.test_queue_contract import Bench
 from tests.unit.api.admin.conftest import keys
-from tests.unit.api.service import Start, assert_problem
+from tests.unit.api.service import Start, assert_problem, until
 from tests.unit.fakes import FakeHub
 
 TODAY = datetime.now(UTC).date()
@@ -141,6 +145,62 @@ async def test_one_request_could_have_any_number_of_texts_above_a_quota(start: S
     assert "more than 3 texts" in str(problem["detail"])
     assert service.hub.asked == []
     assert (await service.predict(*"abc", x_api_key="one")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", "/v1/classify"])
+async def test_requests_at_once_could_each_have_what_was_left_of_a_quota(start: Start, path: str) -> None:
+    """Texts counted once they were answered. Those of a request that is refused are given back."""
+    gate = asyncio.Event()
+    service = await start(FakeHub(gate=gate), api_keys=keys(web="one"), quotas="web=10")
+    field = "text" if path == "/predict" else "input"
+
+    async def ask(texts: str) -> int:
+        headers = {"authorization": "Bearer one"}
+        return (await service.client.post(path, json={field: [*texts]}, headers=headers)).status_code
+
+    first = [asyncio.create_task(ask(texts)) for texts in ("abcde", "fghij")]
+    await until(lambda: len(service.hub.asked) == 2)
+    assert await ask("k") == 429
+    first[0].cancel()
+    gate.set()
+    assert await first[1] == 200
+    service.hub.refusal = NoWorker("none")
+    assert await ask("klmno") == 503
+    service.hub.refusal = None
+    for texts, status in (("klmnop", 429), ("klmno", 200), ("p", 429)):
+        assert await ask(texts) == status
+
+
+async def test_texts_that_were_being_added_up_did_not_count_for_a_quota() -> None:
+    sent = asyncio.Event()
+    landed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    class Slow(FakeHub):
+        def run(self, command: Any) -> asyncio.Future[Any]:
+            sent.set()
+            return landed
+
+    traffic = Traffic(ApiSettings(quotas="web=10"), Slow(), {})
+    traffic.count("key:web", 10, 0, 0, 200)
+    flush = asyncio.create_task(traffic.flush())
+    await sent.wait()
+    with pytest.raises(Problem, match="quota_exceeded"):
+        traffic.check_quota("key:web")
+    landed.set_result([10])
+    await flush
+    with pytest.raises(Problem, match="quota_exceeded"):
+        traffic.check_quota("key:web")
+
+
+async def test_texts_of_a_request_that_became_a_job_counted_twice(start: Start) -> None:
+    async def defer(headers: RequestHeaders, texts: list[str]) -> Answer:
+        return Answer(202, [], b"{}")
+
+    service = await start(deferral=defer, api_keys=keys(web="one"), quotas="web=3")
+    for _ in range(2):
+        answer = await service.predict("a", "b", x_api_key="one", prefer="respond-async")
+        assert answer.status_code == 202
+    assert (await service.predict("a", "b", "c", x_api_key="one")).status_code == 200
 
 
 async def test_a_quota_counts_what_other_processes_have_added(fake_redis: FakeRedis) -> None:

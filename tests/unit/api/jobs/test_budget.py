@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import tracemalloc
 from collections.abc import AsyncIterator
 from hashlib import sha256
 
+from batcher.errors import BudgetExceeded
 from tests.unit.api.jobs.jobs_api import CSV, NDJSON, POSITIVE, JobsApi, Start
 from tests.unit.api.service import assert_problem
+from tests.unit.fakes import FakeHub
 
 MIB = 1024 * 1024
 LINE = json.dumps("x" * 1000).encode() + b"\n"
@@ -148,3 +151,38 @@ async def test_one_job_could_have_any_number_of_texts_above_a_quota(start: Start
     answer = await api.client.post("/jobs", content=body(), headers={**NDJSON, **key})
     assert_problem(answer, 429, "quota_exceeded")
     assert read == 0, "nothing is read of the body of a client that has used its quota"
+
+
+async def test_jobs_that_were_read_at_once_could_each_have_what_was_left_of_a_quota(start: Start) -> None:
+    """Texts counted once their job was stored. Those of one that is refused are given back."""
+    api = await start(api_keys=f"web:{sha256(b'one').hexdigest()}", quotas="web=600")
+    sent = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b'"%b"\n' % (b"x" * 300) * 256  # as much as is waited for
+        await sent.wait()
+        yield b'"a text"\n' * 44
+
+    async def post(content: AsyncIterator[bytes] | bytes) -> int:
+        headers = {**NDJSON, "x-api-key": "one"}
+        return (await api.client.post("/jobs", content=content, headers=headers)).status_code
+
+    first = asyncio.create_task(post(slow()))
+    async with asyncio.timeout(60):
+        while not uploads(api):  # noqa: ASYNC110  # the service sets no event for tests
+            await asyncio.sleep(0.005)
+    assert await post(b'"a text"\n' * 400) == 429
+    assert await post(b'"a text"\n' * 256 + b'"') == 422
+    assert await post(b'"a text"\n' * 300) == 202
+    sent.set()
+    assert await first == 202
+    assert await post(b'"a text"\n') == 429
+
+
+async def test_a_request_that_becomes_a_job_after_its_wait_has_its_texts_once(start: Start) -> None:
+    hub = FakeHub(refusal=BudgetExceeded("over"))
+    api = await start(hub=hub, api_keys=f"web:{sha256(b'one').hexdigest()}", quotas="web=6")
+    headers = {"x-api-key": "one", "prefer": "respond-async, wait=1"}
+    for texts, status in (["a", "b", "c"], 202), (["d", "e", "f"], 202), (["g"], 429):
+        answer = await api.client.post("/predict", json={"text": texts}, headers=headers)
+        assert answer.status_code == status, answer.text
