@@ -418,9 +418,7 @@ class ReplyHub:
     def counts(self) -> HubCounts:
         """The sums over all shards."""
         every = (self._own_counts, *(part.counts for part in self.parts))
-        return HubCounts(
-            *(sum(getattr(counts, field.name) for counts in every) for field in fields(HubCounts))
-        )
+        return HubCounts(*(sum(getattr(one, field.name) for one in every) for field in fields(HubCounts)))
 
     def pause(self, decided: Mapping[str, Pause]) -> None:
         """Pauses and resumes lanes, by what was decided last, at shards that do not know it yet."""
