@@ -202,13 +202,15 @@ class JobStore:
 
     # -- webhooks ----------------------------------------------------------------------------------
 
-    def claim_webhook(self, lease_s: float, busy: Sequence[str] = ()) -> JobRecord | None:
+    def claim_webhook(self, lease_s: float, busy: Sequence[str] = ()) -> tuple[JobRecord, float] | None:
         """The job whose webhook is due next; no other caller gets it until the lease ends.
 
+        With it comes the time by the clock of Redis, in seconds since 1970: that of a host may be wrong.
         `busy` are receivers, as `JobRecord.receiver` has them, that get no more for now.
         """
-        job_id = self._run("webhook_claim", int(lease_s * 1000), *busy)
-        return None if job_id is None else self.record(job_id.decode())
+        claimed = self._run("webhook_claim", int(lease_s * 1000), *busy)
+        record = self.record(claimed[0].decode()) if claimed else None
+        return None if record is None else (record, claimed[1] / 1000)
 
     def record_webhook(
         self, record: JobRecord, attempts: Sequence[Mapping[str, object]], pause_s: float | None

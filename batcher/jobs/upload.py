@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, cast
 
 import redis
 
-from batcher.connection.clients import leave_replica
+from batcher.connection.clients import leave_replica, server_time_s
 from batcher.core.publications import choice
 from batcher.errors import DataMissing
 from batcher.messages import longest_fragment
@@ -207,7 +206,7 @@ class FileStore:
 
         `stored` are its bytes and chunks, as `put` has returned them.
         """
-        now_s = int(time.time())
+        now_s = int(server_time_s(self._client))
         record = FileRecord(file_id, name, *stored, now_s, now_s + ttl_s, owner)
         kept = self._run("file_keep", file_id, ttl_s * 1000, json.dumps(asdict(record)))
         return record if kept else None

@@ -63,20 +63,13 @@ Post = Callable[[Target, str, bytes, dict[str, str], float], Delivery]
 
 
 class WebhookSender:
-    """Sends due deliveries. `post` sends one request, and `now` is the time in seconds since 1970."""
+    """Sends due deliveries. `post` sends one request."""
 
-    def __init__(
-        self,
-        store: JobStore,
-        settings: JobSettings,
-        post: Post | None = None,
-        now: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, store: JobStore, settings: JobSettings, post: Post | None = None) -> None:
         self._store = store
         self._keys = settings.webhook_secrets.get_secret_value()
         self._allowed = settings.webhook_networks
         self._post = post or send
-        self._now = now
         # Messages on their way, by receiver.
         self._sending = Counter[str]()
         self._claiming = threading.Lock()
@@ -85,20 +78,21 @@ class WebhookSender:
         """Sends the next due delivery; False if there is none. Raises Redis errors."""
         with self._claiming:
             busy = [receiver for receiver, count in self._sending.items() if count >= MAX_OF_ONE]
-            record = self._store.claim_webhook(LEASE_S, busy)
-            if record is None:
+            claimed = self._store.claim_webhook(LEASE_S, busy)
+            if claimed is None:
                 return False
+            record, at_s = claimed
             self._sending[record.receiver] += 1
         try:
-            self._send(record)
+            self._send(record, at_s)
         finally:
             with self._claiming:
                 self._sending -= Counter([record.receiver])
         return True
 
-    def _send(self, record: JobRecord) -> None:
-        delivery = self._attempt(record)
-        attempt = {"at": self._now(), "status": delivery.status, "error": delivery.error}
+    def _send(self, record: JobRecord, at_s: float) -> None:
+        delivery = self._attempt(record, at_s)
+        attempt = {"at": at_s, "status": delivery.status, "error": delivery.error}
         attempts = [*record.deliveries, attempt]
         pause_s = None
         if not delivery.final and len(attempts) <= len(PAUSES_S):
@@ -106,7 +100,7 @@ class WebhookSender:
         self._store.record_webhook(record, attempts, pause_s)
         self._log(record, delivery, pause_s)
 
-    def _attempt(self, record: JobRecord) -> Delivery:
+    def _attempt(self, record: JobRecord, at_s: float) -> Delivery:
         body = message(record)
         began = time.monotonic()
         message_id = f"msg_{record.id}_{record.finished_ms}"
@@ -117,7 +111,7 @@ class WebhookSender:
             return Delivery(error="the address of the host was not found in time")
         except (AddressRefused, OSError) as error:
             return Delivery(error=_reason(error))
-        headers = signed_headers(self._keys, message_id, int(self._now()), body)
+        headers = signed_headers(self._keys, message_id, int(at_s), body)
         return self._post(target, address, body, headers, ATTEMPT_S - (time.monotonic() - began))
 
     def _log(self, record: JobRecord, delivery: Delivery, pause_s: float | None) -> None:

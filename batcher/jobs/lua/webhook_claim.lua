@@ -1,6 +1,6 @@
 -- Takes the webhook that is due next, for as long as the lease. ARGV: lease_ms, then the receivers, as in their URLs, that get no
 -- more for now.
--- Returns the id of its job, or nil. A job that was deleted, or created again, has none due.
+-- Returns the id of its job and the time in ms, or nil. A job that was deleted, or created again, has none due.
 local due, busy = P .. ':webhooks', {}
 for i = 2, #ARGV do busy[ARGV[i]] = true end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, 1000)) do
@@ -9,7 +9,7 @@ for _, id in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, 10
     redis.call('ZREM', due, id)
   elseif not busy[string.match(fields[2] or '', '//([^/]*)') or ''] then
     redis.call('ZADD', due, now + tonumber(ARGV[1]), id)
-    return id
+    return { id, now }
   end
 end
 return nil

@@ -48,7 +48,6 @@ class Receiver:
     store: JobStore
     answers: list[Delivery] = field(default_factory=list)
     received: list[tuple[Target, str, bytes, dict[str, str]]] = field(default_factory=list)
-    time: float = 1_750_000_000.0
 
     def post(
         self, target: Target, address: str, body: bytes, headers: dict[str, str], limit_s: float
@@ -59,7 +58,7 @@ class Receiver:
 
     def sender(self, **settings: Any) -> WebhookSender:
         given = {"webhook_secrets": f"whsec_{KEY}, whsec_{OLD}", **settings}
-        return WebhookSender(self.store, JobSettings(**given), self.post, lambda: self.time)
+        return WebhookSender(self.store, JobSettings(**given), self.post)
 
     def end(self, url: str = "https://example.com/hook", status: Any = "finished", job_id: str = JOB) -> None:
         """Creates a job of two texts, and ends it."""
@@ -103,8 +102,24 @@ def test_the_end_of_a_job_is_notified_once(receiver: Receiver, status: str) -> N
     assert body == message(receiver.record)
     assert (receiver.record.status, receiver.record.done) == (status, 2)
     assert b"secret text" not in body
-    assert receiver.record.deliveries == [{"at": receiver.time, "status": 200, "error": ""}]
+    ended_s = (receiver.record.finished_ms or 0) / 1000
+    at_s = pytest.approx(ended_s, abs=60)
+    assert receiver.record.deliveries == [{"at": at_s, "status": 200, "error": ""}]
     assert receiver.record.next_delivery_ms is None
+
+
+def test_an_attempt_has_the_time_of_redis_and_not_of_its_host(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receivers refuse a `webhook-timestamp` that is minutes from their own time."""
+    receiver.end()
+    claimed = receiver.store.claim_webhook(0.0)
+    assert claimed is not None
+    assert claimed[1] == pytest.approx(time.time(), abs=60)
+    monkeypatch.setattr(receiver.store, "claim_webhook", lambda *_: (claimed[0], 1_750_000_000.25))
+    assert receiver.sender().send_next()
+    assert receiver.received[0][3]["webhook-timestamp"] == "1750000000"
+    assert [one["at"] for one in receiver.record.deliveries] == [1_750_000_000.25]
 
 
 def test_a_message_says_when_a_job_began_and_ended_and_how_far_it_came() -> None:
@@ -172,7 +187,7 @@ def test_the_signatures_are_those_of_the_specification(receiver: Receiver) -> No
     receiver.sender().send_next()
     ((_, _, body, headers),) = receiver.received
     message_id, timestamp = headers["webhook-id"], headers["webhook-timestamp"]
-    assert timestamp == "1750000000"
+    assert int(timestamp) == pytest.approx(time.time(), abs=60)
     signed = f"{message_id}.{timestamp}.".encode() + body
     expected = [
         f"v1,{base64.b64encode(hmac.new(key, signed, sha256).digest()).decode()}"
@@ -383,7 +398,7 @@ def test_a_job_that_was_deleted_or_created_again_is_left_alone(receiver: Receive
     assert claimed is not None
     receiver.store.delete(JOB)
     receiver.end(url="")
-    receiver.store.record_webhook(claimed, [{"at": 1.0, "status": 200, "error": ""}], None)
+    receiver.store.record_webhook(claimed[0], [{"at": 1.0, "status": 200, "error": ""}], None)
     assert receiver.record.deliveries == []
     receiver.store.delete(JOB)
     assert not receiver.sender().send_next()
