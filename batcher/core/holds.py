@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
+from batcher.connection.clients import server_time_s
 from batcher.core.keys import SNAPSHOT_S, Kept
 
 # What is refused: every request of the client, or only texts that no cache knows.
@@ -81,7 +82,7 @@ class ClientHolds(Kept):
     def _read(self) -> tuple[Mapping[str, Hold], int]:
         """All holds, and the time of Redis."""
         raw = cast("dict[bytes, bytes]", self._client.hgetall(self._root))
-        redis_s, _ = self._client.time()
+        redis_s = int(server_time_s(self._client))
         fields = {
             name.decode("utf-8", "replace"): value.decode("utf-8", "replace") for name, value in raw.items()
         }
