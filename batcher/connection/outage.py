@@ -1,4 +1,4 @@
-"""Detects outages of Redis and logs each one twice: when it begins and when it ends."""
+"""Detects outages of Redis and logs each one when it begins, when its reason changes, and when it ends."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 REDIS_ERRORS = (redis.exceptions.RedisError, OSError)
 ClusterCrossSlotError = redis.exceptions.ClusterCrossSlotError
 NoScriptError = redis.exceptions.NoScriptError
+# With these, a server says why it does not do what it is asked.
+_ANSWERS = (redis.exceptions.ResponseError, redis.exceptions.AuthenticationError)
 # Time between retries during an outage: at first, and at most.
 RETRY_S = 0.1
 RETRY_MAX_S = 1.0
@@ -138,6 +140,8 @@ class Outage:
         self.now = now
         self._what = what
         self._since = 0.0
+        # That of the last error that was logged.
+        self._kind: type[BaseException] | None = None
 
     @property
     def seconds(self) -> float:
@@ -150,15 +154,17 @@ class Outage:
         return min(max(RETRY_S, self.seconds / 8), RETRY_MAX_S) * jitter(0.8, 1.2)
 
     def lost(self, error: BaseException) -> None:
-        """Reports that Redis did not answer."""
+        """Reports that Redis did not answer, or what it answered: a wrong password may follow a failover."""
+        kind = type(error)
         if self.over:
             self.over = False
             self._since = self.now()
             self.count += 1
-            self.reason, self.said = reason(error), unavailable(error)
-            log.error(
-                "%s is unavailable: %s", self._what, self.reason, extra={"action": f"{self._what}.lost"}
-            )
+        elif kind is self._kind or not issubclass(kind, _ANSWERS):
+            return
+        self._kind = kind
+        self.reason, self.said = reason(error), unavailable(error)
+        log.error("%s is unavailable: %s", self._what, self.reason, extra={"action": f"{self._what}.lost"})
 
     def found(self) -> None:
         """Reports that Redis answered."""

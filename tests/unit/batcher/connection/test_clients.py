@@ -189,6 +189,26 @@ async def test_an_outage_names_neither_the_address_nor_the_password(
         assert secret not in caplog.text
 
 
+def test_an_outage_says_once_more_why_if_redis_answers_by_then(caplog: pytest.LogCaptureFixture) -> None:
+    """After a failover, the new master did not know the password: the log had only the end of the old one."""
+    outage = Outage()
+    errors = redis.exceptions
+    wrong = errors.AuthenticationError("invalid username-password pair or user is disabled.")
+    seen = [errors.ConnectionError("reset"), errors.TimeoutError("late"), wrong, wrong]
+    seen += [errors.ConnectionError("reset"), wrong, errors.OutOfMemoryError("OOM command not allowed")]
+    for error in seen:
+        outage.lost(error)
+    outage.found()
+    outage.lost(errors.ConnectionError("reset"))
+    outage.lost(wrong)
+    why = [record.getMessage().rpartition("unavailable: ")[2] for record in caplog.records]
+    full = "OutOfMemoryError: OOM command not allowed"
+    again = "redis is available again"
+    once_more = ["ConnectionError", "AuthenticationError"]
+    assert why == ["ConnectionError", "AuthenticationError", full, again, *once_more]
+    assert (outage.count, outage.reason) == (2, "AuthenticationError")
+
+
 def test_an_outage_says_why() -> None:
     client = connect("redis://127.0.0.1:1/0", timeout_s=1, retries=0)
     with pytest.raises(REDIS_ERRORS) as lost:
