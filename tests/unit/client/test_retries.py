@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from millrace_client import Client, Job, MillraceError, Options, Progress, RequestError, Unavailable
 from millrace_client.exchange import Send, Sleep, exchange, read_retry_after
 from millrace_client.options import Window
+from millrace_client.runners import arguments
 
 from tests.unit.client.fake_service import FakeService, Mood, full, labels, moody, refusal
 
@@ -317,3 +319,12 @@ def test_every_call_is_repeated_within_the_budget(call: Callable[[Client], objec
     with service.client() as client, pytest.raises(RequestError, match="wrong"):
         call(client)
     assert len(service.requests) == 3
+
+
+def test_a_file_is_announced_and_sent_as_a_whole_at_each_attempt() -> None:
+    body = io.BytesIO(b"abc" * 100_000)
+    step = Send("PUT", "/", body, headers={"a": "b"})
+    for _ in range(2):
+        given = arguments(step, None)
+        assert given["headers"] == {"a": "b", "content-length": "300000"}
+        assert b"".join(given["content"]) == body.getvalue()
