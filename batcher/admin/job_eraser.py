@@ -83,8 +83,9 @@ class JobEraser:
         return changed
 
     def _files(self) -> Iterator[FileRecord]:
-        ends = f"{self._prefix}:jobs:ends"
-        for member, _ in self._client.zscan_iter(ends, match="file:*", count=SLICE):
+        """Those of batches that run too: they have no end meanwhile."""
+        sizes = f"{self._prefix}:jobs:sizes"
+        for member, _ in self._client.hscan_iter(sizes, match="file:*", count=SLICE):
             if file := self._store.files.record(member.removeprefix(b"file:").decode()):
                 yield file
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -272,6 +272,22 @@ class Crossing:
         with suppress(httpx.TransportError, ValueError, LookupError):
             ROUTES[exchange.route].begin(caller, exchange)
         caller.close()
+
+    @contextmanager
+    def asking(self, text: str) -> Iterator[list[Exchange]]:
+        """Each route is asked for a text and others meanwhile; their answers are not checked.
+
+        Not those that send it again by themselves.
+        """
+        names = [name for name in self.situation.routes if name not in {*WAIT_FOR_JOBS, "client"}]
+        asked = [self.exchange(name, "during", [text, *self.texts(11)]) for name in names]
+        self.record.exchanges = [one for one in self.record.exchanges if one not in asked]
+        list(self._pool.map(self._begin, [one for one in asked if one.route in JOBS]))
+        waiting = [self._pool.submit(self._begin, one) for one in asked if one.route not in JOBS]
+        yield asked
+        for one in waiting:
+            one.result()
+        self._finish_open()
 
     def with_key(self) -> Iterator[tuple[str, Exchange]]:
         """The routes of the situation that make jobs, each with a job that has a key."""

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from api.settings import ApiSettings
+from batcher.admin.job_eraser import JobEraser
 from batcher.jobs.records import Counts, JobRecord
 from batcher.jobs.results import TOO_LONG, chunk_results, encode_models
 from batcher.jobs.store import JobStore
@@ -294,6 +295,18 @@ async def test_a_batch_is_cancelled(api: JobsApi) -> None:
     assert cancelled["cancelled_at"] is not None
     assert cancelled["output_file_id"] is None
     assert api.queue.rq.get_job_ids() == []
+
+
+@pytest.mark.parametrize("runs", [True, False])
+async def test_the_file_of_a_batch_that_has_not_ended_kept_a_forgotten_text(api: JobsApi, runs: bool) -> None:
+    batch = (await create(api, jsonl(request("one", "a"), request("two", "b")))).json()
+    if not runs:
+        ended(api, batch, POSITIVE, POSITIVE)
+    eraser = JobEraser(api.redis, "default", api.store, api.queue.forget)
+    assert eraser.text("other") == (0, 0)
+    assert eraser.text("b") == (int(runs), 1)
+    assert (await api.client.get(f"/v1/files/{batch['input_file_id']}")).status_code == 404
+    assert (await api.client.get(f"/v1/batches/{batch['id']}")).status_code == 200
 
 
 async def test_a_batch_that_ends_while_it_is_cancelled_keeps_its_results(
