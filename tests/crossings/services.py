@@ -354,14 +354,16 @@ class Crossed(Service):
 
     def another_worker(self, *, ahead: bool = False, **settings: object) -> Process:
         """One more worker, once it is ready; or one on a host whose clock is `ahead`."""
-        before = self._worker_keys()
+        before = self._worker_ids()
         made = self.start_ahead("worker", **settings) if ahead else self.start_worker(**settings)
-        wait_until(lambda: self._worker_keys() - before, "another worker", READY_S)
+        wait_until(lambda: self._worker_ids() - before, "another worker", READY_S)
         return made
 
-    def _worker_keys(self) -> set[bytes]:
+    def _worker_ids(self) -> set[bytes]:
+        """Those of workers that have a record at any shard: one gets to further shards later."""
         with self.backing.client() as client:
-            return set(client.scan_iter("{millrace:2:default*}:worker:*", count=1000))
+            keys = client.scan_iter("{millrace:2:default*}:worker:*", count=1000)
+            return {key.rpartition(b":")[2] for key in keys}
 
     def answers(self, name: str) -> None:
         """Returns when a text that was not sent before is answered by this revision."""
