@@ -135,3 +135,19 @@ async def test_connections_are_opened_again_once_a_server_has_become_a_replica(
     assert first.accepted == 2
     for one in (client, other):
         await asyncio.to_thread(one.close)
+
+
+async def test_a_search_for_a_node_may_take_as_long_as_a_connection() -> None:
+    allowed = []
+
+    class NoNodes:
+        key = ""
+
+        def search(self, within_s: float) -> list[Any]:
+            allowed.append(within_s)
+            return []
+
+    options: Any = {"route": NoNodes(), "socket_connect_timeout": 0.3}
+    cluster._Node(**options).connect()
+    await cluster._AsyncNode(**options).connect()
+    assert allowed == [0.3, 0.3]
