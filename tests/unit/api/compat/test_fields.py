@@ -418,3 +418,10 @@ async def test_parts_of_messages_had_fields_without_effect(service: Service) -> 
         assert said in answer.text
     message = {"type": "message", "role": "user", "content": [part]}
     assert (await service.client.post("/v1/decisions", json={"input": [message], **question})).is_success
+
+
+@pytest.mark.parametrize("body", [{}, {"input": 5}])
+async def test_an_error_of_openai_names_the_field(service: Service, body: dict[str, Any]) -> None:
+    answer = await service.client.post("/v1/moderations", json=body)
+    assert 400 <= answer.status_code < 500
+    assert answer.json()["error"]["param"] == "input"
