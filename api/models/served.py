@@ -22,7 +22,7 @@ from api.errors import Problem
 from batcher.core.holds import OF_ALL, Pause, merge_pauses
 from batcher.core.publications import Candidate, model_of, publication_queue
 from batcher.core.snapshot import NO_SNAPSHOT, Snapshot
-from batcher.errors import NoWorker
+from batcher.errors import MillraceError, NoWorker
 from batcher.gc_tuning import collect_dropped
 from batcher.lookup.backend import Cache, Hub, Queue
 from batcher.lookup.queue import Lookup
@@ -307,13 +307,12 @@ class ServedModels:
         self._others.clear()
 
 
-async def _close(served: ServedModel) -> None:
-    await served.hub.stop()
+async def _close(served: ServedModel, *why: MillraceError) -> None:
+    await served.hub.stop(*why)
     await served.cache.close()
 
 
 async def _drop(served: ServedModel) -> None:
-    await served.hub.stop(CLOSED)
-    await served.cache.close()
+    await _close(served, CLOSED)
     del served
     collect_dropped()

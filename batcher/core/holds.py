@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 from batcher.connection.clients import server_time_s
 from batcher.core.keys import SNAPSHOT_S, Kept
@@ -21,6 +21,8 @@ HOLD_SCOPES: Mapping[str, HoldScope] = {"all": "all", "uncached": "uncached"}
 FIELD = "hold:"
 # Every process reads all of them every second.
 MAX_HOLDS = 100
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,15 @@ def read_holds(fields: Mapping[str, str], redis_s: int) -> Mapping[str, Hold]:
 
 def merge_holds(shards: Iterable[Mapping[str, Hold]]) -> Mapping[str, Hold]:
     """For each client, the hold that ends last: a shard that was down may not know of it."""
-    merged = dict[str, Hold]()
-    for holds in shards:
-        for client, hold in holds.items():
-            merged[client] = max(merged.get(client, hold), hold, key=lambda one: one.until)
+    return _greatest(shards, lambda hold: hold.until)
+
+
+def _greatest(shards: Iterable[Mapping[str, T]], key: Callable[[T], Any]) -> Mapping[str, T]:
+    """For each name, the one with the greatest `key`."""
+    merged = dict[str, T]()
+    for known in shards:
+        for name, one in known.items():
+            merged[name] = max(merged.get(name, one), one, key=key)
     return merged
 
 
@@ -156,8 +163,4 @@ def later(decided: Mapping[str, Pause], known: Mapping[str, Pause]) -> Mapping[s
 
 def merge_pauses(decided: Iterable[Mapping[str, Pause]]) -> Mapping[str, Pause]:
     """For each lane, what was decided last: a shard that was down, or a new queue, may not know of it."""
-    merged = dict[str, Pause]()
-    for pauses in decided:
-        for lane, pause in pauses.items():
-            merged[lane] = max(merged.get(lane, UNDECIDED), pause, key=lambda one: (one.number, one.until))
-    return merged
+    return _greatest(decided, lambda pause: (pause.number, pause.until))
