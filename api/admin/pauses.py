@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from time import time
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from api.stats.frames import pause_facts
 from batcher.core.commands import SetPause
 from batcher.core.holds import OF_ALL, Pause, merge_pauses
 from batcher.core.publications import model_of
+from batcher.errors import QueueUnavailable
 from batcher.messages import Lane
 
 # The first characters of a revision that name it.
@@ -32,6 +34,7 @@ def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     processes pass it on to the queues and shards that do not know it: they are new, or have been away.
     """
     router = APIRouter(prefix="/admin/pauses", include_in_schema=False)
+    change = partial(_change, console, models)
 
     @router.get("")
     async def show() -> Pauses:
@@ -42,24 +45,24 @@ def pause_routes(console: Console, models: ServedModels) -> APIRouter:
     @router.put("/{lane}")
     async def pause(request: Request, lane: LaneOrAll, pause: LanePause) -> Pauses:
         """Pauses a lane, or changes its pause. Every process knows of it within two seconds."""
-        return await _change(console, request, _of_all(models, lane), pause, {"lane": lane})
+        return await change(request, _of_all(models, lane), pause, {"lane": lane})
 
     @router.delete("/{lane}")
     async def resume(request: Request, lane: LaneOrAll) -> Pauses:
         """Ends a pause. Workers go on at once, and requests are accepted within two seconds."""
-        return await _change(console, request, _of_all(models, lane), None, {"lane": lane})
+        return await change(request, _of_all(models, lane), None, {"lane": lane})
 
     @router.put("/models/{name:path}")
     async def pause_model(request: Request, name: str, pause: LanePause) -> Pauses:
         """Pauses all work of a model, by its name or its revision."""
         served = find(models, name)
-        return await _change(console, request, _of_model(models, served), pause, {"model": served.name})
+        return await change(request, _of_model(models, served), pause, {"model": served.name})
 
     @router.delete("/models/{name:path}")
     async def resume_model(request: Request, name: str) -> Pauses:
         """Ends the pauses of a model."""
         served = find(models, name)
-        return await _change(console, request, _of_model(models, served), None, {"model": served.name})
+        return await change(request, _of_model(models, served), None, {"model": served.name})
 
     return router
 
@@ -78,9 +81,14 @@ def _of_model(models: ServedModels, served: ServedModel) -> Lanes:
 
 
 async def _change(
-    console: Console, request: Request, lanes: Lanes, pause: LanePause | None, facts: dict[str, Any]
+    console: Console,
+    models: ServedModels,
+    request: Request,
+    lanes: Lanes,
+    pause: LanePause | None,
+    facts: dict[str, Any],
 ) -> Pauses:
-    """Sets the pause of these lanes, or ends it, at every shard that answers.
+    """Sets the pause of these lanes, or ends it, at every shard that answers; not of a queue that is dropped.
 
     Returns the pauses of the last queue, and which shards do not know of it yet.
     """
@@ -93,7 +101,12 @@ async def _change(
         command = SetPause(lane, "", 0, number)
         if pause is not None:
             command = SetPause(lane, pause.waiting, round(pause.for_s * 1000), number)
-        replies = await _run(console, served, command)
+        try:
+            replies = await _run(console, served, command)
+        except QueueUnavailable:
+            if served in models.every:
+                raise
+            continue
         pauses = pause_facts(merge_pauses(replies.found))
         lost.update(replies.down)
     shards = missing(sorted(lost))

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import redis
 
+from api.admin.pauses import _change
 from batcher.core.commands import Enqueue, EnqueueAll, SetPause, Wake, Waking
 from batcher.core.holds import OF_ALL, Waiting, in_force
+from batcher.core.snapshot import NO_SNAPSHOT
+from batcher.errors import QueueUnavailable
 from tests.integration.test_queue_contract import ANSWER, MODEL, RECORD, Bench, ids_of
 
 
@@ -137,3 +142,41 @@ def test_every_process_reads_pauses_from_the_snapshot(bench: Bench) -> None:
     seen = bench.sweep(api="two")
     assert not seen.swept
     assert 29 < seen.pauses["bulk"].left_s <= 30
+
+
+class _Asked:
+    """A queue with one shard, which may not answer."""
+
+    def __init__(self, answers: bool) -> None:
+        self.lanes: list[Any] = []
+        self.answers = answers
+        self.parts = [self]
+        self.hub = self.console = self
+        self.snapshot = NO_SNAPSHOT
+
+    async def look(self) -> None: ...
+
+    async def run(self, command: Any) -> Any:
+        if not self.answers:
+            raise redis.exceptions.ConnectionError
+        self.lanes.append(command.lane)
+        return {}
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+async def test_a_queue_that_is_dropped_meanwhile_does_not_stop_a_pause(dropped: bool) -> None:
+    """The others were paused, and the answer was 503."""
+    gone, first = _Asked(answers=False), _Asked(answers=True)
+
+    async def record(*args: Any, **facts: Any) -> None: ...
+
+    console: Any = SimpleNamespace(shards_down=(), record=record)
+    models: Any = SimpleNamespace(every=[first] if dropped else [first, gone])
+    lanes: Any = [(gone, "bulk"), (first, "bulk")]
+    changed = _change(console, models, SimpleNamespace(), lanes, None, {})  # type: ignore[arg-type]
+    if not dropped:
+        with pytest.raises(QueueUnavailable):
+            await changed
+        return
+    assert await changed == {"pauses": {}}
+    assert first.lanes == ["bulk"]
