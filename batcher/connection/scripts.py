@@ -6,6 +6,9 @@ import hashlib
 import re
 from functools import cache
 from importlib import resources
+from typing import Any
+
+import redis
 
 _COMMENT = re.compile(r"^ *--.*\n", re.MULTILINE)
 _DEFINITION = re.compile(r"^(?=local )", re.MULTILINE)
@@ -53,3 +56,12 @@ def call(name: str, known: bool, package: str = QUEUE) -> tuple[str, str]:
     if not known:
         return "EVAL", source
     return "EVALSHA", hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+def run(client: redis.Redis, name: str, key: str, *args: Any, package: str = QUEUE) -> Any:
+    """Runs a script with one key, by its source if the server does not know it. Raises Redis errors."""
+    execute: Any = client.execute_command
+    try:
+        return execute(*call(name, True, package), 1, key, *args)
+    except redis.exceptions.NoScriptError:
+        return execute(*call(name, False, package), 1, key, *args)

@@ -39,8 +39,8 @@ from typing import Any, cast
 import redis
 from pydantic_core import from_json
 
+from batcher.connection import scripts
 from batcher.connection.clients import connect, leave_replica
-from batcher.connection.scripts import call
 from batcher.core.commands import COUNTS
 from batcher.errors import DataMissing
 from batcher.jobs.records import (
@@ -402,8 +402,4 @@ class JobStore:
         return f"{self._prefix}:job:{job_id}"
 
     def _run(self, script: str, *args: Any) -> Any:
-        client: Any = self._client
-        try:
-            return client.execute_command(*call(script, True, SCRIPTS), 1, self._prefix, *args)
-        except redis.exceptions.NoScriptError:
-            return client.execute_command(*call(script, False, SCRIPTS), 1, self._prefix, *args)
+        return scripts.run(self._client, script, self._prefix, *args, package=SCRIPTS)

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from uuid import uuid4
 
+from batcher.connection import scripts
 from batcher.connection.clients import Redis, connect, round_trip
-from batcher.connection.outage import REDIS_ERRORS, NoScriptError, Outage, full
-from batcher.connection.scripts import call
+from batcher.connection.outage import REDIS_ERRORS, Outage, full
 from batcher.core.commands import spread
 from batcher.core.keys import cache_key, epoch_key, full_key
 from batcher.messages import Prediction
@@ -111,17 +111,12 @@ class FencedCacheWriter(CacheWriter):
 
     def _run(self, words: Sequence[str | bytes | int]) -> str:
         """Runs the script, and returns the epoch. Raises the error with which Redis refuses it."""
-        (reply,) = round_trip(self._client, [(*call("remember", known=True), 1, self._key, *words)])
-        if isinstance(reply, NoScriptError):
-            (reply,) = round_trip(self._client, [(*call("remember", known=False), 1, self._key, *words)])
-        if full(reply):
-            return self._epoch
-        if isinstance(reply, Exception):
-            try:
-                raise reply
-            finally:
-                del reply  # it refers to this frame
-        return str(reply.decode())
+        try:
+            return str(scripts.run(self._client, "remember", self._key, *words).decode())
+        except REDIS_ERRORS as error:
+            if full(error):
+                return self._epoch
+            raise
 
 
 class ShardedCacheWriter:

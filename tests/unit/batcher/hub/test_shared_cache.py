@@ -148,6 +148,9 @@ class Waiting:
 
     def send_packed_command(self, packed: tuple[bytes]) -> None: ...
 
+    def execute_command(self, *words: object) -> bool:
+        return self.read_response()
+
     def read_response(self) -> bool:
         assert self.gate.wait(5)
         self.asked += 1
