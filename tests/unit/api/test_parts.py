@@ -10,6 +10,7 @@ import pytest
 
 from api.parts import Backends, Parts
 from api.settings import ApiSettings
+from batcher.core.publications import Publications
 from tests.unit.fakes import RUNNING, FakeCache, FakeHub
 
 NAMES = [name for name, value in vars(Parts).items() if isinstance(value, cached_property)]
@@ -48,6 +49,18 @@ async def test_what_was_read_late_is_known_no_longer_than_if_it_had_been_read_at
     hub.on_sweep()
     assert models.known_until < time.monotonic()
     await models.stop()
+
+
+async def test_each_sweep_says_which_moves_this_process_answers_by() -> None:
+    """It is what the console waits for after a move."""
+    hub, confirmed = FakeHub(snapshot=RUNNING), list[int]()
+    models = Parts(ApiSettings(), Backends(hub, FakeCache())).models
+    models.on_sweep = confirmed.append
+    await models.start()
+    hub.snapshot = replace(RUNNING, publications=Publications(moves=3))
+    hub.on_sweep()
+    await models.stop()
+    assert confirmed == [0, 3]
 
 
 async def test_the_queues_of_all_models_but_the_first_are_closed_with_them() -> None:

@@ -15,6 +15,7 @@ from model_store.__main__ import main as model_store
 from model_store.artefact import identity
 from model_store.checkpoint import TOKENIZER_FILES, VOCABULARIES, read_checkpoint
 from model_store.errors import ModelUnsupported
+from model_store.inputs import TokenTypes
 from model_store.rows import Tokenizer
 from model_store.tokenizer_files import (
     check_tokenizer,
@@ -117,6 +118,15 @@ def test_a_tokenizer_that_cuts_another_end_of_a_long_text_is_refused(tmp_path: P
     tokenizer.truncation_side = "left"
     with pytest.raises(ModelUnsupported, match="transformers reads 'first half"):
         require_same(checkpoint, tokenizer, tmp_path / "tokenizer.json")
+
+
+def test_special_tokens_after_a_text_may_have_another_type_than_the_text() -> None:
+    def tokenizer(text: str) -> dict[str, list[int]]:
+        words = [*range(5, 5 + len(text.split()))]
+        types = [3, *[1 for _ in words], 0, 2]
+        return {"input_ids": [1, *words, 2, 4], "token_type_ids": types}
+
+    assert read_token_types(tokenizer) == TokenTypes((3,), 1, (0, 2))
 
 
 def test_a_tokenizer_that_gives_the_tokens_of_one_text_several_types_is_refused() -> None:

@@ -35,7 +35,7 @@ async def test_no_more_jobs_of_a_size_run_at_once_than_there_are_places(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.hub().gate = asyncio.Event()
-    sizes = [1] * (worker.SMALL_JOBS + 2) + [SMALL_TEXTS + 1] * (worker.LARGE_JOBS + 2)
+    sizes = [SMALL_TEXTS] * (worker.SMALL_JOBS + 2) + [SMALL_TEXTS + 1] * (worker.LARGE_JOBS + 2)
     ids = [bench.job(number(value), texts) for value, texts in enumerate(sizes)]
     claims = bench.claims(monkeypatch)
     async with bench.working():

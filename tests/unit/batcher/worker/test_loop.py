@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from batcher.core.commands import Claim, Claimed
 from batcher.messages import Entry, Prediction, entry_id
 from batcher.settings import WorkerSettings
-from batcher.worker.batching import CostModel
+from batcher.worker.batching import Arrivals, CostModel
 from batcher.worker.exchange import PATIENCE_S
 from batcher.worker.loop import Worker
 from batcher.worker.stats import FOLLOW_UP_S, BatchReport
@@ -162,6 +162,17 @@ def test_a_batch_that_ends_early_does_not_wait_for_the_claim_that_was_planned() 
     expect(made, 0.05)
     made.run()
     assert queue.log == ["claim 1", "complete 1", "claim 0", "claim 0"], "a claim travels with each wait"
+
+
+def test_results_are_sent_before_a_worker_waits_for_a_batch_to_fill() -> None:
+    """Not with the wait, which is in two parts then: until an entry arrives, and for those that follow."""
+    queue = FakeQueue(["one text"])
+    made = Made(queue, pace="late")
+    expect(made, 0.05)
+    made.worker.exchange.here.arrivals = Arrivals(rate=1000.0)
+    made.run()
+    assert queue.log == ["claim 1", "complete 1", "claim 0"]
+    assert queue.completed == list(queue.texts)
 
 
 def test_results_do_not_wait_for_a_claim_that_is_under_way() -> None:
