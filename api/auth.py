@@ -194,13 +194,15 @@ class ClientLimits:
         """Whether there is a hold or a quota, so that `check` is needed."""
         return self.traffic.has_quotas or bool(self._hub.snapshot.holds)
 
-    def check(self, client: str, *, job: bool = False) -> None:
+    def check(self, client: str, keyed: bool = False, *, job: bool = False) -> None:
         """Raises Problem 429 `client_paused`, or `quota_exceeded` if nothing is left of the quota.
 
-        A hold of new texts refuses a `job` as a whole, since no cache is asked before it is accepted.
+        A hold of new texts refuses a `job` as a whole, since no cache is asked before it is accepted. What is
+        `keyed`, with an Idempotency-Key, may repeat what was accepted, which uses nothing of the quota.
         """
         self._check_hold(client, job)
-        self.traffic.check_quota(client)
+        if not keyed:
+            self.traffic.check_quota(client)
 
     def reserve(self, client: str, texts: int, reserved: int = 0, *, job: bool = False) -> int:
         """Checks as `check` does, and reserves so many texts as `Traffic.reserve` does."""

@@ -65,6 +65,10 @@ _of_day = attrgetter(*COUNTS)
 _NOTHING = (0,) * len(COUNTS)
 
 
+class QuotaExceeded(Problem):
+    """A key has fewer texts left than a request has."""
+
+
 @dataclass(eq=False)
 class Traffic:
     """The counters of one process. `waiting` has the texts of each client that wait now.
@@ -152,7 +156,7 @@ class Traffic:
             if used < quota:
                 detail = f"more than {quota - used} texts, and {detail}: send fewer"
             wait_s = (ends - now).total_seconds()
-            raise Problem(429, detail, code="quota_exceeded", retry_after_s=wait_s)
+            raise QuotaExceeded(429, detail, code="quota_exceeded", retry_after_s=wait_s)
 
     @contextlib.asynccontextmanager
     async def running(self, lifecycle: Lifecycle) -> AsyncIterator[None]:

@@ -34,6 +34,8 @@ Job = dict[str, Any]
 PATIENCE_S = 60.0
 FIRST_PATIENCE_S = 5.0
 PAUSE_S = 0.5
+# Operators can end what they had said would last for days.
+MAX_PAUSE_S = 60.0
 # Overload, and outages as the service and proxies report them.
 _AGAIN = frozenset((429, 502, 503, 504))
 WAIT_S = 10
@@ -77,15 +79,19 @@ class JobClient(ServiceClient):
 
         A job that another model has answered is left alone, and the texts get a new one.
         """
-        model = self._model()
+        models = self._models()
         if (digest := _digest(source)) == _NOTHING:
             raise CommandError(f"{source.name} has no texts.")
-        key = f"{digest} {model or self._name}"
+        key = f"{digest} {self._name}"
         while True:
-            job = self._post(source, f"millrace-classify-{hashlib.sha256(key.encode()).hexdigest()}")
+            try:
+                job = self._post(source, f"millrace-classify-{hashlib.sha256(key.encode()).hexdigest()}")
+            except OtherJob as error:  # for what this name was then
+                key += f" {error.job}"
+                continue
             if job["status"] in ("failed", "cancelled"):
                 self.delete(job)
-            elif _answered_by(job, model):
+            elif _answered_by(job, models):
                 return job
             else:
                 key += f" {job['id']}"
@@ -150,14 +156,18 @@ class JobClient(ServiceClient):
         with suppress(JobGone):
             self._request("DELETE", f"/jobs/{job['id']}")
 
-    def _model(self) -> str:
-        """The model as `NAME@REVISION`; "" while the service does not know its revision."""
+    def _models(self) -> set[str]:
+        """The models that answer now, two of a cascade, as `NAME@REVISION`. None of an unknown revision."""
         answer = self._request("GET", "/models")
         try:
-            every = {model["name"]: model for model in answer.json()["models"]}
-            name = self._name or next((name for name, model in every.items() if model["first"]), "")
-            revision = every.get(name, {}).get("revision", "")
-            return f"{name}@{revision[:12]}" if revision else ""
+            body = answer.json()
+            every = {model["name"]: model for model in body["models"]}
+            names = {self._name or next((name for name, model in every.items() if model["first"]), "")}
+            for cascade in body.get("cascades") or ():
+                if cascade["name"] == self._name:
+                    names = {cascade["fast"], cascade["sure"]}
+            revisions = {name: every.get(name, {}).get("revision") for name in names}
+            return {f"{name}@{revision[:12]}" for name, revision in revisions.items() if revision}
         except (ValueError, LookupError, TypeError):
             raise CommandError(
                 f"{self.url}/models did not answer with models: is this a Millrace API?"
@@ -220,9 +230,9 @@ class JobClient(ServiceClient):
 
     def _pause_or_raise(self, began: float, answer: httpx.Response) -> None:
         """Waits before a refused request is sent again. Raises CommandError if it would be refused again."""
-        if answer.status_code not in _AGAIN:
+        if answer.status_code not in _AGAIN or refusal(answer)[1] == "quota_exceeded":
             raise _refused(answer)
-        # A 429 lasts until other jobs end, which is not an outage, so it has no deadline.
+        # Any other 429 lasts until other jobs end, which is not an outage, so it has no deadline.
         since = None if answer.status_code == 429 else began
         self._pause(since, _refused(answer), _retry_after_s(answer))
 
@@ -242,12 +252,12 @@ class JobClient(ServiceClient):
 
 
 def _retry_after_s(answer: httpx.Response) -> float:
-    """Seconds of Retry-After; PAUSE_S without one, or if a proxy has sent a date."""
+    """Seconds of Retry-After, at most MAX_PAUSE_S; PAUSE_S without one, or if a proxy has sent a date."""
     try:
         seconds = float(answer.headers.get("retry-after", PAUSE_S))
     except ValueError:
         return PAUSE_S
-    return seconds if 0 <= seconds < math.inf else PAUSE_S
+    return min(seconds, MAX_PAUSE_S) if 0 <= seconds < math.inf else PAUSE_S
 
 
 def _doing(job: Job) -> str:
@@ -259,6 +269,8 @@ def _refused(answer: httpx.Response) -> CommandError:
     detail, code = refusal(answer)
     if answer.status_code == 404 and code == "not_found":
         return JobGone(f"the job no longer exists: {detail}.")
+    if code == "idempotency_conflict":
+        return OtherJob(f"{detail}.", answer.json()["job"])
     advice = _ADVICE.get(code, _ADVICE.get(answer.status_code, ""))
     said = detail or answer.reason_phrase
     return CommandError(f"the service answered {answer.status_code}: {said}{advice}.")
@@ -268,11 +280,20 @@ class JobGone(CommandError):
     """The job does not exist any more: it has expired, or another run of this command has deleted it."""
 
 
+class OtherJob(CommandError):
+    """The Idempotency-Key belongs to another job, with the id `job`."""
+
+    def __init__(self, message: str, job: str) -> None:
+        super().__init__(message)
+        self.job = job
+
+
 # By code, or else by status.
 _ADVICE: dict[str | int, str] = {
     401: "; name the file that holds it with --api-key-file",
     413: "; split the file, or raise MILLRACE_MAX_JOB_BODY_BYTES of the API",
     "job_too_large": "; split the file",
+    "quota_exceeded": ". Repeat the command then",
 }
 
 
@@ -283,10 +304,10 @@ def _body(source: TextFile) -> Iterator[bytes]:
         yield ("\n".join(lines) + "\n").encode()
 
 
-def _answered_by(job: Job, model: str) -> bool:
-    """Whether a job has answers of this model alone. One that still runs may have others of a candidate."""
-    models = set(job["models"])
-    return not models or (models == {model} if job["status"] == "finished" else model in models)
+def _answered_by(job: Job, models: set[str]) -> bool:
+    """Whether a job has answers of these models alone. One that still runs may have others of a candidate."""
+    found = set(job["models"])
+    return not found or (found <= models if job["status"] == "finished" else bool(found & models))
 
 
 def _digest(source: TextFile) -> str:

@@ -122,6 +122,11 @@ class RequestHeaders:
         return given.decode("ascii") if given and _sane_trace(given) else ""
 
     @property
+    def keyed(self) -> bool:
+        """Whether it has an Idempotency-Key, so that it may repeat a request that was accepted."""
+        return b"idempotency-key" in self.by_name
+
+    @property
     def preference(self) -> Preference:
         if b"prefer" not in self.by_name:
             return NO_PREFERENCE

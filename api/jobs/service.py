@@ -91,16 +91,17 @@ class JobBackend:
 class JobHooks:
     """What jobs ask of the rest of the service.
 
-    `check_client` is called with the client before the texts of a job are read, and `reserve_texts` with the
-    number that have been read, and how many of them it has returned before; both may raise Problem 429.
-    `count_texts` is called once a job is accepted, with its texts, and `release_texts` at last with those
-    that are reserved. `find_model` returns the name of a model's queue
-    by the name that a client uses, and raises Problem if there is none. `labels` returns those of the model
-    of such a queue, none while they are not known, and `waits_for` why a job of it cannot go on now.
+    `check_client` is called before the texts of a job are read, with the client and whether its request has
+    an Idempotency-Key; `reserve_texts` with the number that have been read, and how many of them it has
+    returned before. Both may raise Problem 429. `count_texts` is called once a job is accepted, with its
+    texts, and `release_texts` at last with those that are reserved. `find_model` returns the name of a
+    model's queue by the name that a client uses, and raises Problem if there is none. `labels` returns
+    those of the model of such a queue, none while they are not known, and `waits_for` why a job of it
+    cannot go on now.
     """
 
     draining: Callable[[], bool] = lambda: False
-    check_client: Callable[[str], None] = lambda client: None
+    check_client: Callable[[str, bool], None] = lambda client, keyed: None
     reserve_texts: Callable[[str, int, int], int] = lambda client, texts, reserved: 0
     count_texts: Callable[[str, int], None] = lambda client, texts: None
     release_texts: Callable[[str, int], None] = lambda client, texts: None
@@ -268,7 +269,7 @@ class JobService:
         sender: Sender | None = None,
         size: int = 0,
     ) -> tuple[JobRecord, bool]:
-        client, hooks, reserved = self.check_sender(headers), self._hooks, 0
+        client, hooks, reserved = self.check_sender(headers, headers.keyed), self._hooks, 0
 
         def admit(texts: int) -> None:
             nonlocal reserved
@@ -321,10 +322,10 @@ class JobService:
             raise Problem(422, f"Webhook-URL {error}") from None
         return url
 
-    def check_sender(self, headers: RequestHeaders) -> str:
+    def check_sender(self, headers: RequestHeaders, keyed: bool = False) -> str:
         """The client of a request. Raises Problem 429 if an operator holds it back, or above its quota."""
         client = self._keys.client(headers)
-        self._hooks.check_client(client)
+        self._hooks.check_client(client, keyed)
         return client
 
     async def upload(

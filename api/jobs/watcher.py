@@ -20,18 +20,19 @@ class JobWatch:
     def __init__(self, read: Read, draining: Callable[[], bool]) -> None:
         self._read = read
         self._draining = draining
-        self._waiting: dict[asyncio.Future[JobRecord | None], tuple[str, str]] = {}
+        self._waiting: dict[asyncio.Future[JobRecord | None], JobRecord] = {}
         self._polling: asyncio.Task[None] | None = None
 
     async def changed(self, record: JobRecord, timeout_s: float) -> JobRecord | None:
         """Waits until the version of a job changes, and returns its new record; None if it was deleted.
 
-        Returns the same record after `timeout_s`. Raises what `read` raises.
+        A later job of the same id is another one. Returns the same record after `timeout_s`. Raises what
+        `read` raises.
         """
         if record.ended or timeout_s <= 0 or self._draining():
             return record
         change: asyncio.Future[JobRecord | None] = asyncio.get_running_loop().create_future()
-        self._waiting[change] = (record.id, record.version)
+        self._waiting[change] = record
         if self._polling is None or self._polling.done():
             self._polling = asyncio.create_task(self._poll())
         try:
@@ -51,7 +52,7 @@ class JobWatch:
     async def _poll(self) -> None:
         while self._waiting:
             await asyncio.sleep(TICK_S)
-            ids = list({job_id for job_id, _ in self._waiting.values()})
+            ids = list({waiting.id for waiting in self._waiting.values()})
             try:
                 records = dict(zip(ids, await self._read(ids), strict=True))
             except MillraceError as error:
@@ -59,9 +60,11 @@ class JobWatch:
                     if not change.done():
                         change.set_exception(error)
                 continue
-            for change, (job_id, version) in self._waiting.items():
-                if change.done() or job_id not in records:
+            for change, waiting in self._waiting.items():
+                if change.done() or waiting.id not in records:
                     continue
-                record = records[job_id]
-                if record is None or record.version != version or self._draining():
+                record = records[waiting.id]
+                if record is None or record.place != waiting.place:
+                    change.set_result(None)
+                elif record.version != waiting.version or self._draining():
                     change.set_result(record)

@@ -50,6 +50,7 @@ from api.predict.request import (
 )
 from api.predict.request_log import RequestLog
 from api.settings import ApiSettings
+from api.traffic import QuotaExceeded
 from batcher.errors import BudgetExceeded, Paused, QueueFull
 from batcher.lookup.queue import Lookup, LookupRequest, LookupResult, Models, Result
 from batcher.messages import entry_id
@@ -145,7 +146,7 @@ class Predictor:
         limited = self.limits.checks
         client = self.auth.admit(headers)
         if limited:
-            self.limits.check(client)
+            self.limits.check(client, headers.keyed)
         return client
 
     def budget_s(self, preference: Preference) -> float | None:
@@ -278,7 +279,7 @@ class PredictHandler:
         budget_s = predictor.budget_s(preference)
         try:
             results, described = await predictor.find(self.lookup, context, receive, budget_s)
-        except (BudgetExceeded, QueueFull, Paused):
+        except (BudgetExceeded, QueueFull, Paused, QuotaExceeded):
             if preference.respond_async and deferral is not None:
                 predictor.release(context)
                 return await deferral(headers, texts)

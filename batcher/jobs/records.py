@@ -100,8 +100,8 @@ class JobRecord:
 
     @property
     def version(self) -> str:
-        """A string that changes whenever the status or the progress does."""
-        return f"{STATUSES.index(self.status)}-{self.done}-{self.failed}"
+        """A string that changes whenever the status or the progress does. Each job of an id has its own."""
+        return f"{self.place.partition(':')[0]}-{STATUSES.index(self.status)}-{self.done}-{self.failed}"
 
 
 _RECORD = TypeAdapter(JobRecord)

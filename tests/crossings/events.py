@@ -311,6 +311,8 @@ class Event:
     only_with: frozenset[str] = frozenset()
 
 
+# Other answers are right after these, so that most of what is wrong shows soonest with them.
+EARLY = frozenset({"worker replaced", "published", "model dropped", "text forgotten"})
 WITH_SECOND_MODEL = frozenset({"several models", "cascade"})
 EVENTS = {
     "none": Event(none, alone=True),

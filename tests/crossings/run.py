@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -157,7 +158,7 @@ class Crossing:
         exchange.problem = ""
         try:
             ROUTES[exchange.route].begin(self._caller, exchange)
-        except (httpx.TransportError, ValueError, LookupError, AssertionError) as error:
+        except (httpx.TransportError, ValueError, LookupError, AssertionError, struct.error) as error:
             exchange.problem = repr(error)
             exchange.status = 0 if isinstance(error, httpx.TransportError) else exchange.status
         exchange.seconds = time.monotonic() - exchange.asked_at
@@ -312,7 +313,7 @@ def finish(caller: Caller, exchange: Exchange) -> None:
     """Waits for a job, and reads it."""
     try:
         ROUTES[exchange.route].finish(caller, exchange)
-    except (httpx.TransportError, ValueError, LookupError, AssertionError) as error:
+    except (httpx.TransportError, ValueError, LookupError, AssertionError, struct.error) as error:
         exchange.problem = repr(error)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.crossings.events import EVENTS
+from tests.crossings.events import EARLY, EVENTS
 from tests.crossings.promises import PROMISES, Broken
 from tests.crossings.routes import ROUTES
 from tests.crossings.run import Crossing, end_pause, fits
@@ -34,7 +34,7 @@ class Session:
     _service: Crossed | None = None
 
     def __post_init__(self) -> None:
-        self.draw = Draw([*KINDS], [*ROUTES], [*EVENTS], fits, self.seed)
+        self.draw = Draw([*KINDS], [*ROUTES], [*EVENTS], fits, self.seed, early=EARLY)
 
     def run(self, until: float, *, first_only: bool = False) -> None:
         """Draws situations until a time of the monotonic clock, or until the first that breaks a promise."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -11,7 +11,7 @@ from itertools import product
 ROUTES = 5
 SECOND_EVENT = 0.15
 # Situations in a row that share a running service, because starting one takes seconds.
-BLOCK = 12
+BLOCK = 8
 
 Pair = tuple[str, str]
 Fits = Callable[[str, str], bool]
@@ -71,12 +71,20 @@ def shrunk(situation: Situation, fails: Callable[[Situation], bool], fits: Fits)
 
 
 class Draw:
-    """Draws situations. Those with pairs that were not seen yet come first."""
+    """Draws situations. Those with pairs that were not seen yet come first, and `early` events among them."""
 
     def __init__(
-        self, services: Sequence[str], routes: Sequence[str], events: Sequence[str], fits: Fits, seed: int
+        self,
+        services: Sequence[str],
+        routes: Sequence[str],
+        events: Sequence[str],
+        fits: Fits,
+        seed: int,
+        *,
+        early: Collection[str] = (),
     ) -> None:
         self._services, self._routes, self._events = services, routes, events
+        self._early = early
         self._fits = fits
         self._rng = random.Random(seed)
         kinds = ((services, routes), (services, events), (routes, events))
@@ -96,7 +104,11 @@ class Draw:
         new = self._unseen()
         fitting = [name for name in self._events if self._fits(service, name)]
         event = self._best(
-            fitting, lambda name: len(self._routes) * ((service, name) in new) + sum(name in p for p in new)
+            fitting,
+            lambda name: (
+                len(self._routes) * ((service, name) in new) * (1 + (name in self._early))
+                + sum(name in pair for pair in new)
+            ),
         )
         events = (event,)
         if self._rng.random() < SECOND_EVENT:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.crossings.events import EVENTS
+from tests.crossings.events import EARLY, EVENTS
 from tests.crossings.planted import PLANTED
 from tests.crossings.promises import PROMISES, documented
 from tests.crossings.routes import ROUTES
@@ -28,7 +28,7 @@ FEW = [
 
 
 def draw(seed: int) -> Draw:
-    return Draw([*KINDS], [*ROUTES], [*EVENTS], fits, seed)
+    return Draw([*KINDS], [*ROUTES], [*EVENTS], fits, seed, early=EARLY)
 
 
 def test_guarantees_list_the_promises_that_are_checked() -> None:

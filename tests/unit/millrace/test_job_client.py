@@ -37,8 +37,8 @@ NOTHING_LISTENS = (
 class Service:
     """Answers requests from a list of answers, exceptions included, and keeps what it was asked.
 
-    Its first model has the `revision`, if there is one. A request for it is not kept, and answered at once
-    unless the next answer is that nothing listens.
+    Its first model has the `revision`, if there is one; `models` is the whole answer about them. A request
+    for that is not kept, and answered at once unless the next answer is that nothing listens.
     """
 
     def __init__(self) -> None:
@@ -47,11 +47,12 @@ class Service:
         self.keys: list[str] = []
         self.bodies: list[bytes] = []
         self.revision = "1" * 64
+        self.models: dict[str, Any] = {}
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/models" and not isinstance(self.answers[0], httpx.ConnectError):
             first = {"name": "m", "first": True, **({"revision": self.revision} if self.revision else {})}
-            return httpx.Response(200, json={"models": [first]})
+            return httpx.Response(200, json=self.models or {"models": [first]})
         self.asked.append(f"{request.method} {request.url.raw_path.decode()}")
         self.keys.append(request.headers.get("idempotency-key", ""))
         self.bodies.append(request.read())
@@ -118,14 +119,80 @@ def test_the_key_follows_from_the_texts(service: Service, client: JobClient, sou
     assert service.keys[0] == service.keys[1] != service.keys[2]
 
 
+@pytest.mark.parametrize("revision", ["2" * 64, ""], ids=["another", "not known"])
 def test_the_same_texts_got_the_kept_answers_of_another_model(
-    service: Service, client: JobClient, source: TextFile
+    service: Service, client: JobClient, source: TextFile, revision: str
 ) -> None:
     """The key followed from the texts alone: a job of yesterday's model was handed out, without a word."""
-    service.answers = [job(202), job(202), job(202)]
-    for service.revision in ("1" * 64, "2" * 64, ""):
+    service.revision = revision
+    service.answers = [job(status="finished", models=["m@111111111111"]), job(202, id="b" * 32)]
+    assert client.submit(source)["id"] == "b" * 32
+    assert len(set(service.keys)) == 2
+
+
+def test_a_job_that_was_made_before_the_first_worker_came_is_found(
+    service: Service, client: JobClient, source: TextFile
+) -> None:
+    """The key had the revision, so that it was another one once that was known."""
+    service.answers = [job(202), job(status="finished", models=["m@111111111111"])]
+    for service.revision in ("", "1" * 64):
+        assert client.submit(source)["id"] == JOB["id"]
+    assert len(set(service.keys)) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "models", "reused"),
+    [
+        ("running", ["fast@111111111111"], True),
+        ("finished", ["fast@111111111111", "sure@222222222222"], True),
+        ("finished", ["fast@111111111111", "sure@333333333333"], False),
+        ("running", ["sure@333333333333"], False),
+    ],
+)
+def test_a_job_of_a_cascade_has_answers_of_both_members(
+    service: Service, source: TextFile, status: str, models: list[str], reused: bool
+) -> None:
+    """It was never found again, so that each repeat of an interrupted command made another one."""
+    service.models = {
+        "models": [
+            {"name": "m", "first": True, "revision": "4" * 64},
+            {"name": "fast", "first": False, "revision": "1" * 64},
+            {"name": "sure", "first": False, "revision": "2" * 64},
+        ],
+        "cascades": [{"name": "quick", "fast": "fast", "sure": "sure"}],
+    }
+    service.answers = [job(status=status, models=models), job(202, id="b" * 32)]
+    with JobClient("http://api", transport=httpx.MockTransport(service), model="quick") as client:
+        assert client.submit(source)["id"] == (JOB["id"] if reused else "b" * 32)
+
+
+def test_a_name_that_was_another_model_gets_another_job(
+    service: Service, client: JobClient, source: TextFile
+) -> None:
+    other = {"detail": "this Idempotency-Key belongs to", "code": "idempotency_conflict", "job": "c" * 32}
+    service.answers = [httpx.Response(409, json=other), job(202)]
+    assert client.submit(source) == JOB
+    assert len(set(service.keys)) == 2
+
+
+def test_a_quota_that_is_used_up_was_waited_for_until_midnight(
+    service: Service, client: JobClient, source: TextFile
+) -> None:
+    used = {"detail": "9 of 9 texts of this day are used; the next day begins at X", "code": "quota_exceeded"}
+    service.answers = [httpx.Response(429, json=used, headers={"retry-after": "70000"})]
+    with pytest.raises(CommandError, match=r"429: 9 of 9 .* begins at X\. Repeat the command then\.$"):
         client.submit(source)
-    assert len(set(service.keys)) == 3
+
+
+def test_a_long_wait_is_cut_short(
+    service: Service, client: JobClient, source: TextFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that is held back for a week by mistake need not wait for so long once that has ended."""
+    pauses = list[float]()
+    monkeypatch.setattr(job_client.time, "sleep", pauses.append)
+    service.answers = [refusal(429, "paused", **{"retry-after": "604800"}), job(202)]
+    client.submit(source)
+    assert pauses == [60.0]
 
 
 @pytest.mark.parametrize(

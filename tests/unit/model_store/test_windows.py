@@ -151,6 +151,7 @@ def test_the_maximum_is_that_of_each_label() -> None:
 
 def test_saturated_scores_have_a_mean() -> None:
     assert joined([[1.0, 0.0], [0.0, 1.0]], windows(), multi_label=False) == pytest.approx([0.5, 0.5])
+    assert joined(np.eye(3).tolist(), windows(), multi_label=False) == pytest.approx([1 / 3] * 3)
     assert joined([[1.0], [0.0]], windows(), multi_label=True) == pytest.approx([0.5])
 
 

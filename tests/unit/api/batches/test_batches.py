@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
+from hashlib import sha256
 from typing import Any
 
 import httpx
@@ -66,6 +67,26 @@ async def read(api: JobsApi, path: str) -> list[Any]:
     answer = await api.client.get(path)
     assert answer.status_code == 200, answer.text
     return [json.loads(line) for line in answer.content.splitlines()]
+
+
+async def test_a_batch_is_found_again_once_it_has_used_the_quota(fake_redis: FakeRedis) -> None:
+    keys = f"web:{sha256(b'one').hexdigest()}"
+    async with serving(
+        fake_redis,
+        ApiSettings(api_keys=keys, quotas="web=2", moderation_labels="POSITIVE=hate"),
+        without=("console",),
+    ) as api:
+        api.client.headers["x-api-key"] = "one"
+        content = jsonl(request("1", "a"), request("2", "b"))
+        file = (await upload(api, content)).json()
+        body = {"input_file_id": file["id"], "endpoint": "/v1/moderations", "completion_window": "24h"}
+        first, again, new = [
+            await api.client.post("/v1/batches", json=body, headers={"idempotency-key": key})
+            for key in ("k", "k", "new")
+        ]
+        assert (first.status_code, again.status_code) == (200, 200)
+        assert again.json()["id"] == first.json()["id"]
+        assert new.json()["error"]["code"] == "quota_exceeded"
 
 
 async def test_a_file_is_kept_as_it_was_sent(api: JobsApi) -> None:

@@ -8,6 +8,9 @@ import tracemalloc
 from collections.abc import AsyncIterator
 from hashlib import sha256
 
+import httpx
+import pytest
+
 from batcher.errors import BudgetExceeded
 from tests.unit.api.jobs.jobs_api import CSV, NDJSON, POSITIVE, JobsApi, Start
 from tests.unit.api.service import assert_problem
@@ -151,6 +154,25 @@ async def test_one_job_could_have_any_number_of_texts_above_a_quota(start: Start
     answer = await api.client.post("/jobs", content=body(), headers={**NDJSON, **key})
     assert_problem(answer, 429, "quota_exceeded")
     assert read == 0, "nothing is read of the body of a client that has used its quota"
+
+
+@pytest.mark.parametrize("prefer", ["", "respond-async", "respond-async, wait=1"])
+async def test_a_repeat_was_refused_once_its_own_job_had_used_the_quota(start: Start, prefer: str) -> None:
+    """Until midnight, and `millrace classify` waited for that. A repeat uses nothing; other requests do."""
+    hub = FakeHub(refusal=BudgetExceeded("over"))
+    api = await start(hub=hub, api_keys=f"web:{sha256(b'one').hexdigest()}", quotas="web=2")
+
+    async def ask(*texts: str, **headers: str) -> httpx.Response:
+        headers = {"x-api-key": "one", **({"prefer": prefer} if prefer else {}), **headers}
+        return await api.client.post("/predict" if prefer else "/jobs", json={"text": texts}, headers=headers)
+
+    first, again = [await ask("a", "b", **{"idempotency-key": "k"}) for _ in range(2)]
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert again.json()["id"] == first.json()["id"]
+    assert_problem(await ask("a", "c", **{"idempotency-key": "k"}), 409, "idempotency_conflict")
+    assert_problem(await ask("a", "b", **{"idempotency-key": "new"}), 429, "quota_exceeded")
+    assert_problem(await ask("a", "b"), 429, "quota_exceeded")
+    assert not uploads(api)
 
 
 async def test_jobs_that_were_read_at_once_could_each_have_what_was_left_of_a_quota(start: Start) -> None:

@@ -103,6 +103,20 @@ async def test_a_wait_of_no_time_reads_nothing(monkeypatch: pytest.MonkeyPatch) 
     await watch.stop()
 
 
+async def test_a_wait_ends_with_its_job_also_if_another_of_its_id_has_begun(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stream of events went on with the other job, although it says `gone` where no other has begun."""
+    monkeypatch.setattr(watcher, "TICK_S", 0.001)
+
+    async def read(ids: Sequence[str]) -> list[JobRecord | None]:
+        return [replace(RECORD, place=f"1799999999999999:{job_id}") for job_id in ids]
+
+    watch = JobWatch(read, bool)
+    assert await watch.changed(RECORD, 60) is None
+    await watch.stop()
+
+
 async def test_waits_that_begin_or_end_while_jobs_are_read_disturb_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -262,6 +276,21 @@ async def test_events_go_on_after_the_last_one_seen(api: JobsApi) -> None:
     assert event[0] == "end"
     over = await api.client.get(path, headers={"last-event-id": event[1]})
     assert over.status_code == 204, "or the browser would come back for ever"
+
+
+async def test_a_job_of_the_same_id_sends_its_own_end(api: JobsApi) -> None:
+    """A browser that had seen the end of the former job got 204 for good."""
+    ids = list[str]()
+    for text in ("a", "b"):
+        job_id = (await api.submit(text, idempotency_key="k")).json()["id"]
+        api.store.cancel(job_id)
+        headers = {"last-event-id": ids[0]} if ids else {}
+        answer = await api.client.get(f"/jobs/{job_id}/events", headers=headers)
+        ((name, event_id, _),) = events_of(answer)
+        assert name == "end"
+        ids.append(event_id)
+        api.store.delete(job_id)
+    assert ids[0] != ids[1]
 
 
 async def test_an_event_that_was_seen_is_not_sent_again(api: JobsApi) -> None:
