@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 from batcher import gc_tuning, logs, tracing
@@ -112,7 +111,3 @@ def main(settings: JobSettings | None = None) -> int:
         process.close()
     log.info("stopped", extra={"action": "jobs.stopped"})
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

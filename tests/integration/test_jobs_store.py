@@ -685,6 +685,16 @@ def test_a_file_whose_time_is_over_leaves_its_room_to_the_next(store: JobStore, 
     assert held(client) == {b"all": b"600", b"client:one": b"600"}
 
 
+def test_an_upload_whose_time_is_over_leaves_its_room_to_the_next(
+    store: JobStore, client: redis.Redis
+) -> None:
+    first, second = [store.upload(one * 32, 1, budget=Budget(1000, 1000)) for one in "12"]
+    first.add(encoded(["x" * 600]))
+    client.zadd("{millrace-jobs:jobs}:jobs:ends", {f"upload:{first.job_id}:upload:{first.nonce}": 1})
+    second.add(encoded(["x" * 600]))
+    assert client.hlen("{millrace-jobs:jobs}:jobs:sizes") == 1
+
+
 def test_a_job_whose_time_is_over_goes_as_a_whole_and_a_later_one_of_its_id_stays(
     store: JobStore, client: redis.Redis
 ) -> None:

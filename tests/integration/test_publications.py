@@ -34,6 +34,17 @@ def test_finding_49_why_a_revision_failed_is_forgotten_once_it_is_not_published(
     assert not [name for name in fields if name.startswith(FAILED.encode())]
 
 
+def test_why_a_revision_failed_is_forgotten_when_it_is_tried_again(stored: PublicationStore) -> None:
+    number = stored.publish("topics", "/not/yet/there")
+    for again in (
+        lambda: stored.try_out("topics", Candidate(number, 0.5)),
+        lambda: stored.move("topics", number),
+    ):
+        stored.report(f"topics@{number}", "there is no such directory")
+        again()
+        assert stored.read().failures == {}
+
+
 def test_a_move_that_another_command_overtook_let_a_revision_answer_that_no_worker_serves(
     stored: PublicationStore,
 ) -> None:

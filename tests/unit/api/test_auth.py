@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -12,7 +14,8 @@ from api.errors import Problem
 from api.keys import Keys
 from api.rate_limit import RateCounter, parse_rate
 from api.settings import ApiSettings
-from tests.unit.fakes import FakeHub
+from batcher.core.holds import Hold
+from tests.unit.fakes import RUNNING, FakeHub
 
 
 def head(**found: str) -> RequestHeaders:
@@ -96,6 +99,14 @@ def test_a_client_goes_first_until_it_has_much_waiting() -> None:
     limits.release("a", 2)
     limits.release("a", 2)
     assert limits.hold("a", 3), "what was answered counts no more"
+
+
+@pytest.mark.parametrize(("left_s", "accepted"), [(0.9, False), (-0.1, True)])
+def test_a_client_is_held_back_to_the_end_of_its_hold(left_s: float, accepted: bool) -> None:
+    hold = Hold("uncached", time.monotonic() + left_s)
+    limits = ClientLimits(ApiSettings(), FakeHub(snapshot=replace(RUNNING, holds={"a": hold})))
+    assert limits.accepts("a", 1) == accepted
+    assert limits.accepts("b", 1)
 
 
 def test_over_the_cap_is_429_but_one_request_is_always_taken() -> None:

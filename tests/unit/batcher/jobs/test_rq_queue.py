@@ -72,6 +72,12 @@ async def test_what_is_not_a_job_of_this_service_is_removed_from_the_queue_and_c
     assert sorted(record.__dict__["job"] for record in logged) == ["b" * 32, "short", "\ufffd\ufffd"]
 
 
+def test_the_last_of_what_is_not_a_job_of_this_service_is_removed_too(bench: Bench) -> None:
+    bench.client.rpush(bench.queue.rq.key, "one", "another")
+    bench.queue.remove_foreign([])
+    assert bench.client.llen(bench.queue.rq.key) == 0
+
+
 def test_a_job_is_once_in_the_queue_of_rq_however_often_it_was_added(bench: Bench) -> None:
     """As by a client that has sent the same command again after a lost reply."""
     job_id, key = bench.job("a" * 32), bench.queue.rq.key
