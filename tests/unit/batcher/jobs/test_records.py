@@ -21,17 +21,17 @@ def test_the_time_that_is_left_is_that_at_the_rate_of_now(rate: float, left_s: f
 @pytest.mark.parametrize(
     ("status", "version", "ended"),
     [
-        ("queued", "0-3-1", False),
-        ("running", "1-3-1", False),
-        ("finished", "2-3-1", True),
-        ("failed", "3-3-1", True),
-        ("cancelled", "4-3-1", True),
+        ("queued", "17-0-3-1", False),
+        ("running", "17-1-3-1", False),
+        ("finished", "17-2-3-1", True),
+        ("failed", "17-3-3-1", True),
+        ("cancelled", "17-4-3-1", True),
     ],
 )
-def test_the_version_of_a_record_has_its_status_and_progress(
+def test_the_version_of_a_record_has_its_creation_status_and_progress(
     status: JobStatus, version: str, ended: bool
 ) -> None:
-    record = replace(RECORD, status=status)
+    record = replace(RECORD, status=status, place=f"17:{RECORD.id}")
     assert (record.version, record.ended) == (version, ended)
 
 
