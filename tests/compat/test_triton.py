@@ -102,7 +102,7 @@ def test_health_and_metadata(client: Any) -> None:
     assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
     described = client.get_model_metadata("stub")
     assert described["inputs"] == [{"name": "text", "datatype": "BYTES", "shape": [-1]}]
-    assert described["outputs"][0]["shape"] == [-1, 2]
+    assert [output["shape"] for output in described["outputs"]] == [[-1, 2], [-1]]
 
 
 def test_bad_input_says_why(service: Service, client: Any) -> None:

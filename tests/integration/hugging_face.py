@@ -34,8 +34,9 @@ class Hub:
     served: dict[str, bytes] = field(default_factory=dict)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     agents: set[str] = field(default_factory=set)
-    # Whether uploads are allowed, and what was uploaded
+    # Whether uploads are allowed, whether there is the repository already, and what was uploaded
     writable: bool = True
+    exists: bool = False
     uploaded: dict[str, bytes] = field(default_factory=dict)
     url: str = ""
 
@@ -103,11 +104,12 @@ def running(hub: Hub) -> Iterator[Hub]:
                 url = f"{hub.url}/{hub.repository}"
                 self._json({"commitUrl": f"{url}/commit/{COMMIT}", "commitOid": COMMIT, "commitMessage": ""})
             else:
-                self._json({"url": f"{hub.url}/{hub.repository}", "warnings": [], "errors": []})
+                found = {"url": f"{hub.url}/{hub.repository}", "warnings": [], "errors": []}
+                self._json(found, 409 if hub.exists and path == "/api/repos/create" else 200)
 
-        def _json(self, content: Any) -> None:
+        def _json(self, content: Any, status: int = 200) -> None:
             body = json.dumps(content).encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

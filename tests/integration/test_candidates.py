@@ -244,6 +244,9 @@ async def test_a_shadow_counts_what_an_offline_comparison_does(many: Many, repli
     keys = [key for key in many.client().keys("*compared*") if many.client().type(key) == b"hash"]
     assert len(keys) == 1
     assert not any(b"text " in field for field in many.client().hgetall(keys[0]))
+    await replicas.publish("turned")  # ends the candidate
+    nothing = await other.get("/admin/models/comparison")
+    assert (nothing.status_code, nothing.json()["code"]) == (404, "no_revision")
 
 
 def _top(scores: Sequence[float]) -> int:

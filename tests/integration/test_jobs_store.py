@@ -249,6 +249,14 @@ def test_results_without_counts_add_texts_alone_and_no_results_nothing(
         assert {name: int(count) for name, count in used.items() if int(count)} == {b"web texts": 3}
 
 
+def test_a_job_that_stalled_is_kept_like_any_other_that_failed(store: JobStore, client: redis.Redis) -> None:
+    create(store)
+    client.hset("{millrace-jobs:jobs}:job:" + JOB, mapping={"stalled": 99, "stalled_at": 0})
+    (attempt,) = store.claim(1, 0).attempts
+    assert attempt.status == record_of(store).status == "failed"
+    assert all(client.pttl(key) > 50_000 for key in keys(client) if JOB.encode() in key)
+
+
 def test_attempts_that_make_progress_are_never_too_many(store: JobStore) -> None:
     upload = store.upload(JOB, 1)
     for number in range(8):

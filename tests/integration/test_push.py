@@ -32,9 +32,11 @@ def _push(directory: Path, hub: Hub, home: Path) -> subprocess.CompletedProcess[
     return subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.parametrize("exists", [False, True])
 def test_a_checkpoint_is_pushed_and_nothing_else_of_its_directory(
-    checkpoint: Path, hub: Hub, tmp_path: Path
+    checkpoint: Path, hub: Hub, tmp_path: Path, exists: bool
 ) -> None:
+    hub.exists = exists
     model = copy(checkpoint, tmp_path / "topics")
     (model / "README.md").write_text("# topics\n")
     (model / "private.txt").write_text("not for others")

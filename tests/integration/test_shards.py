@@ -109,6 +109,15 @@ async def test_shards_with_idle_workers_are_asked_first(fleet: Fleet) -> None:
             assert [hub.parts.index(one) for one in hub._helpers(1)] == [likely, 2 - likely], turn
 
 
+async def test_shards_of_which_nothing_is_known_are_asked_in_turn(fleet: Fleet) -> None:
+    """Workers of one of them may be older ones, which do not know the shard that needs help."""
+    hub = await fleet.hub()
+    for one in hub.parts:
+        one.dispatcher.wake_ups.idle = -1
+    first = {hub.parts.index(hub._helpers(1)[0]) for _ in range(6)}
+    assert first == {0, 2}
+
+
 async def test_a_shard_without_workers_does_not_starve_while_another_is_busy(fleet: Fleet) -> None:
     """Its texts are older than those that wait at the home of the only worker, so they come first."""
     older = texts_at(1, 3, 3)

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from api.asgi.tracing import Traced
 from api.main import create_app
@@ -210,6 +210,24 @@ async def test_an_application_gets_all_other_headers_and_one_parent(spans: InMem
     assert (kept, name) == (headers[0], b"traceparent")
     assert parent.startswith(f"00-{TRACE_ID}-".encode())
     assert parent != CAME.encode()
+
+
+@pytest.mark.parametrize(("status", "described"), [(200, "UNSET"), (429, "UNSET"), (503, "ERROR")])
+async def test_only_what_the_service_fails_at_is_an_error(
+    spans: InMemorySpanExporter, status: int, described: str
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+
+    async def send(message: Message) -> None:
+        """The answer reaches nobody."""
+
+    provider = tracing.provider()
+    assert provider is not None
+    traced: Any = Traced(app, provider)
+    await traced({"type": "http", "path": "/predict", "method": "POST", "headers": []}, None, send)
+    (span,) = spans.get_finished_spans()
+    assert span.status.status_code.name == described
 
 
 async def test_off_means_that_what_came_is_handed_on_and_nothing_is_made(

@@ -134,6 +134,7 @@ async def test_pages_and_filters(api: AdminApi) -> None:
     ("wanted", "matches"),
     [
         ({}, True),
+        ({"since_ms": 0, "until_ms": 0}, True),
         ({"code": "poison"}, True),
         ({"code": "inference_failed"}, False),
         ({"revision": "abcd"}, True),

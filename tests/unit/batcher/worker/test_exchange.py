@@ -250,6 +250,7 @@ def test_a_worker_does_not_end_before_its_other_threads_have_sent_their_results(
     assert made.home.completed == []
     made.exchange.finish()
     assert made.home.completed == [entry.id]
+    assert not made.home._idle, "it may be busy by now"
 
 
 @pytest.mark.parametrize("idle", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from batcher.messages import entry_id
 from batcher.settings import WorkerSettings
 from batcher.worker.loop import Worker
 from batcher.worker.several import LIST_EVERY_S, Listing, Repeated, SeveralWorkers
+from batcher.worker.turns import Turns
 from model_store.stub import StubClassifier
 from tests.conftest import FakeRedis
 from tests.fakes import FakeClock, FakeQueue, fake_host
@@ -56,6 +58,20 @@ def test_a_revision_that_is_loaded_when_the_others_have_ended_does_not_keep_the_
     anything: Any = late
     several.add(anything)
     assert late.stopping.is_set()
+
+
+def test_two_workers_of_a_process_take_turns() -> None:
+    """With one set of turns; the only one of a process needs none."""
+    workers: list[Any] = [SimpleNamespace(turns=None, run=bool, stop=bool) for _ in range(2)]
+    several = SeveralWorkers([])
+    found = []
+    for worker in workers:
+        several.add(worker)
+        found.append([one.turns for one in workers])
+    turns = found[1][0]
+    assert found[0] == [None, None]
+    assert found[1] == [turns, turns]
+    assert isinstance(turns, Turns)
 
 
 def test_models_are_not_listed_any_more_once_that_was_stopped(fake_redis: FakeRedis) -> None:
