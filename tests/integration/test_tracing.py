@@ -220,7 +220,7 @@ async def test_only_what_the_service_fails_at_is_an_error(
         await send({"type": "http.response.start", "status": status, "headers": []})
 
     async def send(message: Message) -> None:
-        """The answer reaches nobody."""
+        """The answer reaches no client."""
 
     provider = tracing.provider()
     assert provider is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import sys
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
@@ -75,6 +76,18 @@ async def read(encoding: str, body: bytes, limit: int) -> bytes:
 
     headers = RequestHeaders({"headers": [(b"content-encoding", encoding.encode())]})
     return await BodyReader(limit, 60).read(headers, receive)
+
+
+def test_texts_that_wait_have_all_of_their_room_and_no_more() -> None:
+    reader = BodyReader(1000, 60)
+    texts = ["a", "é", "\U0001f600"]
+    reader._room = size = sum(map(sys.getsizeof, texts))
+    for _ in range(2):
+        assert reader.hold(texts) == size
+        with pytest.raises(Problem) as refused:
+            reader.hold([""])
+        assert refused.value.status == 503
+        reader.release(size)
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "zstd"])

@@ -188,7 +188,9 @@ async def test_a_worker_stops_while_a_model_cannot_answer(bench: Bench) -> None:
 
 
 SIZES = pytest.mark.parametrize(
-    ("texts", "most"), [(5, worker.SMALL_JOBS), (SMALL_TEXTS + 1, worker.LARGE_JOBS)], ids=["small", "large"]
+    ("texts", "most"),
+    [(SMALL_TEXTS, worker.SMALL_JOBS), (SMALL_TEXTS + 1, worker.LARGE_JOBS)],
+    ids=["small", "large"],
 )
 
 
@@ -202,7 +204,7 @@ async def test_clients_share_what_runs_at_once(bench: Bench, texts: int, most: i
     many = [bench.job(number(value), texts, client="many") for value in range(most + 5)]
     async with bench.working():
         await until(lambda: bench.store.totals().running == most)
-        one = bench.job("e" * 32, texts + 9, client="one")
+        one = bench.job("e" * 32, texts, client="one")
         await until(lambda: bench.record(one).attempt == 1)
         bench.hub().gate.set()
         await bench.ended(one, *many)

@@ -122,6 +122,13 @@ async def test_hits_of_the_in_process_cache_are_counted_alike_in_a_queue_and_a_c
         assert found.outcomes == {"hit_local": 2, "computed": 1}
 
 
+async def test_a_cascade_answers_while_nothing_is_known_of_the_model_that_it_does_not_need(two: Two) -> None:
+    two.hubs[1].snapshot = replace(two.hubs[1].snapshot, model=None)
+    found = LookupResult()
+    await cascade(two, 0.01).find(request("a"), found)
+    assert (len(found.by_text), found.cascade) == (1, None)
+
+
 async def test_a_cascade_puts_labels_in_the_order_of_the_first_model(two: Two) -> None:
     two.hubs[1].answer = lambda text: other(text)._replace(fragment=fragment(MODEL.labels[::-1], [0.9, 0.1]))
     found = LookupResult()
