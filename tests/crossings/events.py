@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,11 +78,15 @@ def fill_redis(crossing: Crossing) -> None:
     before = [client.config_get("maxmemory")["maxmemory"] for client in clients]
     for client in clients:
         client.config_set("maxmemory", "1mb")
-    crossing.ask_all("during")
-    time.sleep(FULL_S)
-    for client, size in zip(clients, before, strict=True):
-        client.config_set("maxmemory", size)
-        client.close()
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(crossing.ask_all, "during")
+        # The Python client and the command ask again for a minute.
+        wait([asking], SENT_S)
+        time.sleep(FULL_S)
+        for client, size in zip(clients, before, strict=True):
+            client.config_set("maxmemory", size)
+            client.close()
+        asking.result()
 
 
 def revoke_key(crossing: Crossing) -> None:

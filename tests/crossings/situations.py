@@ -11,7 +11,7 @@ from itertools import product
 ROUTES = 5
 SECOND_EVENT = 0.15
 # Situations in a row that share a running service, because starting one takes seconds.
-BLOCK = 8
+BLOCK = 6
 
 Pair = tuple[str, str]
 Fits = Callable[[str, str], bool]
