@@ -250,11 +250,16 @@ def leave(crossing: Crossing) -> None:
 
 
 def repeat(crossing: Crossing) -> None:
-    """The same request with the same key."""
-    for name, exchange in crossing.with_key():
-        again = crossing.repeated(name, exchange)
-        if exchange.job and again.job != exchange.job:
-            crossing.record.done.append(f"{exchange} and {again} have two jobs")
+    """The same request with the same key, where there are quotas also by a client that has used its own."""
+    small = crossing.service.small
+    for client in ("repeater", *([small.pop()] if small else ())):
+        for name, exchange in crossing.with_key(client):
+            again = crossing.repeated(name, exchange)
+            if exchange.job and again.job != exchange.job:
+                crossing.record.done.append(f"{exchange} and {again} have two jobs")
+            if client != "repeater":
+                crossing.check_refused(client, "quota_exceeded", 429)
+                break
 
 
 def repeat_with_other_contents(crossing: Crossing) -> None:

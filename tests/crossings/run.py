@@ -18,7 +18,7 @@ from tests.crossings.events import EVENTS, Event
 from tests.crossings.promises import Broken, broken
 from tests.crossings.record import LATER, Exchange, Phase, Record
 from tests.crossings.routes import JOBS, MODERATION, ROUTES, WAIT_FOR_JOBS, Caller
-from tests.crossings.services import CLIENTS, KINDS, Crossed, key_of
+from tests.crossings.services import CLIENTS, KINDS, QUOTA, Crossed, key_of
 from tests.crossings.situations import Situation
 from tests.service import wait_until
 from tests.signing import Revision
@@ -290,12 +290,12 @@ class Crossing:
             one.result()
         self._finish_open()
 
-    def with_key(self) -> Iterator[tuple[str, Exchange]]:
-        """The routes of the situation that make jobs, each with a job that has a key."""
+    def with_key(self, client: str = "repeater") -> Iterator[tuple[str, Exchange]]:
+        """The routes of the situation that make jobs, each with a job of QUOTA texts that has a key."""
         for name in self.situation.routes:
             if name in JOBS:
                 headers = {"idempotency-key": f"{self.situation.seed} {name} {time.monotonic_ns()}"}
-                exchange = self.exchange(name, "during", self.texts(3), client="repeater", headers=headers)
+                exchange = self.exchange(name, "during", self.texts(QUOTA), client=client, headers=headers)
                 self._begin(exchange)
                 yield name, exchange
 

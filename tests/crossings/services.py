@@ -23,15 +23,16 @@ from model_store.classifier import Classifier
 from model_store.stub import MAX_TOKENS, StubClassifier
 from model_store.windows import MAX_WINDOWS, read_windows
 from tests.crossings.record import Exchange
-from tests.crossings.situations import Situation
+from tests.crossings.situations import BLOCK, Situation
 from tests.servers import RedisServer, contents, leftovers
 from tests.service import Process, Service, millrace, wait_until
 from tests.signing import SIGNED, Checker, Revision
 
-# Two of these are drawn; the others are held back, have a small quota, or only look on.
+# Two of these are drawn; the others are held back, have a small quota for one situation, or only look on.
 CLIENTS = ("web", "other")
-KEYS = {name: f"the-key-of-{name}" for name in (*CLIENTS, "held", "small", "bystander", "repeater")}
 QUOTA = 3
+SMALL = [f"small-{number}" for number in range(2 * BLOCK)]
+KEYS = {name: f"the-key-of-{name}" for name in (*CLIENTS, "held", *SMALL, "bystander", "repeater")}
 # A job lives so long after its last change; the shortest that the settings allow.
 JOB_TTL_S = 60
 CHANGING = ("left_s", "workers", "rate", "remaining_s", "failure")
@@ -146,7 +147,9 @@ KINDS = {
     "abstain": Kind((_abstaining(0.7), _abstaining(0.9))),
     "windows": Kind((_in_windows("16:4:mean"), _in_windows("18:4:mean")), long_texts=True),
     "best first": Kind(settings={"label_order": "score"}),
-    "clients": Kind(settings={"separate_clients": "true", "quotas": f"small={QUOTA}"}),
+    "clients": Kind(
+        settings={"separate_clients": "true", "quotas": ",".join(f"{name}={QUOTA}" for name in SMALL)}
+    ),
     "paused": Kind(paused=True),
     "shards": Kind(shards=3),
     "own cache": Kind(own_cache=True),
@@ -215,6 +218,8 @@ class Crossed(Service):
             separate="separate_clients" in kind.settings,
         )
         self.began = time.monotonic()
+        # Clients that have used nothing of their quotas.
+        self.small = SMALL.copy() if "quotas" in kind.settings else []
         # Whether something is left that a later situation would notice.
         self.used_up = False
         # Jobs that wait for the end of a pause, with the situations that made them.
