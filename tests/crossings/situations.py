@@ -92,8 +92,11 @@ class Draw:
         self.seen: set[Pair] = set()
 
     def block(self) -> Iterator[Situation]:
-        """Situations of the service with the most pairs to see. The caller adds to `seen` what it has run."""
-        service = self._best(self._services, lambda name: sum(name in pair for pair in self._unseen()))
+        """Situations of the service with the greatest share of pairs to see. The caller adds to `seen`."""
+        of_service = {name: {pair for pair in self.possible if name in pair} for name in self._services}
+        service = self._best(
+            self._services, lambda name: len(of_service[name] - self.seen) / len(of_service[name])
+        )
         for _ in range(BLOCK):
             yield self._one(service)
 
@@ -122,7 +125,7 @@ class Draw:
         routes.sort(key=lambda name: -((service, name) in new) - ((name, event) in new))
         return Situation(service, tuple(routes[:ROUTES]), events, self._rng.randrange(10**6))
 
-    def _best(self, names: Sequence[str], new: Callable[[str], int]) -> str:
+    def _best(self, names: Sequence[str], new: Callable[[str], float]) -> str:
         """One of those with the most pairs that were not seen."""
         shuffled = self._rng.sample(names, len(names))
         return max(shuffled, key=new)
