@@ -448,6 +448,21 @@ def test_a_lease_that_ends_sends_its_entries_to_solo_one_at_a_time(bench: Bench)
     assert ids_of(bench.worker().claim(10, 100, 100)) == ["x2"]
 
 
+def test_a_claim_whose_entry_has_expired_wakes_no_worker(bench: Bench) -> None:
+    bench.ask("x")
+    bench.worker("dead", lease_ms=1).claim(10, 100, 100)
+    bench.client.delete(f"{bench.P}:entry:x")
+    recovered = 0
+
+    def over() -> bool:
+        nonlocal recovered
+        recovered += bench.sweep().recovered
+        return not bench.leftovers()
+
+    wait_until(over, "the lease to end")
+    assert recovered == 0
+
+
 def test_a_suspect_runs_alone_whoever_asks_for_it(bench: Bench) -> None:
     """A job's text that was asked for on a socket as well left the solo list, and ran beside others."""
     bench.ask("x", lane="bulk")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
 
-from api.admin.service import Replies, gather
+from api.admin.service import Console, Replies, gather
 from api.errors import Problem
 from batcher.errors import QueueUnavailable
 
@@ -32,6 +33,14 @@ async def test_shards_that_do_not_answer_are_named_in_order() -> None:
     replies = await gather(asked(DOWN, "b", redis.exceptions.TimeoutError(), OSError(), "e"), [0])
     assert replies == Replies(["b", "e"], [0, 1, 3, 4])
     assert replies.facts == {"shards_down": [0, 1, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("up", "down"), [([False], []), ([True, False], [1]), ([False, True, False], [0, 2])]
+)
+def test_a_single_shard_that_is_down_has_no_number(up: list[bool], down: list[int]) -> None:
+    console: Any = SimpleNamespace(shards_up=lambda: up, stores=SimpleNamespace(shards=up))
+    assert Console.shards_down.fget(console) == down  # type: ignore[attr-defined]
 
 
 async def test_without_any_reply_redis_does_not_answer() -> None:

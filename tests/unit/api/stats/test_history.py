@@ -36,6 +36,13 @@ def test_rates_are_per_second_of_the_last_five() -> None:
     assert point.answered == 0
 
 
+def test_rates_are_rounded_to_a_tenth() -> None:
+    history = StatsHistory(BOUNDS)
+    history.add(START)
+    point = history.add(after(START, 3.0, hits=1, computed=1, refused=1, shed=1, worked=1))
+    assert (point.answered, point.hits, point.refused, point.shed, point.worked) == (0.7, 0.3, 0.3, 0.3, 0.3)
+
+
 def test_nothing_answered_has_no_quantile() -> None:
     history = StatsHistory(BOUNDS)
     assert history.add(START).p99_ms is None
