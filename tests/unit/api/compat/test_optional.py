@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from api.compat.aliases import HEALTH_PATHS, NAME, PREDICT_PATHS
 from api.settings import ApiSettings
 from tests.unit.api.service import Start
 
@@ -41,3 +42,15 @@ async def test_clouds_and_aliases_are_off_by_default(start: Start) -> None:
         assert (await service.client.get(path)).status_code == 404
     with pytest.raises(ValueError, match="must be a path, such as /v1/predict"):
         ApiSettings(vertex_predict="predict?x")
+
+
+async def test_aliases_are_answered_and_described_as_what_they_stand_for(start: Start) -> None:
+    service = await start(compat=NAME)
+    paths = (await service.client.get("/openapi.json")).json()["paths"]
+    for copies, original, method in ((PREDICT_PATHS, "/predict", "post"), (HEALTH_PATHS, "/health", "get")):
+        for path in copies:
+            own = {"operationId": paths[path][method]["operationId"], "tags": [f"compatible: {NAME}"]}
+            assert paths[path] == {method: paths[original][method] | own}
+            assert (await service.client.request(method, path, json={"text": ["a"]})).status_code == 200
+    ids = [one["operationId"] for path in paths.values() for one in path.values()]
+    assert len(set(ids)) == len(ids)
