@@ -89,29 +89,27 @@ class Draw:
         self._rng = random.Random(seed)
         kinds = ((services, routes), (services, events), (routes, events))
         self.possible = {pair for kind in kinds for pair in product(*kind) if fits(*pair)}
+        self._pairs = {
+            name: {pair for pair in self.possible if name in pair} for name in (*services, *events)
+        }
         self.seen: set[Pair] = set()
 
     def block(self) -> Iterator[Situation]:
         """Situations of the service with the greatest share of pairs to see. The caller adds to `seen`."""
-        of_service = {name: {pair for pair in self.possible if name in pair} for name in self._services}
-        service = self._best(
-            self._services, lambda name: len(of_service[name] - self.seen) / len(of_service[name])
-        )
+        service = self._best(self._services, self._share)
         for _ in range(BLOCK):
             yield self._one(service)
 
-    def _unseen(self) -> set[Pair]:
-        return self.possible - self.seen
+    def _share(self, name: str) -> float:
+        """The share of the pairs of a service or an event that were not seen yet."""
+        return len(self._pairs[name] - self.seen) / len(self._pairs[name])
 
     def _one(self, service: str) -> Situation:
-        new = self._unseen()
+        new = self.possible - self.seen
         fitting = [name for name in self._events if self._fits(service, name)]
         event = self._best(
             fitting,
-            lambda name: (
-                len(self._routes) * ((service, name) in new) * (1 + (name in self._early))
-                + sum(name in pair for pair in new)
-            ),
+            lambda name: self._share(name) + ((service, name) in new) * (1 + (name in self._early)),
         )
         events = (event,)
         if self._rng.random() < SECOND_EVENT:
