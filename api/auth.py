@@ -12,6 +12,7 @@ from api.origins import Origins
 from api.rate_limit import RateCounter
 from api.settings import ApiSettings
 from api.traffic import Traffic
+from batcher.jobs.records import Used
 from batcher.lookup.backend import Hub
 
 PREFIX = "/admin"
@@ -181,7 +182,7 @@ class ClientLimits:
         self,
         settings: ApiSettings,
         hub: Hub,
-        jobs_used: Callable[[Sequence[str]], Awaitable[Sequence[int]]] | None = None,
+        jobs_used: Callable[[Sequence[str]], Awaitable[Used]] | None = None,
     ) -> None:
         self._hub = hub
         self._most = settings.max_client_texts

@@ -33,6 +33,7 @@ from batcher.core.metrics import ByModel
 from batcher.core.publications import model_of
 from batcher.hub.hub import ReplyHub
 from batcher.hub.shared_cache import connect_cache
+from batcher.jobs.records import Used
 from batcher.lookup.backend import Cache, Hub
 from batcher.lookup.queue import LocalCache, Lookup, QueueLookup
 
@@ -93,7 +94,7 @@ class Parts:
 
     @cached_property
     def limits(self) -> ClientLimits:
-        async def jobs_used(names: Sequence[str]) -> Sequence[int]:
+        async def jobs_used(names: Sequence[str]) -> Used:
             return await self.jobs.call(self.jobs.store.used, names)
 
         return ClientLimits(self.settings, self.hub, jobs_used if self.has("jobs") else None)

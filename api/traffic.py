@@ -24,6 +24,7 @@ from api.settings import ApiSettings
 from batcher.connection.outage import REDIS_ERRORS
 from batcher.core.commands import COUNTS, AddUsage, UsageRow
 from batcher.errors import QueueUnavailable
+from batcher.jobs.records import JobRecord, Used
 from batcher.lookup.backend import Hub
 from batcher.version import process_name
 
@@ -73,13 +74,13 @@ class QuotaExceeded(Problem):
 class Traffic:
     """The counters of one process. `waiting` has the texts of each client that wait now.
 
-    `jobs_used` returns what jobs of keys use today: the texts that they have used, and have yet to use.
+    `jobs_used` returns what jobs of keys use today.
     """
 
     settings: ApiSettings
     hub: Hub
     waiting: Mapping[str, int]
-    jobs_used: Callable[[Sequence[str]], Awaitable[Sequence[int]]] | None = None
+    jobs_used: Callable[[Sequence[str]], Awaitable[Used]] | None = None
 
     def __post_init__(self) -> None:
         self._quotas = self.settings.quotas
@@ -91,9 +92,9 @@ class Traffic:
         # The texts of today by key name, as of the last flush, and their day.
         self._today: dict[str, int] = {}
         self._day = ""
-        # The texts of jobs by key name: as of the last flush, and those that this process has created since.
-        self._of_jobs: dict[str, int] = {}
-        self._new_jobs: Counter[str] = Counter()
+        # What jobs used as of the last flush, and those of this process since: when, key name and texts.
+        self._of_jobs = Used(0, {})
+        self._new_jobs: list[tuple[int, str, int]] = []
         # The texts of what was let in and is not counted yet, by key name. Threads read those of jobs.
         self._reserved: Counter[str] = Counter()
         self._lock = Lock()
@@ -109,11 +110,12 @@ class Traffic:
             counts = self._clients.setdefault(client, Counts())
         counts.add(texts, hits, tokens, status)
 
-    def count_job(self, client: str, texts: int) -> None:
+    def count_job(self, client: str, record: JobRecord) -> None:
         """Counts a new job. Its texts are usage once they have results, but count for a quota at once."""
         self.count(client, 0, 0, 0, 202)
-        if (name := key_name(client)) in self._quotas:
-            self._new_jobs[name] += texts
+        name = key_name(client)
+        if name in self._quotas and record.created_us > self._of_jobs.at_us:
+            self._new_jobs.append((record.created_us, name, record.total))
 
     def reserve(self, client: str, texts: int, reserved: int = 0) -> int:
         """Lets a request or job in, whose texts count for the quota of its key until they are released.
@@ -145,11 +147,12 @@ class Traffic:
         now = datetime.now(UTC)
         day = f"{now:%F}"
         counts, unsent = self._clients.get(client), self._unsent
-        used = (counts.texts if counts else 0) + self._new_jobs[name] + self._reserved[name] - reserved
+        used = (counts.texts if counts else 0) + self._reserved[name] - reserved
+        used += sum([job_texts for _, own, job_texts in self._new_jobs if own == name])
         if unsent is not None:
             used += sum([row.texts for row in unsent.rows if (row.name, row.day) == (name, day)])
         if self._day == day:
-            used += self._today.get(name, 0) + self._of_jobs.get(name, 0)
+            used += self._today.get(name, 0) + self._of_jobs.texts.get(name, 0)
         if used + texts > quota:
             ends = (now + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
             detail = f"{used} of {quota} texts of this day are used; the next day begins at {ends:%FT%TZ}"
@@ -195,10 +198,11 @@ class Traffic:
         """Learns what the jobs of keys with a quota use, unless their Redis does not answer."""
         if self.jobs_used is None or not self._quotas:
             return
-        names, new = list(self._quotas), self._new_jobs.copy()
         with contextlib.suppress(QueueUnavailable):
-            self._of_jobs = dict(zip(names, await self.jobs_used(names), strict=True))
-            self._new_jobs -= new
+            used = await self.jobs_used(list(self._quotas))
+            with self._lock:
+                self._of_jobs = used
+                self._new_jobs = [job for job in self._new_jobs if job[0] > used.at_us]
 
     def _next(self) -> AddUsage | None:
         clients = self._clients

@@ -103,7 +103,7 @@ class JobHooks:
     draining: Callable[[], bool] = lambda: False
     check_client: Callable[[str, bool], None] = lambda client, keyed: None
     reserve_texts: Callable[[str, int, int], int] = lambda client, texts, reserved: 0
-    count_texts: Callable[[str, int], None] = lambda client, texts: None
+    count_texts: Callable[[str, JobRecord], None] = lambda client, record: None
     release_texts: Callable[[str, int], None] = lambda client, texts: None
     find_model: Callable[[str], str] = lambda name: name
     labels: Callable[[str], Sequence[str]] = lambda queue: ()
@@ -282,7 +282,7 @@ class JobService:
                 headers, sender, self.uploader.take, self.job_id(headers), texts, submission, size
             )
             if new:
-                hooks.count_texts(client, record.total)
+                hooks.count_texts(client, record)
         finally:
             hooks.release_texts(client, reserved)
         return record, new

@@ -99,9 +99,24 @@ class JobRecord:
         return round((self.total - self.done) / self.rate, 1) if self.rate > 0 else None
 
     @property
+    def created_us(self) -> int:
+        """When it was created, in microseconds since 1970 by the clock of Redis."""
+        return int(self.place.partition(":")[0])
+
+    @property
     def version(self) -> str:
         """A string that changes whenever the status or the progress does. Each job of an id has its own."""
         return f"{self.place.partition(':')[0]}-{STATUSES.index(self.status)}-{self.done}-{self.failed}"
+
+
+class Used(NamedTuple):
+    """The texts of jobs by the names of their keys: used on this day, and yet to be used.
+
+    `at_us` is the time of Redis, in microseconds since 1970: jobs that were created later are not counted.
+    """
+
+    at_us: int
+    texts: Mapping[str, int]
 
 
 _RECORD = TypeAdapter(JobRecord)

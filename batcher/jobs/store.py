@@ -52,6 +52,7 @@ from batcher.jobs.records import (
     JobStatus,
     Left,
     Totals,
+    Used,
     read_attempt,
     read_record,
 )
@@ -324,9 +325,10 @@ class JobStore:
         following, *ids = self._run("job_list", status or "", owner, before, count, MAX_LOOKS, int(batches))
         return [job_id.decode() for job_id in ids], following.decode() or None
 
-    def used(self, names: Sequence[str]) -> list[int]:
-        """Of each of these keys, the texts that its jobs have used today, and have yet to use."""
-        return [int(texts) for texts in self._run("job_used", *names)]
+    def used(self, names: Sequence[str]) -> Used:
+        """What the jobs of each of these keys use today."""
+        at_us, *texts = map(int, self._run("job_used", *names))
+        return Used(at_us, dict(zip(names, texts, strict=True)))
 
     def usage(self, days: Sequence[date]) -> list[dict[bytes, bytes]]:
         """What jobs have used on each of these days (UTC), by `NAME COUNT`."""

@@ -1,5 +1,6 @@
--- Returns for each of the keys in ARGV the texts that its jobs have used today, and those that they have yet to use.
-local texts, left = {}, {}
+-- Returns the time in microseconds, and for each of the keys in ARGV the texts that its jobs have used today, and have
+-- yet to use.
+local texts, left = { string.format('%.0f', clock[1] * 1000000 + clock[2]) }, {}
 for _, status in ipairs({ 'queued', 'running' }) do
   for _, place in ipairs(redis.call('ZRANGE', index_of(status), 0, -1)) do
     local fields = redis.call('HMGET', job_key(id_of(place)), 'place', 'key', 'total', 'done')

@@ -201,8 +201,13 @@ async def test_jobs_that_were_read_at_once_could_each_have_what_was_left_of_a_qu
     assert await post(b'"a text"\n') == 429
 
 
-async def test_a_request_that_becomes_a_job_after_its_wait_has_its_texts_once(start: Start) -> None:
-    hub = FakeHub(refusal=BudgetExceeded("over"))
+@pytest.mark.parametrize("flush_s", [5.0, 0.0])
+async def test_a_request_that_becomes_a_job_after_its_wait_has_its_texts_once(
+    start: Start, monkeypatch: pytest.MonkeyPatch, flush_s: float
+) -> None:
+    """However often usage is read: that of a job could be counted twice for five seconds."""
+    monkeypatch.setattr("api.traffic.FLUSH_S", flush_s)
+    hub = FakeHub(refusal=BudgetExceeded("over"), replies=lambda command: [0 for _ in command.rows])
     api = await start(hub=hub, api_keys=f"web:{sha256(b'one').hexdigest()}", quotas="web=6")
     headers = {"x-api-key": "one", "prefer": "respond-async, wait=1"}
     for texts, status in (["a", "b", "c"], 202), (["d", "e", "f"], 202), (["g"], 429):

@@ -14,7 +14,7 @@ from api.settings import ApiSettings
 from api.traffic import Traffic
 from batcher.admin.job_eraser import JobEraser
 from batcher.admin.usage import UsageStore
-from batcher.jobs.records import Counts
+from batcher.jobs.records import Counts, JobRecord, Used
 from batcher.jobs.results import chunk_results
 from tests.conftest import FakeRedis
 from tests.unit.api.admin.conftest import keys
@@ -39,6 +39,12 @@ async def submit(api: JobsApi, texts: int, key: str = "one") -> str:
     answer = await api.submit(*("a" for _ in range(texts)), x_api_key=key)
     assert answer.status_code == 202, answer.text
     return str(answer.json()["id"])
+
+
+def record_of(api: JobsApi, job: str) -> JobRecord:
+    record = api.store.record(job)
+    assert record is not None
+    return record
 
 
 def append(api: JobsApi, job: str, at: int, *sizes: int, times: int = 1) -> str:
@@ -83,8 +89,33 @@ async def test_a_forgotten_client_has_no_usage_of_jobs(api: JobsApi) -> None:
     assert [row["key"] for row in usage(api)] == ["phone"]
 
 
+async def test_texts_of_a_job_counted_twice_if_usage_was_read_before_it_was_counted(api: JobsApi) -> None:
+    """A client with as much left as the job had was refused until midnight."""
+    count_late = list[str]()
+
+    async def used(names: Sequence[str]) -> Used:
+        found = api.store.used(names)
+        for job in count_late:
+            traffic.count_job("key:web", record_of(api, job))
+        return found
+
+    hub = FakeHub(replies=lambda command: [0 for _ in command.rows])
+    traffic = Traffic(ApiSettings(quotas="web=1000"), hub, {}, used)
+    count_late.append(await submit(api, 600))
+    await traffic.flush()
+    count_late.clear()
+    traffic.check_quota("key:web", 400)
+    later = await submit(api, 100)
+    await traffic.flush()
+    traffic.count_job("key:web", record_of(api, later))
+    traffic.check_quota("key:web", 300)
+    traffic.count_job("key:web", record_of(api, await submit(api, 100)))
+    with pytest.raises(Problem, match="quota_exceeded"):
+        traffic.check_quota("key:web", 201)
+
+
 async def test_a_quota_counts_the_texts_that_a_job_has_yet_to_compute(api: JobsApi) -> None:
-    async def used(names: Sequence[str]) -> Sequence[int]:
+    async def used(names: Sequence[str]) -> Used:
         return api.store.used(names)
 
     settings = ApiSettings(quotas="web=1000")
@@ -103,7 +134,7 @@ async def test_a_quota_counts_the_texts_that_a_job_has_yet_to_compute(api: JobsA
 
     assert await left() == 1000
     job = await submit(api, 600)
-    traffic.count_job("key:web", 600)
+    traffic.count_job("key:web", record_of(api, job))
     with pytest.raises(Exception, match="quota_exceeded"):
         traffic.check_quota("key:web", 401)
     assert await left() == 400
