@@ -92,9 +92,9 @@ class Traffic:
         # The texts of today by key name, as of the last flush, and their day.
         self._today: dict[str, int] = {}
         self._day = ""
-        # What jobs used as of the last flush, and those of this process since: when, key name and texts.
+        # What jobs used as of the last flush, and the jobs of this process since, by the names of their keys.
         self._of_jobs = Used(0, {})
-        self._new_jobs: list[tuple[int, str, int]] = []
+        self._new_jobs: list[tuple[str, JobRecord]] = []
         # The texts of what was let in and is not counted yet, by key name. Threads read those of jobs.
         self._reserved: Counter[str] = Counter()
         self._lock = Lock()
@@ -115,7 +115,7 @@ class Traffic:
         self.count(client, 0, 0, 0, 202)
         name = key_name(client)
         if name in self._quotas and record.created_us > self._of_jobs.at_us:
-            self._new_jobs.append((record.created_us, name, record.total))
+            self._new_jobs.append((name, record))
 
     def reserve(self, client: str, texts: int, reserved: int = 0) -> int:
         """Lets a request or job in, whose texts count for the quota of its key until they are released.
@@ -148,7 +148,7 @@ class Traffic:
         day = f"{now:%F}"
         counts, unsent = self._clients.get(client), self._unsent
         used = (counts.texts if counts else 0) + self._reserved[name] - reserved
-        used += sum([job_texts for _, own, job_texts in self._new_jobs if own == name])
+        used += sum([job.total for own, job in self._new_jobs if own == name])
         if unsent is not None:
             used += sum([row.texts for row in unsent.rows if (row.name, row.day) == (name, day)])
         if self._day == day:
@@ -202,7 +202,7 @@ class Traffic:
             used = await self.jobs_used(list(self._quotas))
             with self._lock:
                 self._of_jobs = used
-                self._new_jobs = [job for job in self._new_jobs if job[0] > used.at_us]
+                self._new_jobs = [new for new in self._new_jobs if new[1].created_us > used.at_us]
 
     def _next(self) -> AddUsage | None:
         clients = self._clients

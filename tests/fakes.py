@@ -28,7 +28,7 @@ LOST = redis.exceptions.ConnectionError("gone")
 def job_record(**facts: Any) -> JobRecord:
     """The record of a job that runs, in which `facts` replace some of the values."""
     own: dict[str, Any] = {"id": "a" * 32, "status": "running", "total": 10, "done": 3, "failed": 1}
-    own |= {"created_ms": 1, "chunk_texts": 4, "attempt": 1, "digest": "", "place": ""}
+    own |= {"created_ms": 1, "chunk_texts": 4, "attempt": 1, "digest": "", "place": f"1000:{'a' * 32}"}
     return JobRecord(**own | facts)
 
 

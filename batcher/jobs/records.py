@@ -106,7 +106,7 @@ class JobRecord:
     @property
     def version(self) -> str:
         """A string that changes whenever the status or the progress does. Each job of an id has its own."""
-        return f"{self.place.partition(':')[0]}-{STATUSES.index(self.status)}-{self.done}-{self.failed}"
+        return f"{self.created_us}-{STATUSES.index(self.status)}-{self.done}-{self.failed}"
 
 
 class Used(NamedTuple):

@@ -26,6 +26,8 @@ from tests.signing import Revision
 # How long an answer may take to come once an event is over.
 BACK_S = 60.0
 PAUSE_S = 0.1
+# What reading an answer raises if it has another form, or was cut.
+UNREADABLE = (httpx.TransportError, ValueError, LookupError, AssertionError, struct.error)
 
 
 def fits(first: str, second: str) -> bool:
@@ -158,7 +160,7 @@ class Crossing:
         exchange.problem = ""
         try:
             ROUTES[exchange.route].begin(self._caller, exchange)
-        except (httpx.TransportError, ValueError, LookupError, AssertionError, struct.error) as error:
+        except UNREADABLE as error:
             exchange.problem = repr(error)
             exchange.status = 0 if isinstance(error, httpx.TransportError) else exchange.status
         exchange.seconds = time.monotonic() - exchange.asked_at
@@ -313,7 +315,7 @@ def finish(caller: Caller, exchange: Exchange) -> None:
     """Waits for a job, and reads it."""
     try:
         ROUTES[exchange.route].finish(caller, exchange)
-    except (httpx.TransportError, ValueError, LookupError, AssertionError, struct.error) as error:
+    except UNREADABLE as error:
         exchange.problem = repr(error)
 
 

@@ -19,7 +19,6 @@ RECORD = job_record(
     rate=2.0,
     model="stub@abc",
     digest="d",
-    place="p",
     labels={str(number): number for number in range(1, 25)},
 )
 LABELS = b'[{"label":"NEGATIVE","score":0.25},{"label":"POSITIVE","score":0.75}]'
