@@ -40,11 +40,10 @@ class ManyLabels(Service):
     process_type = Process
 
     def _start(self, command: str, settings: Mapping[str, str] | None = None) -> Process:
-        if command != "worker":
-            return super()._start(command, {**ALLOCATOR, **(settings or {})})
-        environment = {**self.environment, "PYTHONPATH": str(ROOT)}
-        words = [sys.executable, "-m", "tests.cost.worker"]
-        return Process(f"worker-{time.monotonic_ns()}", words, environment, self.folder)
+        own = {"PYTHONPATH": str(ROOT)} | (ALLOCATOR if command != "worker" else {})
+        environment = {**self.environment_of(command), **own, **(settings or {})}
+        words = [sys.executable, "-m", "tests.cost.process", command]
+        return Process(f"{command}-{time.monotonic_ns()}", words, environment, self.folder)
 
 
 @pytest.fixture(scope="session")
