@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from api.asgi.http import Answer, RequestHeaders
+from api.asgi.http import Answer, RequestHeaders, unless_disconnected
 from api.errors import Problem
 from batcher.errors import BudgetExceeded, QueueFull
 from batcher.messages import Prediction
@@ -139,12 +139,23 @@ async def test_a_budget_of_nothing_asks_only_the_caches(service: Service) -> Non
     assert service.hub.asked == []
 
 
-async def test_watching_a_client_ends_with_the_answer(start: Start) -> None:
-    service = await start()
-    before = len(asyncio.all_tasks())
-    for text in ("a", "b", "c"):
-        await service.predict(text)
-    await until(lambda: len(asyncio.all_tasks()) == before)
+def watches() -> list[asyncio.Task[Any]]:
+    """The tasks that watch whether a client has left."""
+    own = f"{unless_disconnected.__name__}.<locals>"
+    return [task for task in asyncio.all_tasks() if own in getattr(task.get_coro(), "__qualname__", "")]
+
+
+async def test_watching_a_client_ends_with_the_answer(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.asgi.http.WATCH_AFTER_S", 0)
+    hub = FakeHub(gate=asyncio.Event())
+    connection = Connection(b'{"text": ["a"]}')
+    request = connection.ask(await start(hub))
+    await until(watches)
+    assert hub.gate is not None
+    hub.gate.set()
+    await request
+    assert connection.sent[0]["status"] == 200
+    await until(lambda: not watches())
 
 
 async def test_cancelled_from_outside_stays_cancelled(start: Start) -> None:
