@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from millrace.errors import CommandError
 from millrace.preparing import Changes
-from millrace.service_client import AdminClient, add_client_arguments, add_model_argument
+from millrace.service_client import AdminClient, NoAnswer, add_client_arguments, add_model_argument
 
 LOOK_S = 0.5
 
@@ -119,6 +120,16 @@ def _candidate(client: AdminClient, args: argparse.Namespace) -> int:
     return int(candidate["number"])
 
 
+def _ended(asked: dict[str, Any]) -> Iterator[str]:
+    """A line for each publication that workers drop for a new one."""
+    candidate = asked.get("ended") or {}
+    for number in asked.get("dropped", ()):
+        if number == candidate.get("number"):
+            yield f"publication {number} ends, and with it its {candidate['mode']} of the texts"
+        else:
+            yield f"publication {number} ends: you can no longer go back to it"
+
+
 def _loaded(client: AdminClient, args: argparse.Namespace) -> int:
     """Publishes the model, and returns its number once every worker serves it. Raises CommandError."""
     path = Path(args.reference).expanduser()
@@ -126,24 +137,26 @@ def _loaded(client: AdminClient, args: argparse.Namespace) -> int:
     asked = client.post("/admin/models/publish", {"model": args.model, "reference": reference})
     number, began = int(asked["number"]), time.monotonic()
     print(f"{asked['model']}: workers load publication {number}")
+    for line in _ended(asked):
+        print(line)
     changes = Changes()
     changes.note("ready", 0)
     while True:
         time.sleep(LOOK_S)
-        answer = client.get("/admin/models")
-        state = answer["models"][asked["model"]]
-        one, current = state["revisions"][str(number)], state["revisions"][str(state["current"])]
-        if one["failure"]:
-            why = f"a worker cannot serve it, so nothing has changed: {one['failure']}"
-            raise CommandError(why, status=1)
-        ready, needed = one["workers"], max(current["workers"], 1)
+        waited_s = time.monotonic() - began
+        try:
+            answer = client.get("/admin/models")
+        except NoAnswer:  # an API process may be starting again
+            if waited_s > args.timeout:
+                raise
+            continue
+        ready, needed, before = _progress(answer, asked["model"], number)
         if ready >= needed:
             return number
-        waited_s = time.monotonic() - began
         if waited_s > args.timeout:
             raise CommandError(
-                f"{ready} of {current['workers']} workers serve it after {args.timeout:g} s, so "
-                "nothing has changed: see the workers' logs, or wait longer with --timeout.",
+                f"{ready} of {needed} workers serve it after {args.timeout:g} s, so {before}: see the "
+                "workers' logs, or wait longer with --timeout.",
                 status=1,
             )
         loading = [each for each in answer["preparing"] if each["reference"] == reference]
@@ -151,3 +164,16 @@ def _loaded(client: AdminClient, args: argparse.Namespace) -> int:
             print(line, flush=True)
         if changes.due("ready", ready):
             print(f"waiting for {waited_s:.0f} s: {ready} of {needed} workers serve it", flush=True)
+
+
+def _progress(answer: dict[str, Any], model: str, number: int) -> tuple[int, int, str]:
+    """How many workers serve a publication and how many have to, and what answers. Raises CommandError."""
+    state = answer["models"].get(model, {"current": 0, "revisions": {}})
+    one, current = (state["revisions"].get(str(each)) for each in (number, state["current"]))
+    if one is None or current is None:
+        why = f"publication {number} has ended: another one was published, or the model has no worker."
+        raise CommandError(why, status=1)
+    before = f"publication {state['current']} answers as before"
+    if one["failure"]:
+        raise CommandError(f"a worker cannot serve it, so {before}: {one['failure']}", status=1)
+    return one["workers"], max(current["workers"], 1), before

@@ -36,8 +36,15 @@ def add_client_arguments(parser: argparse.ArgumentParser, *clients: type[Service
         parser.add_argument(client.key_option, type=Path, help=client.key_help)
 
 
+class NoAnswer(CommandError):
+    """The API does not answer."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence, status=1)
+
+
 class ServiceClient:
-    """A client of one API. Reports failures as CommandError, refusals with `refused_status`."""
+    """A client of one API. Reports failures as NoAnswer, refusals as CommandError with `refused_status`."""
 
     timeout_s: ClassVar[float]
     key_option = "--api-key-file"
@@ -70,11 +77,11 @@ class ServiceClient:
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Raises CommandError of status 1 if the API does not answer."""
+        """Raises NoAnswer if the API does not answer."""
         try:
             yield
         except httpx.HTTPError as error:
-            raise CommandError(f"{no_answer(self.url, error)}.", status=1) from None
+            raise NoAnswer(f"{no_answer(self.url, error)}.") from None
 
     def _check(self, path: str, answer: httpx.Response) -> None:
         if answer.is_success:

@@ -41,11 +41,18 @@ def publication_routes(console: Console, models: ServedModels) -> APIRouter:
 
     @router.post("/publish")
     async def publish(request: Request, what: Publish) -> dict[str, Any]:
-        """Asks workers to load a model beside the publication that answers."""
+        """Asks workers to load a model beside the publication that answers. They drop others for it."""
         model = models.model(what.model)
+        before = await console.call(console.stores.publications.read)
         number = await console.call(console.stores.publications.publish, model, what.reference)
         await asyncio.sleep(SWEPT_S)  # until then, processes register for the move
-        facts = {"model": models.name(model), "number": number, **await _behind(console)}
+        facts = {
+            "model": models.name(model),
+            "number": number,
+            "dropped": before.of(model).beside,
+            "ended": candidate_facts(before.candidates.get(model)),
+            **await _behind(console),
+        }
         await console.record(request, "publish", **facts, reference=what.reference)
         return facts
 
@@ -91,6 +98,9 @@ def _add_move(router: APIRouter, console: Console, models: ServedModels) -> None
         """Makes a publication the one that answers. Returns once every API process answers with it."""
         model = models.model(what.model)
         published = (await console.call(stores.read)).of(model)
+        if what.number is None and published.previous == published.current and not published.beside:
+            detail = f"there is none to go back to: publication {published.current} answers all texts"
+            raise Problem(404, detail, code="no_revision")
         number = published.previous if what.number is None else what.number
         if number and number not in published.references:
             raise _no_publication(number)

@@ -25,7 +25,7 @@ from batcher.admin.job_eraser import JobEraser
 from batcher.admin.refused import RefusedTexts
 from batcher.admin.usage import UsageStore
 from batcher.connection.clients import Redis, connect
-from batcher.connection.outage import FULL, REDIS_ERRORS, full, reason, refused
+from batcher.connection.outage import NO_ANSWER, REDIS_ERRORS, reason, refused, refused_to_all
 from batcher.core.holds import ClientHolds
 from batcher.errors import MillraceError, QueueUnavailable
 from batcher.publishing.publications import PublicationStore, connect_shards
@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 THREADS = 2
 TIMEOUT_S = 5.0
 T = TypeVar("T")
-NO_ANSWER = "Redis does not answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +81,8 @@ async def gather(asked: Mapping[int, Awaitable[T]], down: Iterable[int] = ()) ->
 
 def not_allowed(error: BaseException) -> Problem:
     """The problem of a command that Redis has refused."""
-    if full(error):
-        return Problem(503, FULL, code="redis_unavailable")
+    if why := refused_to_all(error):
+        return Problem(503, why, code="redis_unavailable")
     detail = f"Redis refuses this to the user of the API: {reason(error)}"
     return Problem(503, detail, code="redis_refused")
 

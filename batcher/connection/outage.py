@@ -29,19 +29,21 @@ _ANSWERS = (redis.exceptions.ResponseError, redis.exceptions.AuthenticationError
 # Time between retries during an outage: at first, and at most.
 RETRY_S = 0.1
 RETRY_MAX_S = 1.0
+# Where the error of a server begins: Redis 6 puts it inside that of a script, redis-py behind the command of
+# a pipeline.
+_BEGIN = r"(?:^|-|caused error: )"
 # Errors of a server that cannot run the command while another one can: it has become a replica, is out of
 # date, is loading, has too few replicas (`min-replicas-to-write`: perhaps they follow another master by now),
-# or its cluster has no quorum. Redis 6 puts them inside the error of a script.
-_ELSEWHERE = re.compile(r"(^|-)(READONLY|MASTERDOWN|LOADING|NOREPLICAS|CLUSTERDOWN|UNBLOCKED) ")
-# Redis 6 puts this inside the error of a script, too.
-_FULL = re.compile(r"(^|-)OOM ")
+# or its cluster has no quorum.
+_ELSEWHERE = re.compile(_BEGIN + r"(READONLY|MASTERDOWN|LOADING|NOREPLICAS|CLUSTERDOWN|UNBLOCKED) ")
+_FULL = re.compile(f"{_BEGIN}OOM ")
 FULL = "Redis is full and stores nothing new: delete jobs that have ended, or raise its maxmemory"
 # What Redis says of itself in replies to all writes, or to all commands, and what to do about it.
 _STATES = {
     "MISCONF": "Redis refuses writes because it cannot save its data (MISCONF): look at its disk and its log",
     "BUSY": "Redis is busy with the script of a client (BUSY): SCRIPT KILL ends it",
 }
-_STATE = re.compile(f"(?:^|-)({'|'.join(_STATES)}) ")
+_STATE = re.compile(f"{_BEGIN}({'|'.join(_STATES)}) ")
 NO_ANSWER = "Redis does not answer"
 REFUSED = "Redis refused to queue the text; try again"
 # An error may contain the address of another server: MOVED 3999 10.0.0.7:6379.
@@ -90,12 +92,17 @@ def refused_cache(error: BaseException | None) -> bool:
     return refused(error) and not full(error)
 
 
-def unavailable(error: BaseException) -> str:
-    """What to say to a client of a command that failed: that Redis does not answer, or what it answers."""
+def refused_to_all(error: BaseException) -> str:
+    """Why Redis refuses a command to every client for now; "" if that is not so."""
     if full(error):
         return FULL
     state = _STATE.search(str(error)) if refused(error) else None
-    return _STATES[state[1]] if state else NO_ANSWER
+    return _STATES[state[1]] if state else ""
+
+
+def unavailable(error: BaseException) -> str:
+    """What to say to a client of a command that failed: that Redis does not answer, or what it answers."""
+    return refused_to_all(error) or NO_ANSWER
 
 
 def reason(error: BaseException) -> str:

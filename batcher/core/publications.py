@@ -38,6 +38,11 @@ class Published:
         current, previous, last, references = json.loads(text)
         return cls(current, previous, last, {int(number): str(one) for number, one in references.items()})
 
+    @property
+    def beside(self) -> list[int]:
+        """The publications that workers hold beside 0 and the one that answers."""
+        return sorted(self.references.keys() - {self.current})
+
     def publish(self, reference: str) -> Published:
         """Adds a publication, which does not answer yet. Drops any that neither answers nor is new."""
         kept = {**self._kept(self.current), self.last + 1: reference}

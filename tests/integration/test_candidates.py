@@ -303,8 +303,31 @@ async def test_the_audit_log_says_what_was_published_tried_out_and_moved(replica
     assert facts == [
         {"action": "move", "model": "stub", "number": 1, "before": 0},
         {"action": "candidate", "model": "stub", "current": 0, "candidate": shadow},
-        {"action": "publish", "model": "stub", "number": 1, "reference": "turned"},
+        {
+            "action": "publish",
+            "model": "stub",
+            "number": 1,
+            "reference": "turned",
+            "dropped": [],
+            "ended": None,
+        },
     ]
+
+
+async def test_what_is_published_says_what_it_ends_and_one_goes_back_only_to_something(
+    replicas: Replicas,
+) -> None:
+    """`back` answered that the publication which answered all texts did so, as if it had gone back."""
+    refused = await replicas.admin("move")
+    assert (refused.status_code, refused.json()["code"]) == (404, "no_revision")
+    assert refused.json()["detail"] == "there is none to go back to: publication 0 answers all texts"
+    await replicas.move(number=await replicas.publish("turned"))
+    candidate = (await tried(replicas, number=await replicas.publish("turned"), share=0.5))["candidate"]
+    for dropped, ended in (([2], candidate), ([3], None)):
+        asked = (await replicas.admin("publish", reference="/no/such/model")).json()
+        assert (asked["dropped"], asked["ended"]) == (dropped, ended)
+    assert (await replicas.move())["number"] == 1  # takes back what could not be loaded
+    assert (await replicas.admin("move")).json()["code"] == "no_revision"
 
 
 async def test_other_labels_are_refused(replicas: Replicas) -> None:

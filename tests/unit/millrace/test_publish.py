@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from millrace.__main__ import main
-from millrace.service_client import AdminClient
+from millrace.service_client import AdminClient, NoAnswer
 
 
 class FakeAdmin:
@@ -20,12 +20,15 @@ class FakeAdmin:
         self.down: dict[str, list[int]] = {}
         self.candidate: dict[str, Any] | None = None
         self.preparing: list[dict[str, Any]] = []
+        self.ends: dict[str, Any] = {"dropped": [], "ended": None}
+        self.gone: set[str] = set()
+        self.silent = 0
         self._looks = 0
 
     def post(self, path: str, body: Any) -> dict[str, Any]:
         self.asked.append((path, body))
         if path.endswith("/publish"):
-            return {"model": "topics", "number": 3}
+            return {"model": "topics", "number": 3, **self.ends}
         if path.endswith("/candidate"):
             mode = "shadow" if body["shadow"] else "share"
             candidate = {"number": 3, "mode": mode, "share": body["share"], "by": body.get("by", "text")}
@@ -39,13 +42,18 @@ class FakeAdmin:
         }
 
     def get(self, path: str) -> dict[str, Any]:
+        if self.silent:
+            self.silent -= 1
+            raise NoAnswer("nothing listens")
         self._looks += 1
         revisions = {
             "2": {"workers": 2, "failure": ""},
             "3": {"workers": 2 if self._looks > 2 else self._looks - 1, "failure": self.failure},
         }
-        topics = {"current": 2, "candidate": self.candidate, "revisions": revisions}
-        return {"models": {"topics": topics}, "preparing": self.preparing}
+        kept = {number: one for number, one in revisions.items() if number not in self.gone}
+        topics = {"current": 2, "candidate": self.candidate, "revisions": kept}
+        models = {} if "topics" in self.gone else {"topics": topics}
+        return {"models": models, "preparing": self.preparing}
 
 
 @pytest.fixture
@@ -77,13 +85,44 @@ def test_what_a_worker_cannot_load_moves_nothing(
 ) -> None:
     admin.failure = "no such model"
     assert main(["publish", "x"]) == 1
-    assert "nothing has changed: no such model" in capsys.readouterr().err
+    assert (
+        "a worker cannot serve it, so publication 2 answers as before: no such model"
+        in capsys.readouterr().err
+    )
     assert [path for path, _ in admin.asked] == ["/admin/models/publish"]
 
 
 def test_too_slow_a_load_moves_nothing(admin: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["publish", "x", "--timeout", "0"]) == 1
-    assert "0 of 2 workers serve it after 0 s, so nothing has changed" in capsys.readouterr().err
+    assert "0 of 2 workers serve it after 0 s, so publication 2 answers as before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gone", ["3", "2", "topics"])
+def test_a_publication_that_another_one_ended_was_a_traceback(
+    admin: FakeAdmin, capsys: pytest.CaptureFixture[str], gone: str
+) -> None:
+    """Also one that Redis has lost."""
+    admin.gone = {gone}
+    assert main(["publish", "x"]) == 1
+    assert "publication 3 has ended: another one was published" in capsys.readouterr().err
+
+
+def test_what_a_new_publication_ends_is_named(admin: FakeAdmin, capsys: pytest.CaptureFixture[str]) -> None:
+    admin.ends = {"dropped": [1, 2], "ended": {"number": 2, "mode": "share", "share": 0.1, "by": "text"}}
+    assert main(["publish", "x"]) == 0
+    said = capsys.readouterr().out
+    assert "publication 1 ends: you can no longer go back to it" in said
+    assert "publication 2 ends, and with it its share of the texts" in said
+
+
+def test_an_api_that_starts_again_meanwhile_is_waited_for(
+    admin: FakeAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.silent = 2
+    assert main(["publish", "x"]) == 0
+    admin.silent = 100
+    assert main(["publish", "x", "--timeout", "0"]) == 1
+    assert "nothing listens" in capsys.readouterr().err
 
 
 def test_a_process_that_does_not_confirm_is_named(

@@ -53,6 +53,7 @@ async def test_without_any_reply_redis_does_not_answer() -> None:
     [
         (redis.exceptions.NoPermissionError("no permissions"), "redis_refused"),
         (redis.exceptions.OutOfMemoryError("used memory"), "redis_unavailable"),
+        (redis.exceptions.ResponseError("MISCONF Redis is configured to save"), "redis_unavailable"),
     ],
 )
 async def test_a_shard_that_refuses_a_command_is_not_down(error: Exception, code: str) -> None:

@@ -250,6 +250,12 @@ def test_an_option_that_redis_py_checks_when_it_connects_is_checked_at_the_start
     [
         (redis.exceptions.ResponseError("MISCONF Redis is configured to save RDB snapshots"), "(MISCONF)"),
         (redis.exceptions.ResponseError("ERR Error running script: -MISCONF Redis is"), "(MISCONF)"),
+        (
+            redis.exceptions.ResponseError(
+                "Command # 1 (HSET k f v) of pipeline caused error: MISCONF Redis is"
+            ),
+            "(MISCONF)",
+        ),
         (redis.exceptions.ResponseError("BUSY Redis is busy running a script."), "SCRIPT KILL"),
         (redis.exceptions.ConnectionError("BUSY waiting"), "Redis does not answer"),
         (redis.exceptions.OutOfMemoryError("OOM command not allowed"), "Redis is full"),
