@@ -131,6 +131,14 @@ class EmbeddedRedis:
                 f"the data in {data.path} was written by Redis 7 or newer and {binary.path} is Redis "
                 f"{binary.version[0]}: put the newer server on PATH, or choose another --data-dir."
             )
+        files = data.path / "appendonlydir"
+        written_to = any(file.stat().st_size for file in files.glob("*.incr.aof"))
+        if written_to and not any(files.glob("*.manifest")):
+            # Without its list of files, Redis would start empty beside them.
+            raise CommandError(
+                f"{files} has no manifest, so Redis would not read the data in it: copy all of the folder "
+                "again, move it away, or choose another --data-dir."
+            )
         self.binary = binary
         self.data = data
         self._writer = writer(data.path)

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from millrace.errors import CommandError
+from millrace.local.embedded_redis import DataDir, EmbeddedRedis
+from millrace.local.redis_server import ServerBinary
 from tests.faults.test_redis_restart import TEXTS, begun, check_end, create, kept
 from tests.repo.manifests import K8S
-from tests.servers import RedisServer, needs_server
+from tests.servers import RedisServer, needs_server, redis_version
 from tests.service import Service, wait_until
 
 pytestmark = [pytest.mark.redis, pytest.mark.e2e]
@@ -28,8 +31,8 @@ def back_up(server: RedisServer, to: Path) -> None:
     shutil.copy(server.directory / "dump.rdb", to)
 
 
-def start_script(data: Path, server: Path) -> str:
-    """What start.sh says, with a server of that name which ends at once."""
+def start_script(data: Path, server: Path, status: int = 0) -> str:
+    """What start.sh says, with a server of that name which ends at once. It ends with this status."""
     tools = data.parent / "tools"
     tools.mkdir(exist_ok=True)
     (tools / "redis-server").write_text("#!/bin/sh\n")
@@ -44,7 +47,7 @@ def start_script(data: Path, server: Path) -> str:
     }
     script = K8S / "base/redis/start.sh"
     done = subprocess.run(["sh", script], env=environment, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return done.stderr
 
 
@@ -84,6 +87,30 @@ def test_a_snapshot_that_cannot_be_read_took_the_place_of_the_data(tmp_path: Pat
     assert "refused" not in ran[1]
     assert (data / "appendonly.aof").read_bytes() == whole
     assert [path.name for path in data.glob("appendonlydir*")] == ["appendonlydir.before"]
+
+
+def test_a_copy_without_its_manifest_was_an_empty_redis(tmp_path: Path) -> None:
+    server = needs_server()
+    if redis_version() < 7:
+        pytest.skip("this server has one append-only file")
+    with closing(RedisServer(server)) as made:
+        made.start()
+        with made.client() as client:
+            client.set("key", "value")
+            wait_until(lambda: not client.info("persistence")["aof_pending_bio_fsync"], "the file", 60)
+        made.stop()
+        shutil.copytree(made.directory, data := tmp_path / "data", ignore=shutil.ignore_patterns("*.sock"))
+    (manifest,) = data.glob("appendonlydir/*.manifest")
+    content = manifest.read_bytes()
+    manifest.unlink()
+    assert "has no manifest" in start_script(data, server, status=1)
+    with closing(DataDir(data)) as copied, pytest.raises(CommandError, match="has no manifest"):
+        EmbeddedRedis(ServerBinary(server, (7, 0)), copied)
+    manifest.write_bytes(content)
+    assert start_script(data, server) == ""
+    for file in (manifest, *data.glob("appendonlydir/*.incr.aof")):  # killed in its first moment
+        file.unlink()
+    assert start_script(data, server) == ""
 
 
 @pytest.mark.parametrize("lost", [True, False], ids=["lost", "wrong"])

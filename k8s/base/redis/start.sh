@@ -36,6 +36,14 @@ if [ -e "$data/restore.rdb" ]; then
     done
     mv "$data/restore.rdb" "$data/appendonly.aof"
 fi
+# Without its list of files, Redis would start empty beside them: a copy may lack it.
+for file in "$data"/appendonlydir/*.incr.aof; do
+    if [ -s "$file" ] && ! ls "$data"/appendonlydir/*.manifest >/dev/null 2>&1; then
+        echo "start.sh: $data/appendonlydir has no manifest, so Redis would not read $file: copy all of the folder again, or" \
+            "move it away to start without these data." >&2
+        exit 1
+    fi
+done
 # Redis 6 has neither read-only keys nor rules in parentheses.
 case $("$server" --version) in
 *' v=6.'*) rules='s/%R~/~/g; s/ ([^)]*)//g' ;;
