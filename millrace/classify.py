@@ -97,28 +97,42 @@ def _show(name: str, preview: Preview) -> None:
 def _targets(args: argparse.Namespace, formats: list[FileFormat]) -> list[Target]:
     """Where the results of each file go. Raises CommandError before anything is sent."""
     if len(args.files) == 1:
-        path, source = args.output, args.files[0]
-        if path not in ("-", "/dev/stdout") and os.path.isdir(path):
-            raise CommandError(f"{path} is a directory: name a file.")
-        if not args.force and source != "-" and os.path.realpath(source) == os.path.realpath(path):
-            raise CommandError(f"{path} is the input: choose another name, or replace it with --force.")
-        form = output_format("" if path == "-" else path, formats[0])
+        if args.output not in ("-", "/dev/stdout") and os.path.isdir(args.output):
+            raise CommandError(f"{args.output} is a directory: name a file.")
+        form = output_format("" if args.output == "-" else args.output, formats[0])
         try:
-            return [Target(path, Output.of(formats[0], form))]
+            targets = [Target(args.output, Output.of(formats[0], form))]
         except BadFile as error:
-            raise CommandError(f"cannot write {path}: {error}.") from None
-    if not os.path.isdir(args.output):
+            raise CommandError(f"cannot write {args.output}: {error}.") from None
+    elif not os.path.isdir(args.output):
         raise CommandError("several files need a directory for their results: -o DIRECTORY.")
-    targets = []
-    for name, found in zip(args.files, formats, strict=True):
-        path = Path(args.output, f"{PurePath(stem(name)).stem}-labelled")
-        targets.append(Target(f"{path}.{like(found)}", Output.of(found)))
-    if len({target.path for target in targets}) < len(targets):
+    else:
+        targets = []
+        for name, found in zip(args.files, formats, strict=True):
+            path = Path(args.output, f"{PurePath(stem(name)).stem}-labelled")
+            targets.append(Target(f"{path}.{like(found)}", Output.of(found)))
+    _check_files(args, targets)
+    return targets
+
+
+def _check_files(args: argparse.Namespace, targets: list[Target]) -> None:
+    """Raises CommandError if results would replace a file that is read, or other results."""
+    inputs = [None if name == "-" else os.path.realpath(name) for name in args.files]
+    outputs = [None if target.path == "-" else os.path.realpath(target.path) for target in targets]
+    if len(set(outputs)) < len(outputs):
         raise CommandError(
             "the results of two files would have the same name: classify them one at a time, each with "
             "its own -o."
         )
-    return targets
+    for own, target, path in zip(inputs, targets, outputs, strict=True):
+        if path is None or path not in inputs:
+            continue
+        if path != own:
+            raise CommandError(f"{target.path} is another input: choose another directory with -o.")
+        if not args.force:
+            raise CommandError(
+                f"{target.path} is the input: choose another name, or replace it with --force."
+            )
 
 
 def _classify(args: argparse.Namespace, client: JobClient, source: TextFile, target: Target) -> int:

@@ -191,8 +191,56 @@ def test_a_file_that_cannot_be_used_is_named(
     sentence: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("millrace.classify.JobClient", None)  # nothing is sent
     (tmp_path / "in.csv").write_text("text\na\n")
     assert said(capsys, "classify", *words) == f"millrace classify: {sentence}\n"
+
+
+SAME_NAME = (
+    "the results of two files would have the same name: classify them one at a time, each with its own -o."
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            "in.csv in-labelled.csv -o .",
+            "in-labelled.csv is another input: choose another directory with -o.",
+        ),
+        (
+            "in.csv link.csv -o . --force",
+            "in-labelled.csv is another input: choose another directory with -o.",
+        ),
+        (
+            "in.csv link.csv -o links",
+            "links/in-labelled.csv is another input: choose another directory with -o.",
+        ),
+        (
+            "link.csv -o in-labelled.csv",
+            "in-labelled.csv is the input: choose another name, or replace it with --force.",
+        ),
+        ("in.csv other.csv -o links", SAME_NAME),
+        ("in.csv in.csv -o .", SAME_NAME),
+    ],
+)
+def test_results_replaced_another_file_that_was_named(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: str,
+    sentence: str,
+) -> None:
+    """Only the name of a single file was compared with that of its results."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("millrace.classify.JobClient", None)
+    for name in ("in.csv", "in-labelled.csv", "other.csv"):
+        Path(name).write_text("text\na\n")
+    Path("link.csv").symlink_to("in-labelled.csv")
+    Path("links").mkdir()
+    Path("links/in-labelled.csv").symlink_to("../in-labelled.csv")
+    Path("links/other-labelled.csv").symlink_to("../in-labelled.csv")
+    assert said(capsys, "classify", *words.split()) == f"millrace classify: {sentence}\n"
 
 
 def test_commands_are_printed_as_they_must_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
