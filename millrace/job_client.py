@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -46,6 +47,7 @@ _NOTHING = hashlib.sha256().hexdigest()
 # Results that are asked for at a time, and how often they may be gone.
 PAGE = 1_000_000
 AGAIN = 5
+_is_id = re.compile(r"[0-9a-f]{32}").fullmatch
 GONE = "the results of the job no longer exist: it has expired or was deleted."
 
 
@@ -143,7 +145,9 @@ class JobClient(ServiceClient):
                     raise
 
     def find(self, number: str) -> Job:
-        """The job with this id."""
+        """The job with this id. Raises CommandError, also if it is not an id."""
+        if not _is_id(number):
+            raise CommandError(f"{number!r} is not the id of a job, which has 32 hexadecimal digits.")
         return self._job("GET", f"/jobs/{number}")
 
     def texts(self, job: Job) -> Iterator[str]:

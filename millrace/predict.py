@@ -54,6 +54,8 @@ class PredictClient(ServiceClient):
 
     def predict(self, texts: list[str], model: str) -> httpx.Response:
         """The answer to these texts. Raises CommandError."""
+        if {".", ".."} & set(model.split("/")):  # would be another path
+            raise CommandError(f"--model {model}: a model cannot have this name.")
         path = f"/models/{quote(model)}/predict" if model else "/predict"
         return self.request("POST", path, json=_body(texts))
 

@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     _check_output(args)
     with contextlib.ExitStack() as stack:
         source = None
-        if not args.job:
+        if args.job is None:
             source = stack.enter_context(opened(args.file, hints(args)))
         client = stack.enter_context(JobClient.of(args))
         try:

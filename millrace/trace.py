@@ -11,7 +11,8 @@ from typing import Any
 from millrace.errors import CommandError
 from millrace.service_client import AdminClient, add_client_arguments
 
-_is_id = re.compile(r"[A-Za-z0-9._-]{1,128}").fullmatch
+# Dots alone would be another path.
+_is_id = re.compile(r"(?!\.\.?$)[A-Za-z0-9._-]{1,128}").fullmatch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

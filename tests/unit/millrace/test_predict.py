@@ -76,3 +76,10 @@ def test_a_text_that_is_not_utf8_is_not_sent(capsys: pytest.CaptureFixture[str])
     assert run("caf\udce9") == 2
     assert "not UTF-8" in capsys.readouterr().err
     assert asked == []
+
+
+@pytest.mark.parametrize("model", ["..", "../x", "org/."])
+def test_what_is_not_a_name_is_not_part_of_a_path(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("good", "--model", model) == 2
+    assert capsys.readouterr().err == f"millrace predict: --model {model}: a model cannot have this name.\n"
+    assert asked == []

@@ -19,6 +19,7 @@ from millrace import job_client
 from millrace.__main__ import main
 from millrace.sample import choose, doubt
 
+ID = "7" * 32
 RESULTS = [0.99, 0.52, 0.9, 0.52, 0.6, 0.95, 0.7]
 TEXTS = ["sure", "unsure", "rather", "Unsure ", "hardly", "clear", "maybe"]
 
@@ -50,11 +51,13 @@ def test_the_least_certain_different_texts_are_chosen_and_errors_are_left_out() 
 
 
 def _service(request: httpx.Request) -> httpx.Response:
-    job = {"id": "7", "status": "finished", "total": len(TEXTS), "done": len(TEXTS), "failed": 0}
+    job = {"id": ID, "status": "finished", "total": len(TEXTS), "done": len(TEXTS), "failed": 0}
     job |= {"error": None, "position": None, "rate": None, "models": []}
     if request.url.path == "/models":
         return httpx.Response(200, json={"models": []})
-    lines = {"/jobs/7/texts": TEXTS, "/jobs/7/predictions": list(map(_scores, RESULTS))}.get(request.url.path)
+    lines = {f"/jobs/{ID}/texts": TEXTS, f"/jobs/{ID}/predictions": list(map(_scores, RESULTS))}.get(
+        request.url.path
+    )
     if lines is not None:
         return httpx.Response(200, text="".join(json.dumps(line) + "\n" for line in lines))
     return httpx.Response(200, json=job)
@@ -73,7 +76,7 @@ def _serve(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("by_job", [True, False])
 def test_a_file_to_label_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str], by_job: bool) -> None:
     (tmp_path / "texts.txt").write_text("\n".join(TEXTS) + "\n")
-    source = ["--job", "7"] if by_job else [str(tmp_path / "texts.txt")]
+    source = ["--job", ID] if by_job else [str(tmp_path / "texts.txt")]
     out = tmp_path / "to-label.csv"
     assert main(["sample", *source, "-n", "2", "-o", str(out)]) == 0
     with out.open(newline="") as file:
@@ -115,7 +118,7 @@ def test_a_file_that_could_not_be_written_is_refused_before_the_texts_are_classi
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(job_client.JobClient, "find", lambda *_: pytest.fail("the service was asked"))
-    assert main(["sample", "--job", "7", *options]) == 2
+    assert main(["sample", "--job", ID, *options]) == 2
     assert said in capsys.readouterr().err
 
 
@@ -126,6 +129,16 @@ def test_a_full_disk_leaves_nothing_behind(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", fail)
-    assert main(["sample", "--job", "7", "-o", str(tmp_path / "out.csv")]) == 2
+    assert main(["sample", "--job", ID, "-o", str(tmp_path / "out.csv")]) == 2
     assert "No space left on device" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", ["", "../x", "77777777", ID.replace("7", "\u0667")])
+def test_what_is_not_an_id_is_not_part_of_a_path(
+    number: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty one ended with a TypeError, and another path was asked for."""
+    assert main(["sample", "--job", number, "-o", str(tmp_path / "out.csv")]) == 2
+    said = f"millrace sample: {number!r} is not the id of a job, which has 32 hexadecimal digits.\n"
+    assert capsys.readouterr().err == said
