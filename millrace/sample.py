@@ -79,7 +79,11 @@ def _check_output(args: argparse.Namespace) -> None:
     if args.label_column in (args.column, *_OTHER_COLUMNS):
         raise CommandError(f"OUT has a column {args.label_column!r} already: choose another --label-column.")
     if os.path.lexists(args.output):
-        raise CommandError(f"{args.output} exists, and may have labels: choose another name.")
+def _exists(path: Path) -> CommandError:
+    return CommandError(f"{path} exists, and may have labels: choose another name.")
+
+
+        raise _exists(args.output)
     if not os.access(args.output.parent, os.W_OK):
         raise CommandError(f"cannot write {args.output}: files cannot be created in {args.output.parent}.")
 
@@ -131,7 +135,20 @@ def _write(args: argparse.Namespace, chosen: list[Choice]) -> None:
             table.writerow((args.column, args.label_column, *_OTHER_COLUMNS))
             for text, result in chosen:
                 best = max(result, key=lambda pair: pair["score"])
-                table.writerow((text, "", best["label"], f"{best['score']:.4f}"))
+
+
+def _name(part: Path, path: Path) -> None:
+    """Gives a file its name, which no other has. Not every file system has links, which would do the same."""
+    try:
+        path.touch(exist_ok=False)
+    except FileExistsError:
+        raise _exists(path) from None
+    try:
         os.replace(part, path)
+    except OSError:
+        path.unlink()
+        raise
+                table.writerow((text, "", best["label"], f"{best['score']:.4f}"))
+        _name(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -227,6 +227,7 @@ class Destination:
     def publish(self) -> None:
         """Gives the finished model its name. If it is interrupted, the next run has one of both models."""
         if self._replace and os.path.lexists(self.out):
+            self._check()
             self.out.rename(self._replaced)
         try:
             self.work.rename(self.out)

@@ -134,6 +134,24 @@ def test_a_full_disk_leaves_nothing_behind(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_that_appeared_meanwhile_was_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may have labels: only at the start was there a look for it."""
+    out, found = tmp_path / "out.csv", job_client.JobClient.find
+
+    def find(client: job_client.JobClient, number: str) -> job_client.Job:
+        out.write_text("labelled")
+        return found(client, number)
+
+    monkeypatch.setattr(job_client.JobClient, "find", find)
+    assert main(["sample", "--job", ID, "-o", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said == f"millrace sample: {out} exists, and may have labels: choose another name.\n"
+    assert out.read_text() == "labelled"
+    assert list(tmp_path.iterdir()) == [out]
+
+
 @pytest.mark.parametrize("number", ["", "../x", "77777777", ID.replace("7", "\u0667")])
 def test_what_is_not_an_id_is_not_part_of_a_path(
     number: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -88,3 +88,16 @@ def test_a_directory_that_appeared_during_a_run_is_not_removed(tmp_path: Path) -
         with pytest.raises(BadTraining, match=r"cannot be written: .*; the model is in .*\.topics\.part"):
             destination.publish()
     assert (destination.out / CONFIG).read_text() == "another"
+
+
+def test_a_directory_without_a_model_that_appeared_during_a_run_was_removed(tmp_path: Path) -> None:
+    """With --replace, where only the start had looked for a model in it."""
+    destination = Destination(tmp_path / "topics", replace=True)
+    with destination.held():
+        _model(destination.work, "new")
+        destination.out.mkdir()
+        (destination.out / "labels.csv").write_text("work")
+        with pytest.raises(BadTraining, match="is not a checkpoint, so it is not replaced"):
+            destination.publish()
+    assert (destination.out / "labels.csv").read_text() == "work"
+    assert (destination.work / CONFIG).read_text() == "new"
