@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
 from millrace.errors import CommandError, saying
-from millrace.job_client import JobClient, add_job_arguments
+from millrace.job_client import JobClient, add_job_arguments, together
 from text_files.errors import BadFile
 from text_files.formats import FileFormat, stem
 from text_files.output import OUTPUTS, Output, OutputFormat, like
@@ -224,14 +224,10 @@ def _write(target: Target, source: TextFile, client: JobClient, job: dict[str, A
 
 def _join(file: BinaryIO, output: Output, source: TextFile, client: JobClient, job: dict[str, Any]) -> None:
     try:
-        rows = zip(source.rows(), client.results(job, source), strict=True)
+        rows = together(source.rows(), client.results(job, source), source.name)
         file.writelines(output.blocks(source.names(), rows))
     except UnicodeEncodeError as error:
         part = ascii(error.object[error.start : error.end])
         raise CommandError(
             f"cannot write {part} as {error.encoding}: write NDJSON to a file, -o NAME.ndjson."
-        ) from None
-    except ValueError:
-        raise CommandError(
-            f"{source.name} changed while it was being classified: repeat the command."
         ) from None

@@ -8,9 +8,9 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any, Self
 
 import httpx
@@ -152,8 +152,8 @@ class JobClient(ServiceClient):
 
     def texts(self, job: Job) -> Iterator[str]:
         """The texts of a job that keeps them."""
-        answer = self._request("GET", f"/jobs/{job['id']}/texts")
-        return (json.loads(line) for line in answer.content.splitlines())
+        path = f"/jobs/{job['id']}/texts"
+        return (self._item(path, line) for line in self._request("GET", path).content.splitlines())
 
     def delete(self, job: Job) -> None:
         """Deletes a job that has ended, unless it is gone already."""
@@ -193,26 +193,30 @@ class JobClient(ServiceClient):
         raise CommandError(f"{self.url}{path} did not answer with a job: is this a Millrace API?")
 
     def _page(self, job: Job, offset: int) -> Iterator[Any]:
-        limit = min(job["total"] - offset, PAGE)
+        path, limit = f"/jobs/{job['id']}/predictions", min(job["total"] - offset, PAGE)
         params, headers = {"offset": offset, "limit": limit}, {"accept": "application/x-ndjson"}
         began = time.monotonic()
         while True:
             try:
-                with self._http.stream(
-                    "GET", f"/jobs/{job['id']}/predictions", params=params, headers=headers
-                ) as answer:
+                with self._http.stream("GET", path, params=params, headers=headers) as answer:
                     if answer.status_code >= 400:
                         answer.read()
                         self._pause_or_raise(began, answer)
                         continue
                     for line in answer.iter_lines():
                         offset += 1
-                        yield json.loads(line)
+                        yield self._item(path, line)
                 return
             except httpx.TransportError as error:
                 if offset > params["offset"]:
                     return  # some results arrived: the caller requests the rest
                 self._pause(began, error, PAUSE_S)
+
+    def _item(self, path: str, line: str | bytes) -> Any:
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise CommandError(f"{self.url}{path} did not answer with lines of JSON.") from None
 
     def _request(
         self, method: str, path: str, *, body: Callable[[], Iterator[bytes]] | None = None, **options: Any
@@ -253,6 +257,15 @@ class JobClient(ServiceClient):
 
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def together(texts: Iterable[Any], results: Iterable[Any], name: str) -> Iterator[tuple[Any, Any]]:
+    """Yields each text with its result. Raises CommandError if there are more of the one or the other."""
+    missing = object()
+    for text, result in zip_longest(texts, results, fillvalue=missing):
+        if text is missing or result is missing:
+            raise CommandError(f"{name} changed while being classified: repeat the command.")
+        yield text, result
 
 
 def _retry_after_s(answer: httpx.Response) -> float:

@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from millrace.errors import CommandError, saying
-from millrace.job_client import JobClient, add_job_arguments
+from millrace.job_client import JobClient, add_job_arguments, together
 from text_files.source import TextFile, hints, opened
 
 _SEED = 1
@@ -60,12 +60,7 @@ def run(args: argparse.Namespace) -> int:
         if args.job is None:
             source = stack.enter_context(opened(args.file, hints(args)))
         client = stack.enter_context(JobClient.of(args))
-        try:
-            chosen = choose(_results(args, client, source), args.texts, at_random=args.random)
-        except ValueError:
-            raise CommandError(
-                "the texts changed while they were being classified: repeat the command."
-            ) from None
+        chosen = choose(_results(args, client, source), args.texts, at_random=args.random)
     if not chosen:
         raise CommandError("none of the texts has a result, so there is nothing to choose from.")
     with saying(f"cannot write {args.output}"):
@@ -79,13 +74,13 @@ def _check_output(args: argparse.Namespace) -> None:
     if args.label_column in (args.column, *_OTHER_COLUMNS):
         raise CommandError(f"OUT has a column {args.label_column!r} already: choose another --label-column.")
     if os.path.lexists(args.output):
-def _exists(path: Path) -> CommandError:
-    return CommandError(f"{path} exists, and may have labels: choose another name.")
-
-
         raise _exists(args.output)
     if not os.access(args.output.parent, os.W_OK):
         raise CommandError(f"cannot write {args.output}: files cannot be created in {args.output.parent}.")
+
+
+def _exists(path: Path) -> CommandError:
+    return CommandError(f"{path} exists, and may have labels: choose another name.")
 
 
 def choose(results: Iterable[Choice], count: int, *, at_random: bool) -> list[Choice]:
@@ -123,10 +118,11 @@ def _results(args: argparse.Namespace, client: JobClient, source: TextFile | Non
         texts = source.texts()
     if job["status"] != "finished":
         raise CommandError(f"the status of the job is {job['status']}: only a finished job can be sampled.")
-    return zip(texts, client.results(job, source), strict=True)
+    return together(texts, client.results(job, source), "the texts" if source is None else source.name)
 
 
 def _write(args: argparse.Namespace, chosen: list[Choice]) -> None:
+    """Writes OUT as a whole. Raises CommandError if there is such a file by now."""
     path: Path = args.output
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -135,6 +131,10 @@ def _write(args: argparse.Namespace, chosen: list[Choice]) -> None:
             table.writerow((args.column, args.label_column, *_OTHER_COLUMNS))
             for text, result in chosen:
                 best = max(result, key=lambda pair: pair["score"])
+                table.writerow((text, "", best["label"], f"{best['score']:.4f}"))
+        _name(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _name(part: Path, path: Path) -> None:
@@ -148,7 +148,3 @@ def _name(part: Path, path: Path) -> None:
     except OSError:
         path.unlink()
         raise
-                table.writerow((text, "", best["label"], f"{best['score']:.4f}"))
-        _name(part, path)
-    finally:
-        part.unlink(missing_ok=True)

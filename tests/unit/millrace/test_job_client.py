@@ -13,7 +13,7 @@ import pytest
 
 from millrace import job_client
 from millrace.errors import CommandError
-from millrace.job_client import JobClient
+from millrace.job_client import JobClient, together
 from text_files.formats import Hints
 from text_files.source import TextFile
 
@@ -419,3 +419,21 @@ def test_texts_were_torn_at_characters_that_python_takes_for_line_ends(
     lines = "".join(json.dumps(text, ensure_ascii=False) + "\n" for text in texts)  # of an earlier version
     service.answers = [httpx.Response(200, content=lines.encode())]
     assert list(client.texts(JOB)) == texts
+
+
+@pytest.mark.parametrize("ask", [JobClient.texts, JobClient.results])
+def test_lines_that_are_not_json_were_put_down_to_texts_that_changed(
+    service: Service, client: JobClient, ask: Callable[[JobClient, job_client.Job], Iterator[Any]]
+) -> None:
+    """`sample` and `classify` took every ValueError for that."""
+    service.answers = [httpx.Response(200, content=b"<html>\n")]
+    with pytest.raises(CommandError, match=r"^http://api/jobs/a+/\w+ did not answer with lines of JSON\.$"):
+        list(ask(client, JOB))
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_texts_that_changed_are_not_put_beside_the_results_of_others(count: int) -> None:
+    with pytest.raises(CommandError, match=r"^in.csv changed while being classified: repeat the command.$"):
+        list(together("abc", range(count), "in.csv"))
+    with pytest.raises(UnicodeEncodeError):
+        list(together(("\udcff".encode() for _ in "abc"), range(count), "in.csv"))

@@ -160,3 +160,12 @@ def test_what_is_not_an_id_is_not_part_of_a_path(
     assert main(["sample", "--job", number, "-o", str(tmp_path / "out.csv")]) == 2
     said = f"millrace sample: {number!r} is not the id of a job, which has 32 hexadecimal digits.\n"
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize("count", [len(TEXTS) - 1, len(TEXTS) + 1])
+def test_texts_that_changed_are_said_to_have(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(job_client.JobClient, "texts", lambda *_: iter(["text"] * count))
+    assert main(["sample", "--job", ID, "-o", str(tmp_path / "out.csv")]) == 2
+    assert "the texts changed while being classified: repeat the command." in capsys.readouterr().err
