@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from batcher.gc_tuning import collect_rarely
+from millrace.arguments import Parser, check_words
 from millrace.errors import CommandError
 from millrace.installation import check_packages, missing
 from text_files.errors import FileError
@@ -160,14 +161,13 @@ def _parsed(words: Sequence[str], name: str, command: ModuleType | None) -> argp
         options = re.findall(r"--[a-z-]+", of_command.format_usage())
         close = difflib.get_close_matches(wrong[0].partition("=")[0], options, n=1)
         of_command.error(f"unknown argument {wrong[0]}{f'; did you mean {close[0]}?' if close else ''}")
+    check_words(args)
     return args
 
 
-def command_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def command_parsers() -> tuple[Parser, dict[str, Parser]]:
     """The parser of the command line, and that of each command, still without its arguments."""
-    parser = argparse.ArgumentParser(
-        prog="millrace", description="Queue-backed, micro-batching text classification."
-    )
+    parser = Parser(prog="millrace", description="Queue-backed, micro-batching text classification.")
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     parser.add_argument_group("example", "%(prog)s classify reviews.csv -o labelled.csv")

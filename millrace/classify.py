@@ -10,6 +10,7 @@ import time
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, NamedTuple
 
+from millrace.arguments import FileName
 from millrace.errors import CommandError, saying
 from millrace.job_client import JobClient, add_job_arguments, together
 from text_files.errors import BadFile
@@ -44,11 +45,13 @@ def output_format(path: str, source: FileFormat) -> OutputFormat:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("files", metavar="FILE", nargs="+", help="texts to classify (-: standard input)")
+    files = "texts to classify (-: standard input)"
+    parser.add_argument("files", metavar="FILE", type=FileName, nargs="+", help=files)
     parser.add_argument(
         "-o",
         "--output",
         metavar="OUT",
+        type=FileName,
         default="-",
         help="file for the results, or a directory for those of several FILEs (default: -, standard output)",
     )

@@ -7,6 +7,7 @@ import sys
 from ipaddress import ip_network
 from pathlib import Path
 
+from millrace.arguments import FileName
 from millrace.errors import CommandError, saying
 from millrace.service_client import AdminClient, add_client_arguments
 
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text.add_argument(
         "file",
         metavar="FILE",
+        type=FileName,
         help="file that contains the text and nothing else; -: standard input, so that the text does not "
         "appear in the process list",
     )

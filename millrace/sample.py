@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from millrace.arguments import FileName
 from millrace.errors import CommandError, saying
 from millrace.job_client import JobClient, add_job_arguments, together
 from text_files.source import TextFile, hints, opened
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file",
         nargs="?",
         metavar="FILE",
+        type=FileName,
         help="texts to choose from (-: standard input); they are classified first, unless they have been",
     )
     source.add_argument("--job", metavar="ID", help="a finished job whose texts were kept (keep_input=true)")

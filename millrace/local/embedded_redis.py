@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
+from millrace.arguments import is_utf8, shown
 from millrace.errors import CommandError
 from millrace.local.redis_server import ServerBinary, writer
 
@@ -48,6 +49,10 @@ class DataDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
+        if not is_utf8(str(self.path)):  # nor is the address of the socket in it
+            raise CommandError(
+                f"the data directory {shown(self.path)} is not UTF-8: choose another with --data-dir."
+            )
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
             _make_private(self.path)

@@ -290,3 +290,10 @@ def test_parquet_is_not_written_to_a_terminal(
     assert table_of(out.read_bytes()).to_pylist() == [
         {"text": "good", "label": "POSITIVE", "score": 0.9, "error": None}
     ]
+
+
+def test_names_of_files_need_not_be_utf8(tmp_path: Path) -> None:
+    source, out = tmp_path / "in\udcff.txt", tmp_path / "out\udcff.csv"
+    source.write_text("good\n")
+    assert main(["classify", str(source), "-o", str(out)]) == 0
+    assert out.read_text().startswith("text,label,score,error\ngood,POSITIVE")

@@ -172,6 +172,15 @@ def test_a_full_disk_is_one_sentence(words: str) -> None:
     assert (done.returncode, done.stderr) == (2, f"{name}: No space left on device.\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("words", ["--help", "forget text --help"])
+def test_help_that_cannot_be_written_is_not_a_success(words: str) -> None:
+    """argparse takes no notice of it where Python does not buffer the output."""
+    done = shell(f"millrace {words} > /dev/full", PYTHONUNBUFFERED="1")
+    name = "millrace" if words.startswith("-") else f"millrace {words.split()[0]}"
+    assert (done.returncode, done.stderr) == (2, f"{name}: No space left on device.\n")
+
+
 def test_messages_do_not_get_into_the_output_if_standard_error_is_closed() -> None:
     """print() to a closed standard error wrote to the standard output, between the results."""
     done = shell("millrace config 2>&-", MILLRACE_NONSENSE="1")

@@ -258,3 +258,52 @@ def test_commands_are_printed_as_they_must_be_typed(monkeypatch: pytest.MonkeyPa
     assert typed("rq") == "'our tools/rq'"
     monkeypatch.setenv("PATH", str(tmp_path / "our tools"))
     assert typed("millrace") == "millrace"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "predict hi --model",
+        "predict",
+        "compare --model",
+        "classify none.csv --model",
+        "publish",
+        "publish stub@b --model",
+        "forget client",
+        "forget revision",
+        "sample none.csv -o x --label-column",
+        "sample none.csv -o x --model",
+        "train none.csv -o x --separator",
+        "status --url",
+    ],
+)
+def test_a_word_that_is_not_utf8_is_a_sentence(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    """Each ended with a UnicodeEncodeError, or with another reason."""
+    assert said(capsys, *words.split(), "x\udcff") == f"millrace {words.split()[0]}: x\\xff is not UTF-8.\n"
+
+
+def test_a_data_directory_that_is_not_utf8_is_a_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ("up", "--port", "0", "--model", "stub", "--data-dir", f"{tmp_path}/d\udcff")
+    sentence = f"the data directory {tmp_path}/d\\xff is not UTF-8: choose another with --data-dir."
+    assert said(capsys, *words) == f"millrace up: {sentence}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "up --data-dir",
+        "classify LICENSE -o",
+        "classify",
+        "sample LICENSE -o",
+        "forget text",
+        "push",
+        "pull a/b@c --to",
+        "train LICENSE -o",
+        "evaluate LICENSE --artefact-dir",
+        "status --api-key-file",
+    ],
+)
+def test_an_empty_path_was_the_current_folder(capsys: pytest.CaptureFixture[str], words: str) -> None:
+    assert said(capsys, *words.split(), "").endswith(": must not be empty\n")

@@ -1,0 +1,58 @@
+"""What the words of every command line are: text in UTF-8, except names of files, which are never empty."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from millrace.errors import CommandError
+
+
+class FileName(str):
+    """A file that a command names, or "-", as it was typed: it may have any bytes."""
+
+    __slots__ = ()
+
+    def __new__(cls, word: str) -> FileName:
+        if not word:
+            raise argparse.ArgumentTypeError("must not be empty")
+        return super().__new__(cls, word)
+
+
+def path(word: str) -> Path:
+    """A path, which is not the current folder if it is empty."""
+    return Path(FileName(word))
+
+
+class Parser(argparse.ArgumentParser):
+    """Reads every `Path` as `path`, and reports that its help cannot be written, unlike argparse."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("type", Path, path)
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)
+
+
+def check_words(args: argparse.Namespace) -> None:
+    """Raises CommandError for a word that is neither UTF-8 nor the name of a file."""
+    for value in vars(args).values():
+        for word in value if isinstance(value, list) else [value]:
+            if isinstance(word, str) and not isinstance(word, FileName) and not is_utf8(word):
+                raise CommandError(f"{shown(word)} is not UTF-8.")
+
+
+def shown(word: str | Path) -> str:
+    """A word in a message, which may not be UTF-8."""
+    return os.fsencode(word).decode("utf-8", "backslashreplace")
+
+
+def is_utf8(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
