@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import os
 import re
 import sys
@@ -129,6 +130,8 @@ def _have_streams() -> None:
             os.open(os.devnull, os.O_RDWR)
     if sys.stderr is None:  # print() would write to the standard output
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # as long as the process
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as that of errors: not every locale has every character
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _have_a_home() -> None:

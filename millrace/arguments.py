@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
-from millrace.errors import CommandError
+from millrace.errors import CommandError, saying
 
 
 class FileName(str):
@@ -56,3 +57,16 @@ def is_utf8(word: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def read_text(file: str) -> str:
+    """The content of a file or, as "-", of standard input, without a byte order mark. Raises CommandError."""
+    if file == "-" and sys.stdin is None:
+        raise CommandError("standard input is closed: name a file.")
+    name = "standard input" if file == "-" else file
+    with saying(f"{name} cannot be read"):
+        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise CommandError(f"{name} is not UTF-8: save the text in this encoding.") from None

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from ipaddress import ip_network
-from pathlib import Path
 
-from millrace.arguments import FileName
-from millrace.errors import CommandError, saying
+from millrace.arguments import FileName, read_text
+from millrace.errors import CommandError
 from millrace.service_client import AdminClient, add_client_arguments
 
 
@@ -49,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _body(args: argparse.Namespace) -> dict[str, str]:
-    if args.kind == "text":
-        return {"text": _text(args.file)}
+    if args.kind == "text":  # without the last line break of an editor
+        return {"text": read_text(args.file).removesuffix("\n").removesuffix("\r")}
     if args.kind == "client":
         return {"client": args.client if _is_address(args.client) else f"key:{args.client}"}
     return {"revision": args.revision}
@@ -63,18 +61,3 @@ def _is_address(client: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _text(file: str) -> str:
-    """The content of the file, without the byte order mark and the last line break of an editor.
-
-    Raises CommandError.
-    """
-    if file == "-" and sys.stdin is None:
-        raise CommandError("standard input is closed: name a file.")
-    with saying(f"{file} cannot be read"):
-        raw = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-    try:
-        return raw.decode("utf-8-sig").removesuffix("\n").removesuffix("\r")
-    except UnicodeDecodeError:
-        raise CommandError(f"{file} is not UTF-8: save the text in this encoding.") from None

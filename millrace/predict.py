@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from typing import Any
 from urllib.parse import quote
 
 import httpx
 
+from millrace.arguments import read_text
 from millrace.errors import CommandError
 from millrace.service_client import ServiceClient, add_client_arguments, add_model_argument
 
@@ -28,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints a line for each text: its best label, the score of that label, the text."""
-    texts = args.texts or [line for line in sys.stdin.read().splitlines() if line.strip()]
+    texts = args.texts or [line for line in read_text("-").replace("\r\n", "\n").split("\n") if line.strip()]
     if not texts:
         raise CommandError(
             'there is no text: millrace predict "I love you.", or a text per line of the input.'
@@ -57,14 +56,4 @@ class PredictClient(ServiceClient):
         if {".", ".."} & set(model.split("/")):  # would be another path
             raise CommandError(f"--model {model}: a model cannot have this name.")
         path = f"/models/{quote(model)}/predict" if model else "/predict"
-        return self.request("POST", path, json=_body(texts))
-
-
-def _body(texts: list[str]) -> dict[str, Any]:
-    try:
-        json.dumps(texts, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise CommandError(
-            "a text is not UTF-8: `millrace classify` reads files of other encodings."
-        ) from None
-    return {"text": texts}
+        return self.request("POST", path, json={"text": texts})
