@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("say which model, or one of --share, --shadow, --all and --back.")
     if args.by and not (args.share or args.shadow):
         raise CommandError("--by chooses between texts and clients: use it with --share or --shadow.")
+    if not args.timeout >= 0:
+        raise CommandError("--timeout must be 0 or more.")
     client = AdminClient.of(args)
     number = _loaded(client, args) if args.reference else None
     if args.share or args.shadow:

@@ -42,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Draws the screen until q or Ctrl-C, and survives restarts of the server."""
+    if args.frames < 0:
+        raise CommandError("--frames must be 0 or more.")
     client = StatsClient.of(args)
     view = View(client.url)
     keys = TopKeys(view, lambda: AdminClient.of(args))

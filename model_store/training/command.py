@@ -62,7 +62,7 @@ def order(args: argparse.Namespace) -> Order:
         raise argparse.ArgumentTypeError(f"--seed must be below {_SEEDS:,}.")
     if args.threads < 0:
         raise argparse.ArgumentTypeError("--threads must be 0 or more.")
-    source = Source(
-        tuple(args.files), columns(args), args.test, args.test_share, max(2, args.most_rows), args.seed
-    )
+    if args.most_rows < 2:
+        raise argparse.ArgumentTypeError("--most-rows must be at least 2.")
+    source = Source(tuple(args.files), columns(args), args.test, args.test_share, args.most_rows, args.seed)
     return Order(source, args.out, args.base, args.recipe, args.replace, args.threads)

@@ -291,6 +291,26 @@ def test_a_data_directory_that_is_not_utf8_is_a_sentence(
 
 
 @pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("train none.csv -o x --most-rows 0", "--most-rows must be at least 2."),
+        ("train none.csv -o x --threads -1", "--threads must be 0 or more."),
+        ("evaluate none.csv --threads -1", "--threads must be 0 or more."),
+        ("evaluate none.csv --within nan", "--within must be between 0 and 1."),
+        ("publish stub@b --timeout nan", "--timeout must be 0 or more."),
+        ("publish stub@b --timeout -1", "--timeout must be 0 or more."),
+        ("top --frames -1", "--frames must be 0 or more."),
+        ("sample none.csv -o x -n 0", "-n must be at least 1."),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(
+    capsys: pytest.CaptureFixture[str], words: str, sentence: str
+) -> None:
+    """Some were replaced by others without a word, some waited for ever."""
+    assert said(capsys, *words.split()) == f"millrace {words.split()[0]}: {sentence}\n"
+
+
+@pytest.mark.parametrize(
     "words",
     [
         "up --data-dir",
