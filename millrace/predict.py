@@ -56,4 +56,7 @@ class PredictClient(ServiceClient):
         if {".", ".."} & set(model.split("/")):  # would be another path
             raise CommandError(f"--model {model}: a model cannot have this name.")
         path = f"/models/{quote(model)}/predict" if model else "/predict"
-        return self.request("POST", path, json={"text": texts})
+        answer = self.request("POST", path, json={"text": texts})
+        if "predictions" not in self._object(path, answer.text):
+            raise CommandError(f"{self.url}{path} did not answer with predictions: is this a Millrace API?")
+        return answer

@@ -15,6 +15,8 @@ PAIRS = {
     "good": [{"label": "NEGATIVE", "score": 0.1}, {"label": "POSITIVE", "score": 0.9}],
     "bad": [{"label": "NEGATIVE", "score": 0.75}, {"label": "POSITIVE", "score": 0.25}],
 }
+# What other services answer.
+OTHER = ("<html>welcome</html>", "[]", "{}")
 asked: list[tuple[str, list[str]]] = []
 
 
@@ -23,6 +25,8 @@ def answer(request: httpx.Request) -> httpx.Response:
     asked.append((request.url.path, texts))
     if "boom" in texts:
         return httpx.Response(422, json={"code": "poison", "detail": "text 1 ended three workers"})
+    if texts[0] in OTHER:
+        return httpx.Response(200, text=texts[0])
     headers = {"x-unknown": "1"} if "bad" in texts else {}
     return httpx.Response(
         200, json={"predictions": [PAIRS.get(text, PAIRS["good"]) for text in texts]}, headers=headers
@@ -115,3 +119,11 @@ def test_a_locale_without_a_character_shows_its_number(monkeypatch: pytest.Monke
     assert run("caf\u00e9 \u2603") == 0
     printed.seek(0)
     assert printed.read() == "POSITIVE  0.9000  caf\\xe9 \\u2603\n"
+
+
+@pytest.mark.parametrize("other", OTHER)
+def test_the_answer_of_another_service_was_a_traceback(
+    capsys: pytest.CaptureFixture[str], other: str
+) -> None:
+    assert run(other) in (1, 2)
+    assert capsys.readouterr().err.endswith("is this a Millrace API?\n")
