@@ -178,6 +178,7 @@ class Predictor:
         refuses = self.settings.refuse_unknown
         if results is not None and not (refuses and any(result.foreign for result in results)):
             context.hit = True
+            context.used = len(texts)
             cache_s = perf_counter() - started
         else:
             if (least := len(texts) * lookup.models.shortest) > most_bytes:
@@ -185,6 +186,7 @@ class Predictor:
             until = started + (self.settings.default_budget_s if budget_s is None else budget_s)
             request = LookupRequest(texts, client, until, tenant, one_revision, context.headers.trace)
             context.answer = answer = LookupResult()
+            context.used = len(texts)
             results = await self._ask(lookup, request, answer, receive)
             context.computed = len(answer.computed)
             context.hit = not answer.computed
@@ -282,6 +284,7 @@ class PredictHandler:
         except (BudgetExceeded, QueueFull, Paused, QuotaExceeded):
             if preference.respond_async and deferral is not None:
                 predictor.release(context)
+                context.used = 0
                 return await deferral(headers, texts)
             raise
         body = joined(results, ordered=context.by_score)

@@ -106,7 +106,8 @@ class RequestContext:
 
     `client` is empty until the request has been admitted. `code` and `entry` (the id of the text that failed)
     say what went wrong. `answer` is what the lookup found, if the in-process cache did not know all texts.
-    `reserved` texts count for a quota until the request is counted.
+    `used` texts were looked up, and count as usage. `reserved` texts count for a quota until the request is
+    counted.
     """
 
     headers: RequestHeaders
@@ -116,6 +117,7 @@ class RequestContext:
     hit: bool = False
     computed: int = 0
     answer: LookupResult | None = None
+    used: int = 0
     reserved: int = 0
     tokens: int = 0
     by_score: bool = False

@@ -182,8 +182,8 @@ def _facts(seen: Seen) -> dict[str, Any]:
 
 log = logging.getLogger(__name__)
 
-# Requests whose texts were not looked up, so that they do not count as used: of a job, they do later.
-NOT_ANSWERED = (202, 429, 503)
+# Requests that got no answer of a model, so that their texts do not count as used.
+NOT_ANSWERED = (429, 503)
 
 
 class RequestLog:
@@ -209,12 +209,19 @@ class RequestLog:
         elif context.hit:
             metrics.entries("hit_local", len(context.texts))
         client = context.client or client_address(context.headers.scope)
-        texts = 0 if status in NOT_ANSWERED else len(context.texts)
-        self._traffic.count(client, texts, texts - context.computed, context.tokens, status)
+        used = 0 if status in NOT_ANSWERED else context.used
+        hits = _known(context.texts, context.answer) if used and context.answer else used
+        self._traffic.count(client, used, hits, context.tokens, status)
         self.recent.add(context, status, seconds)
         level = logging.DEBUG if context.hit else logging.INFO
         if log.isEnabledFor(level):
             self._lines.add(level, _fields(context, route, status, seconds))
+
+
+def _known(texts: Sequence[str], answer: LookupResult) -> int:
+    """How many of the texts a cache knew."""
+    known = answer.by_text.keys() - answer.computed.keys()
+    return sum([text in known for text in texts])
 
 
 def _fields(context: RequestContext, route: str, status: int, seconds: float) -> dict[str, object]:

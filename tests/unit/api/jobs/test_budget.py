@@ -175,6 +175,25 @@ async def test_a_repeat_was_refused_once_its_own_job_had_used_the_quota(start: S
     assert not uploads(api)
 
 
+@pytest.mark.parametrize("prefer", ["respond-async", "respond-async, wait=1"])
+async def test_repeats_and_refused_requests_used_a_quota(start: Start, prefer: str) -> None:
+    """Ten requests with the key of one job of three texts had used thirty."""
+    hub = FakeHub(refusal=BudgetExceeded("over"), replies=lambda command: [0 for _ in command.rows])
+    api = await start(hub=hub, api_keys=f"web:{sha256(b'one').hexdigest()}", quotas="web=9")
+
+    async def ask(*texts: str, path: str = "/predict", **headers: str) -> int:
+        headers = {"x-api-key": "one", **headers}
+        return (await api.client.post(path, json={"text": texts}, headers=headers)).status_code
+
+    assert [await ask("a", "b", "c", path="/predict?order=wrong") for _ in range(4)] == [422] * 4
+    keyed = {"prefer": prefer, "idempotency-key": "k"}
+    assert [await ask("a", "b", "c", **keyed) for _ in range(4)] == [202, 200, 200, 200]
+    assert [await ask("d", "b", "c", **keyed) for _ in range(4)] == [409] * 4
+    hub.refusal = None
+    assert await ask(*"123456") == 200
+    assert await ask("7") == 429
+
+
 async def test_jobs_that_were_read_at_once_could_each_have_what_was_left_of_a_quota(start: Start) -> None:
     """Texts counted once their job was stored. Those of one that is refused are given back."""
     api = await start(api_keys=f"web:{sha256(b'one').hexdigest()}", quotas="web=600")

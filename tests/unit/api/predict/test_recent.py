@@ -1,13 +1,16 @@
-"""The console's memory of requests has a bound in bytes."""
+"""The console's memory of requests has a bound in bytes, and usage is what was looked up."""
 
 from __future__ import annotations
 
 import gc
 import tracemalloc
+from unittest.mock import Mock
+
+import pytest
 
 from api.asgi.http import RequestHeaders
 from api.predict.request import RequestContext
-from api.predict.request_log import MAX_BYTES, RecentRequests
+from api.predict.request_log import MAX_BYTES, RecentRequests, RequestLog
 from batcher.lookup.queue import LookupResult
 from batcher.messages import Prediction
 
@@ -53,3 +56,22 @@ def test_times_of_a_request_are_in_milliseconds() -> None:
     found = recent.find(f"{7:0128}")
     assert found is not None
     assert (found["ms"], found["asked_ms"]) == (500.0, 250.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "known", "hits"), [(200, "b", 1), (200, "", 0), (422, "b", 1), (200, "ab", 6), (503, "b", 0)]
+)
+def test_texts_that_a_request_has_twice_and_those_that_fail_counted_as_hits(
+    status: int, known: str, hits: int
+) -> None:
+    """Of one new text five times in a request, four were hits."""
+    traffic = Mock()
+    context = RequestContext(RequestHeaders({"headers": [], "client": ("192.0.2.1", 1)}))
+    context.texts = ["a"] * 5 + ["b"]
+    context.used = len(context.texts)
+    computed = dict.fromkeys("ab" if status == 200 else "", Prediction(b"[]", "r", 3, 0, 1.0, 1.0, 1.0, 8))
+    context.answer = LookupResult(by_text={text: Mock() for text in {*known, *computed}})
+    context.answer.computed = {text: one for text, one in computed.items() if text not in known}
+    RequestLog(Mock(), traffic).add(context, "/predict", status)
+    (counted,) = traffic.count.call_args_list
+    assert counted.args[1:3] == (0 if status == 503 else 6, hits)
