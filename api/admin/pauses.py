@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from time import time
 from typing import Any, get_args
@@ -14,6 +14,7 @@ from api.admin.schemas import LaneOrAll, LanePause
 from api.admin.service import Console, Replies, gather, missing
 from api.models.served import ServedModel, ServedModels
 from api.stats.frames import pause_facts
+from batcher.connection.outage import RANDOM
 from batcher.core.commands import SetPause
 from batcher.core.holds import OF_ALL, Pause, merge_pauses
 from batcher.core.publications import model_of
@@ -22,6 +23,8 @@ from batcher.messages import Lane
 
 # The first characters of a revision that name it.
 MIN_REVISION = 4
+# The number of a decision ends with so many random bits: of one millisecond, one pair in 1,024 has the same.
+RANDOM_BITS = 10
 Pauses = dict[str, Any]
 # Lanes of queues, with the queue of each.
 Lanes = Sequence[tuple[ServedModel, str]]
@@ -93,8 +96,7 @@ async def _change(
     Returns the pauses of the last queue, and which shards do not know of it yet.
     """
     await asyncio.gather(*(served.hub.look() for served, _ in lanes))
-    known = [one.number for served, _ in lanes for one in served.hub.snapshot.pauses.values()]
-    number = max([round(time() * 1000), *(before + 1 for before in known)])
+    number = _number(one.number for served, _ in lanes for one in served.hub.snapshot.pauses.values())
     pauses = dict[str, Any]()
     lost = set[int]()
     for served, lane in lanes:
@@ -112,8 +114,18 @@ async def _change(
     shards = missing(sorted(lost))
     if pause is not None:
         facts |= {"waiting": pause.waiting, "for_s": pause.for_s}
-    await console.record(request, "resume" if pause is None else "pause", **facts, **shards)
+    facts |= {"decision": number, **shards}
+    await console.record(request, "resume" if pause is None else "pause", **facts)
     return {"pauses": pauses, **shards}
+
+
+def _number(known: Iterable[int]) -> int:
+    """The number of a decision after the known ones. By it, queues agree which of several is the last.
+
+    It is below 2**53: Lua and JavaScript know larger ones only roughly.
+    """
+    first = max([round(time() * 1000) << RANDOM_BITS, *(before + 1 for before in known)])
+    return first + RANDOM.getrandbits(RANDOM_BITS)
 
 
 async def _run(console: Console, served: ServedModel, command: SetPause) -> Replies[Mapping[str, Pause]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import random
 import time
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 import redis
 
 from api.admin.pauses import _change
+from api.admin.schemas import LanePause
 from batcher.core.commands import Enqueue, EnqueueAll, SetPause, Wake, Waking
 from batcher.core.holds import OF_ALL, Waiting, in_force
 from batcher.core.snapshot import NO_SNAPSHOT
@@ -163,6 +167,33 @@ class _Asked:
         return {}
 
 
+class _Queue(_Asked):
+    """A queue with one shard, in Redis."""
+
+    def __init__(self, bench: Bench) -> None:
+        super().__init__(answers=True)
+        self.bench = bench
+
+    async def look(self) -> None:
+        self.snapshot = self.bench.sweep()
+
+    async def run(self, command: Any) -> Any:
+        await asyncio.sleep(0)  # others come in between
+        return self.bench.worker().run([command])[0]
+
+
+async def _decide(queues: list[Any], pause: LanePause | None, lines: dict[int, str]) -> dict[str, Any]:
+    """Pauses `bulk` at these queues, in their order, or resumes it."""
+
+    async def record(request: Any, action: str, **facts: Any) -> None:
+        lines[facts["decision"]] = action
+
+    console: Any = SimpleNamespace(shards_down=(), record=record)
+    models: Any = SimpleNamespace(every=queues)
+    lanes: Any = [(queue, "bulk") for queue in queues]
+    return await _change(console, models, SimpleNamespace(), lanes, pause, {})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("dropped", [True, False])
 async def test_a_queue_that_is_dropped_meanwhile_does_not_stop_a_pause(dropped: bool) -> None:
     """The others were paused, and the answer was 503."""
@@ -180,3 +211,48 @@ async def test_a_queue_that_is_dropped_meanwhile_does_not_stop_a_pause(dropped: 
         return
     assert await changed == {"pauses": {}}
     assert first.lanes == ["bulk"]
+
+
+@pytest.mark.parametrize("before", [0, 2**52])
+async def test_decisions_of_one_moment_leave_all_queues_in_one_state(
+    client: redis.Redis, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """Each queue kept the one that came first, for good: their numbers were the same."""
+    queues = [_Queue(Bench(client, name)) for name in "ab"]
+    monkeypatch.setattr("api.admin.pauses.time", lambda: 1_800_000_000.0)
+    random.seed(1)
+    for _ in range(5):
+        for queue in queues:
+            pause(queue.bench, "bulk", number=before)
+        lines = dict[int, str]()
+        pauses = (LanePause(for_s=60), LanePause(for_s=60, waiting="refuse"), None)
+        orders = (queues, queues[::-1], queues)
+        await asyncio.gather(*(_decide(*one, lines) for one in zip(orders, pauses, strict=True)))
+        first, second = (queue.bench.sweep().pauses["bulk"] for queue in queues)
+        assert (first.waiting, bool(first.left_s)) == (second.waiting, bool(second.left_s))
+        assert first.number == second.number == max(lines)
+        assert lines[max(lines)] == ("pause" if first.left_s else "resume")
+        assert len(lines) == 3
+
+
+@pytest.fixture
+def unknown(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> _Queue:
+    """A queue about which something is decided once it was looked at."""
+    queue = _Queue(bench)
+    monkeypatch.setattr(queue, "look", partial(asyncio.sleep, 0))
+    return queue
+
+
+async def test_a_decision_that_is_overtaken_at_once_is_answered_with_what_holds(unknown: _Queue) -> None:
+    pause(unknown.bench, "bulk", number=2**52)
+    lines = dict[int, str]()
+    answer = await _decide([unknown], None, lines)
+    assert answer["pauses"]["bulk"]["waiting"] == "keep"
+    assert list(lines.values()) == ["resume"]
+    assert max(lines) < 2**52
+
+
+async def test_a_decision_counts_after_those_that_were_numbered_by_milliseconds(unknown: _Queue) -> None:
+    """Also if the clock of their host was ahead."""
+    pause(unknown.bench, "bulk", number=round((time.time() + 3600) * 1000))
+    assert (await _decide([unknown], None, {}))["pauses"] == {}

@@ -63,6 +63,7 @@ async def test_a_paused_service_says_until_when(api: AdminApi) -> None:
     ended, begun = (await api.get("/audit")).json()["audit"]
     assert (ended["action"], ended["lane"]) == ("resume", "all")
     assert [begun[name] for name in ("action", "lane", "waiting", "for_s")] == ["pause", "all", "finish", 90]
+    assert begun["decision"] < ended["decision"] < 2**53
 
 
 async def test_what_waits_is_refused_and_leaves_the_queue(api: AdminApi) -> None:
