@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from time import monotonic
@@ -314,6 +315,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def end(self) -> None:
         """Closes the connection at once. Anything that the application still sends is discarded."""
         self._disconnect()
+        old = self.cycle is not None and self.cycle.scope["http_version"] == "1.0"
+        if old and self.transport.get_write_buffer_size():
+            end_by_reset(self.transport, True)  # what is lost must not look whole
         self.transport.abort()
 
     def _disconnect(self) -> None:
@@ -380,7 +384,19 @@ class LimitedProtocol(HttpToolsProtocol):
             self.refuse(Problem(408, "the body stopped arriving"))
 
 
+def end_by_reset(transport: asyncio.Transport, reset: bool) -> None:
+    """Whether the connection is to end by a reset, also if the process ends."""
+    if connection := _tcp(transport):
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", reset, 0))
+
+
+def _tcp(transport: asyncio.Transport) -> socket.socket | None:
+    connection: socket.socket | None = transport.get_extra_info("socket")
+    if connection is None or connection.family not in (socket.AF_INET, socket.AF_INET6):
+        return None
+    return connection
+
+
 def _limit_kernel_buffer(transport: asyncio.Transport) -> None:
-    connection = transport.get_extra_info("socket")
-    if connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6):
+    if connection := _tcp(transport):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_BYTES)

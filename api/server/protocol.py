@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from api.asgi.http import LEFT, PROBES
 from api.errors import Problem
-from api.server.limits import HEAD_BYTES, LimitedProtocol
+from api.server.limits import HEAD_BYTES, LimitedProtocol, end_by_reset
 
 # The most bytes of one header, the most headers, and the most bytes of the target (path and query).
 HEADER_BYTES = 8 * 1024
@@ -152,6 +152,41 @@ class Sender:
         return True
 
 
+class OldSender(Sender):
+    """A `Sender` for a client of HTTP/1.0, which knows no chunks (RFC 9112, 6.1).
+
+    The end of a body without a length is that of the connection: a reset, unless the body is whole.
+    """
+
+    __slots__ = ("_unknown_length",)
+
+    def __init__(self, app: Any, cycle: RequestResponseCycle) -> None:
+        super().__init__(app, cycle)
+        self._unknown_length = False
+
+    async def run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().run(scope, receive, send)
+        finally:
+            if self._unknown_length and not self._cycle.response_complete:
+                self._cycle.transport.abort()
+
+    async def send(self, message: Message) -> None:
+        """Tells uvicorn of each part that it is all of the body, so that it writes no chunks."""
+        cycle = self._cycle
+        if message["type"] == "http.response.start":
+            names = {name.lower() for name, _ in message.get("headers", ())}
+            if b"content-length" not in names:
+                self._unknown_length = True
+                cycle.chunked_encoding = False
+                end_by_reset(cycle.transport, True)
+        elif self._unknown_length:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+        if self._unknown_length and cycle.response_complete:
+            end_by_reset(cycle.transport, False)
+
+
 class Connection(LimitedProtocol):
     """Uvicorn creates one per connection, and calls its methods as bytes arrive."""
 
@@ -271,4 +306,5 @@ class Connection(LimitedProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
         cycle.scope["state"][LEFT] = self.left
-        super()._start_asgi_task(cycle, Sender(app, cycle).run)  # type: ignore[arg-type]
+        sender = OldSender if cycle.scope["http_version"] == "1.0" else Sender
+        super()._start_asgi_task(cycle, sender(app, cycle).run)  # type: ignore[arg-type]

@@ -64,6 +64,11 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await send({"type": "http.response.body", "body": LARGE[at : at + 65536], "more_body": True})
         await send({"type": "http.response.body"})
         return
+    elif scope["path"] == "/broken":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"some", "more_body": True})
+        await asyncio.sleep(0.1)
+        raise ValueError
     elif scope["path"] == "/endless":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         listening = asyncio.ensure_future(left(receive))
@@ -665,3 +670,36 @@ async def test_a_client_that_was_still_sending_lost_its_answer(name: str) -> Non
     assert re.match(rb"HTTP/1.1 (200|400|413|431) ", said)
     assert said.endswith((b"hello", b"}"))
     assert b"connection: close" in said
+
+
+OLD = b" HTTP/1.0\r\n\r\n"
+
+
+async def test_a_client_of_http_1_0_got_the_sizes_of_chunks_between_its_results(dial: Dial) -> None:
+    reader, writer = await dial()
+    writer.write(b"GET /parts" + OLD)
+    head, _, body = (await reader.read(-1)).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert body == LARGE
+
+
+@pytest.mark.parametrize("sending", [b"", b"content-length: 9\r\n"], ids=["", "while its client is sending"])
+async def test_a_response_in_http_1_0_that_is_cut_off_does_not_look_whole(dial: Dial, sending: bytes) -> None:
+    reader, writer = await dial()
+    writer.write(b"GET /broken HTTP/1.0\r\n" + sending + b"\r\n")
+    assert (await reader.readuntil(b"some")).startswith(b"HTTP/1.1 200")
+    with pytest.raises(ConnectionResetError):
+        await reader.read(-1)
+
+
+@pytest.mark.parametrize("path", [b"/endless", b"/large"])
+async def test_a_response_in_http_1_0_that_is_ended_does_not_look_whole(path: bytes) -> None:
+    async with served(9) as (server, dial):
+        reader, writer = await dial(RECEIVE_BYTES)
+        writer.write(b"GET " + path + OLD)
+        await reader.readuntil(b"xxx")
+        (connection,) = cast("set[Connection]", server.server_state.connections)
+        connection.end()
+        with pytest.raises(ConnectionResetError):
+            await reader.read(-1)
