@@ -226,7 +226,7 @@ class Parts:
 
     @cached_property
     def traces(self) -> Traces:
-        return Traces(self.console, self.hub, self.log.recent)
+        return Traces(self.console, self.models, self.log.recent)
 
     @cached_property
     def memory(self) -> Memory:

@@ -103,11 +103,11 @@ class ShardStore:
         cached = None
         if settings.cache_here:
             cached = CachedResults(queue, lambda model: shard(model).cache_name)
-        self.answers = Answers(queue, name)
         self.holds = ClientHolds(queue, name)
         usage = UsageStore(queue, name, settings.usage_days)
         self.forgetting = Forgetting(queue, lambda model: shard(model).name, cached, usage)
         # Those of the queue of a model, by its name.
+        self.answers: Callable[[str], Answers] = lambda model: Answers(queue, shard(model).name)
         self.refused: Callable[[str], RefusedTexts] = lambda model: RefusedTexts(queue, shard(model).name)
 
 

@@ -14,9 +14,9 @@ from fastapi import APIRouter, Path
 
 from api.admin.service import Console, gather
 from api.errors import Problem
+from api.models.served import ServedModel, ServedModels
 from api.predict.request_log import RecentRequests
 from batcher.core.commands import REQUEST, TEXTS, Answer, AskQuestion, EndQuestion, Question
-from batcher.lookup.backend import Hub
 
 Facts = Mapping[str, Any]
 Step = dict[str, Any]
@@ -60,10 +60,11 @@ def _near(facts: Facts, batch: Facts) -> bool:
 def _worker_steps(facts: Facts, batches: Iterable[Facts]) -> Iterator[Step]:
     """Two steps for each batch that a worker remembers: the claim of its texts, and its run."""
     texts = {run["entry"]: run["texts"] for run in facts["runs"]}
-    together: dict[tuple[str, int], list[Facts]] = {}
+    together: dict[tuple[str, str, int], list[Facts]] = {}
     for batch in batches:
-        together.setdefault((batch["worker"], batch["batch"]), []).append(batch)
-    for (worker, number), of_batch in together.items():
+        # Workers of several models in one process have one name, and each counts its own batches.
+        together.setdefault((batch["worker"], batch["revision"], batch["batch"]), []).append(batch)
+    for (worker, _, number), of_batch in together.items():
         first = of_batch[0]
         own = min(sum(texts.get(batch["id"], 1) for batch in of_batch), first["size"])
         counts = {"worker": worker, "texts": own}
@@ -101,9 +102,10 @@ class Traces:
     # How long a question is open: API processes see it within two seconds, workers with their next heartbeat.
     open_s = 3.0
 
-    def __init__(self, console: Console, hub: Hub, recent: RecentRequests) -> None:
+    def __init__(self, console: Console, models: ServedModels, recent: RecentRequests) -> None:
         self._console = console
-        self._hub = hub
+        self._models = models
+        self._hub = models.first.hub
         self._recent = recent
         self._answered = ""
 
@@ -127,10 +129,11 @@ class Traces:
                 raise Problem(404, _NOT_FOUND, code="trace_not_found")
             facts = found[0]
         entries = set(facts["entries"])
-        answers = await self.ask(TEXTS, sorted(entries), lambda so_far: _covers(so_far, entries))
-        batches = [
-            {**batch, "worker": answer["worker"]} for answer in answers or () for batch in answer["batches"]
-        ]
+        revisions = {run["revision"] for run in facts["runs"]}
+        answers = await self.ask(
+            TEXTS, sorted(entries), lambda so_far: {one["id"] for one in _ran(so_far, revisions)} >= entries
+        )
+        batches = _ran(answers or (), revisions)
         shown = ("request_id", "received_at", "client", "texts", "tokens", "status", "code", "ms")
         return {**{name: facts[name] for name in shown}, "timeline": timeline(facts, batches)}
 
@@ -141,6 +144,8 @@ class Traces:
         """
         if not ids:
             return []
+        # API processes read the questions in the first queue, and each worker those in its own.
+        models = self._models.every if kind == TEXTS else [self._models.first]
         token = token_hex(8)
         ends = monotonic() + self.open_s
         asked = False
@@ -148,25 +153,28 @@ class Traces:
         question = AskQuestion(Question(token, kind, tuple(ids)), round(self.open_s * 1000))
         while not enough(answers) and monotonic() < ends:
             if asked:
-                found = await self._console.each(lambda shard: shard.answers.to(token))
+                found = await self._console.each(
+                    lambda shard: [one for model in models for one in shard.answers(model.queue).to(token)]
+                )
                 answers = [answer for some in found.found for answer in some]
             else:  # again, as long as another question is open
-                asked = await self._ask(question)
+                asked = await self._ask(question, models)
                 ends = monotonic() + self.open_s if asked else ends
             await asyncio.sleep(LOOK_EVERY_S)
-        ended = (part.run(EndQuestion(token)) for part in self._hub.console.parts)
+        ended = (part.run(EndQuestion(token)) for model in models for part in model.hub.console.parts)
         await asyncio.gather(*ended, return_exceptions=True)
         return answers if asked else None
 
-    async def _ask(self, question: AskQuestion) -> bool:
+    async def _ask(self, question: AskQuestion, models: Iterable[ServedModel]) -> bool:
         """Asks at every shard, because each worker lives at one. False while another question is open.
 
         One after another: of two processes that ask at once, the same one is first at every shard.
         """
         down = self._console.shards_down
-        for number, part in enumerate(self._hub.console.parts):
-            if number not in down and not all((await gather({number: part.run(question)})).found):
-                return False
+        for model in models:
+            for number, part in enumerate(model.hub.console.parts):
+                if number not in down and not all((await gather({number: part.run(question)})).found):
+                    return False
         return True
 
 
@@ -176,8 +184,17 @@ _NOT_FOUND = (
 )
 
 
-def _covers(answers: Answered, entries: set[str]) -> bool:
-    return {batch["id"] for answer in answers for batch in answer["batches"]} >= entries
+def _ran(answers: Iterable[Facts], revisions: set[str]) -> list[Facts]:
+    """What workers remember that have one of these revisions: others may have run the same texts.
+
+    All of them if none is known. Workers of version 0.2.0 do not say theirs.
+    """
+    return [
+        {**batch, "worker": answer["worker"], "revision": answer.get("revision", "")}
+        for answer in answers
+        if not revisions or answer.get("revision", "") in {"", *revisions}
+        for batch in answer["batches"]
+    ]
 
 
 def add_traces(router: APIRouter, traces: Traces) -> None:

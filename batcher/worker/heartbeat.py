@@ -74,10 +74,10 @@ class HeartbeatQueue(WorkerQueue):
             )
             self._published = published
         if reply.question is not None:
-            self._answer(reply.question)
+            self._answer(reply.question, record["revision"])
         return reply.extended
 
-    def _answer(self, question: Question) -> None:
+    def _answer(self, question: Question, revision: str) -> None:
         """Answers a question of the console about texts, with each batch once, if this worker remembers any.
 
         A batch is remembered after its results are sent, so the next heartbeat may know more.
@@ -89,7 +89,7 @@ class HeartbeatQueue(WorkerQueue):
             self._told = set()
         known = self.recall(question.ids)
         if batches := [batch for batch in known if (batch["batch"], batch["id"]) not in self._told]:
-            body = json.dumps({"worker": self.worker, "batches": batches})
+            body = json.dumps({"worker": self.worker, "revision": revision, "batches": batches})
             self.run([Answer(question.token, body)])
             self._told |= {(batch["batch"], batch["id"]) for batch in batches}
 

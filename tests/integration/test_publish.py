@@ -16,6 +16,7 @@ import fakeredis
 import httpx
 import pytest
 
+from api.admin.traces import Traces
 from batcher.hub.hub import ReplyHub
 from model_store.stub import StubClassifier
 from tests.many import Many, Replicas, model_header, publish_fast, ready, start_replicas, until_async
@@ -368,3 +369,26 @@ async def test_refused_texts_are_those_of_all_revisions_of_a_model(
     assert tried.json() == {"found": 2, "not_held": 0, "classified": 2, "failed": 0}
     assert await listed(model) == []
     assert (await api.get("/admin/refused?model=nothing")).json()["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(("model", "path"), [("", "/predict"), ("topics", "/models/topics/predict")])
+async def test_the_timeline_of_another_publication_or_model_did_not_know_the_worker(
+    monkeypatch: pytest.MonkeyPatch, replicas: Replicas, model: str, path: str
+) -> None:
+    """Only workers of the first queue were asked, which may have run the text for another request."""
+    monkeypatch.setattr(Traces, "open_s", 60.0)
+    api = replicas.apis[0]
+
+    async def ran(request_id: str, *texts: str) -> list[dict[str, Any]]:
+        answer = await api.post(path, json={"text": texts}, headers={"x-request-id": request_id})
+        assert answer.status_code == 200
+        steps = (await api.get(f"/admin/traces/{request_id}")).json()["timeline"]
+        assert [step["step"] for step in steps][2:] == ["queued", "claimed", "batch", "answered"]
+        return [step for step in steps if "worker" in step]
+
+    await replicas.publish("stub@v2", model)
+    before = await ran("before", "a")
+    await replicas.move(model=model, number=1)
+    after = await ran("after", "a", "b")
+    assert all(step["worker"] for step in [*before, *after])
+    assert [step["texts"] for step in after] == [2, 2]

@@ -320,8 +320,8 @@ def test_every_step_lies_between_the_first_and_the_last(
     facts = {"received_at": "2026-11-23T00:00:00.000+00:00", "ms": ms, "texts": 2, "local": 0, "shared": 0}
     facts |= {"asked": 2, "asked_ms": asked_ms, "status": 200, "code": "", "runs": [run]}
     at_ms = 1_795_392_000_000
-    known = batch(entry_id("a"), worker="w", at_ms=at_ms, queue_ms=queue_ms, model_ms=model_ms)
-    known["waited_ms"] = waited_ms
+    known = batch(entry_id("a"), worker="w", revision=REVISION, at_ms=at_ms, queue_ms=queue_ms)
+    known |= {"model_ms": model_ms, "waited_ms": waited_ms}
     found = timeline(facts, [known])
     assert [step["step"] for step in found].count("batch") == 2
     assert (found[0]["step"], found[-1]["step"]) == ("received", "answered")
