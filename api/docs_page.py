@@ -111,7 +111,11 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 )
-_PAGE_HEADERS = {"cache-control": "no-cache", "content-security-policy": PAGE_POLICY}
+_PAGE_HEADERS = {
+    "accept-ranges": "none",
+    "cache-control": "no-cache",
+    "content-security-policy": PAGE_POLICY,
+}
 
 
 def ui_routes(page: bool, console: bool = True) -> APIRouter:
@@ -121,6 +125,8 @@ def ui_routes(page: bool, console: bool = True) -> APIRouter:
 
     @router.get(STATIC)
     async def static(name: str, request: Request) -> Response:
+        """A whole file: they are small, and errors of ranges would not have the form of the service."""
+        request.scope["headers"] = [one for one in request.scope["headers"] if one[0] != b"range"]
         response = await files.get_response(name, request.scope)
         response.headers.update(_PAGE_HEADERS)
         return response

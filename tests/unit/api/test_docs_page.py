@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from tests.unit.api.service import Service
 
 
@@ -25,3 +27,14 @@ async def test_the_page_asks_no_other_host(service: Service) -> None:
     policy = answer.headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self'; ")
     assert not re.search(r"<script(?![^>]*\ssrc=)", answer.text)
+
+
+@pytest.mark.parametrize("asked", ["bytes=abc", "bytes=999999999-", "bytes=0-9"])
+async def test_a_range_of_a_file_that_is_none_got_an_error_without_the_three_fields(
+    service: Service, asked: str
+) -> None:
+    path = "/static/console.css"
+    whole = await service.client.get(path)
+    answer = await service.client.get(path, headers={"range": asked})
+    assert (answer.status_code, answer.content) == (200, whole.content)
+    assert answer.headers["accept-ranges"] == "none"
