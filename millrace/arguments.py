@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from millrace.errors import CommandError, saying
+from text_files.decoding import is_unicode, readable
 
 
 class FileName(str):
@@ -42,21 +42,8 @@ def check_words(args: argparse.Namespace) -> None:
     """Raises CommandError for a word that is neither UTF-8 nor the name of a file."""
     for value in vars(args).values():
         for word in value if isinstance(value, list) else [value]:
-            if isinstance(word, str) and not isinstance(word, FileName) and not is_utf8(word):
-                raise CommandError(f"{shown(word)} is not UTF-8.")
-
-
-def shown(word: str | Path) -> str:
-    """A word in a message, which may not be UTF-8."""
-    return os.fsencode(word).decode("utf-8", "backslashreplace")
-
-
-def is_utf8(word: str) -> bool:
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+            if isinstance(word, str) and not isinstance(word, FileName) and not is_unicode(word):
+                raise CommandError(f"{readable(word)} is not UTF-8.")
 
 
 def read_text(file: str) -> str:

@@ -50,8 +50,6 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"cannot write {args.json}: files cannot be created in {args.json.parent}.")
     if not 0 <= args.within <= 1:
         raise CommandError("--within must be between 0 and 1.")
-    if args.threads < 0:
-        raise CommandError("--threads must be 0 or more.")
     args.columns = command.columns(args)
     with reporting_models():
         from model_store.commands import evaluate

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for line in args.run(args):
             print(line)
-    except ModelError as error:
+    except (ModelError, argparse.ArgumentTypeError) as error:
         print(error, file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:

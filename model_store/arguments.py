@@ -18,8 +18,16 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def add_threads(parser: argparse.ArgumentParser) -> None:
-    threads = "number of threads (default: 0, all cores that this process may use)"
-    parser.add_argument("--threads", type=int, default=0, help=threads)
+    number = "number of threads (default: 0, all cores that this process may use)"
+    parser.add_argument("--threads", type=int, default=0, help=number)
+
+
+def threads(args: argparse.Namespace) -> int:
+    """The value of `--threads`. Raises ArgumentTypeError for a negative one, with which engines fail."""
+    count: int = args.threads
+    if count < 0:
+        raise argparse.ArgumentTypeError("--threads must be 0 or more.")
+    return count
 
 
 def add_artefact_dir(parser: argparse.ArgumentParser) -> None:

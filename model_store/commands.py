@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from model_store import Classifier, load
+from model_store.arguments import threads
 from model_store.errors import ModelError
 
 _PADDED = {"any": "padded", "equal": "equally long texts together", "none": "each text alone"}
@@ -200,6 +201,6 @@ def _load(args: Namespace) -> Classifier:
         args.model,
         engine=args.engine,
         precision=args.precision,
-        threads=args.threads,
+        threads=threads(args),
         artefact_dir=args.artefact_dir,
     )

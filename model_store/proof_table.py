@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_store.arguments import threads
 from model_store.artefact import verify
 from model_store.choosing import arithmetics, layouts
 from model_store.classifier import Arithmetic, Layout
@@ -39,6 +40,7 @@ class Cell:
 
 def proofs(args: Namespace) -> Iterator[str]:
     """Yields lines to print. Raises Unproven if no arithmetic passes in any layout."""
+    count = threads(args)
     path = prepare(args.reference, args.engine, args.precision, args.artefact_dir.expanduser())
     manifest = verify(path)
     passed = False
@@ -47,7 +49,7 @@ def proofs(args: Namespace) -> Iterator[str]:
             yield ""
             yield f"{manifest.engine}, {manifest.weights} weights in {arithmetic}, {layout}"
             try:
-                proof, probes = _run(path, arithmetic, layout, args.threads)
+                proof, probes = _run(path, arithmetic, layout, count)
             except Exception as error:  # an engine may raise anything if the processor lacks an instruction
                 yield f"FAILED: it raised {type(error).__name__}: {error}"
                 continue

@@ -7,6 +7,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from os import PathLike, fsencode
 from typing import Any, Literal
 
 from text_files.errors import BadFile, EndsEarly, OtherEncoding
@@ -36,6 +37,11 @@ def is_unicode(text: str) -> bool:
         except UnicodeEncodeError:
             return False
     return True
+
+
+def readable(name: str | PathLike[str]) -> str:
+    """The name of a file, as a message or a report in UTF-8 can have it."""
+    return fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def compression_of(head: bytes) -> Compression:

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from millrace.arguments import is_utf8, shown
 from millrace.errors import CommandError
 from millrace.local.redis_server import ServerBinary, writer
+from text_files.decoding import is_unicode, readable
 
 # The limit of a Unix socket path (sun_path) is 108 bytes on Linux and 104 on macOS.
 _SOCKET_PATH_MAX_BYTES = 100
@@ -49,9 +49,9 @@ class DataDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()
-        if not is_utf8(str(self.path)):  # nor is the address of the socket in it
+        if not is_unicode(str(self.path)):  # nor is the address of the socket in it
             raise CommandError(
-                f"the data directory {shown(self.path)} is not UTF-8: choose another with --data-dir."
+                f"the data directory {readable(self.path)} is not UTF-8: choose another with --data-dir."
             )
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from model_store.arguments import add_threads
+from model_store.arguments import add_threads, threads
 from model_store.training.data import TEST_SHARE, Order, Source
 from model_store.training.recipes import NAMES
 from model_store.training.table import MAX_ROWS, Columns
@@ -60,9 +60,7 @@ def order(args: argparse.Namespace) -> Order:
         raise argparse.ArgumentTypeError("--test-share must be between 0 and 1.")
     if abs(args.seed) >= _SEEDS:
         raise argparse.ArgumentTypeError(f"--seed must be below {_SEEDS:,}.")
-    if args.threads < 0:
-        raise argparse.ArgumentTypeError("--threads must be 0 or more.")
     if args.most_rows < 2:
         raise argparse.ArgumentTypeError("--most-rows must be at least 2.")
     source = Source(tuple(args.files), columns(args), args.test, args.test_share, args.most_rows, args.seed)
-    return Order(source, args.out, args.base, args.recipe, args.replace, args.threads)
+    return Order(source, args.out, args.base, args.recipe, args.replace, threads(args))

@@ -14,7 +14,7 @@ from random import Random
 
 from model_store.errors import BadTable
 from text_files.cells import cell
-from text_files.decoding import HALF_PAIR, is_unicode
+from text_files.decoding import HALF_PAIR, is_unicode, readable
 from text_files.errors import FileError
 from text_files.formats import Hints
 from text_files.source import TextFile
@@ -64,7 +64,7 @@ class Table:
 
 def read_table(*paths: Path, columns: Columns, most: int = MAX_ROWS, seed: int = 1) -> Table:
     """Read the rows of one file or several. Raises BadTable, which names the line that is wrong."""
-    table, rng, usable = Table(", ".join(map(_name, paths))), Random(seed), 0
+    table, rng, usable = Table(", ".join(readable(path.name) for path in paths)), Random(seed), 0
     cells = ((path, *found) for path in paths for found in _cells(path, columns))
     for path, number, text, label in cells:
         table.total += 1
@@ -89,11 +89,6 @@ def read_table(*paths: Path, columns: Columns, most: int = MAX_ROWS, seed: int =
         seen = f"of {table.total} rows, {table.empty} have no text, {table.unlabelled} no {columns.label!r}"
         raise BadTable(f"{table.name} contains no labelled text: {seen}, {table.rejected} were not accepted.")
     return table
-
-
-def _name(path: Path) -> str:
-    """The name of a file, as a report in UTF-8 can have it."""
-    return os.fsencode(path.name).decode("utf-8", "backslashreplace")
 
 
 def _labels(cell: str | list[str], separator: str) -> tuple[str, ...]:

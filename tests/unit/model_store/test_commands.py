@@ -219,6 +219,13 @@ def test_quotes_belong_to_the_text(tmp_path: Path) -> None:
     assert [row.text for row in read_tsv(path, ("NEGATIVE", "POSITIVE"))] == ['"quoted"', '"so-so, he said']
 
 
+@pytest.mark.parametrize("words", ["predict a", "verify default --run", "evaluate --data {data}"])
+def test_less_than_no_thread_was_put_down_to_the_model(words: str, data: Path, capsys: Capture) -> None:
+    """Its engines failed, so that it could not be served."""
+    assert main([*words.format(data=data).split(), "--threads", "-1"]) == 2
+    assert capsys.readouterr().err == "--threads must be 0 or more.\n"
+
+
 def test_a_file_without_rows_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.tsv"
     path.write_text("text\tlabel\n", "utf-8")
